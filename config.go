@@ -1,0 +1,92 @@
+package smallben
+
+import (
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/robfig/cron/v3"
+	"go.uber.org/zap"
+)
+
+// Config configures a SmallBen. The zero value works: jobs may overlap
+// themselves, expressions have five fields and are read in the local time
+// zone, and events go to DefaultLogger. New copies it.
+type Config struct {
+	SchedulerConfig SchedulerConfig
+
+	// Logger receives one line for each event: jobs added, a run that
+	// panicked, a row held back. It may be called from several goroutines,
+	// and never while a lock of SmallBen is held.
+	// Zero means DefaultLogger. logr.Discard() is that zero value too: to
+	// silence SmallBen, set DefaultLogger to cron.DiscardLogger.
+	Logger logr.Logger
+}
+
+// SchedulerConfig says how jobs are scheduled. The zero value works.
+type SchedulerConfig struct {
+	// DelayIfStillRunning makes a tick that comes while its job still runs
+	// wait for the end of that run. One tick waits at most; further ones
+	// are skipped and counted. Zero means that runs of one job may overlap.
+	DelayIfStillRunning bool
+
+	// SkipIfStillRunning skips and counts a tick that comes while its job
+	// still runs. Zero means that runs of one job may overlap. If
+	// DelayIfStillRunning is set as well, that one wins.
+	SkipIfStillRunning bool
+
+	// WithSeconds accepts expressions of six fields, the first of them
+	// seconds, beside those of five. Zero means that AddJobs and UpdateJobs
+	// accept five fields only; a stored row of six runs in either case.
+	WithSeconds bool
+
+	// WithLocation is the time zone of expressions that do not name one.
+	// Zero means time.Local.
+	WithLocation *time.Location
+}
+
+// location is never nil.
+func (c *SchedulerConfig) location() *time.Location {
+	if c.WithLocation == nil {
+		return time.Local
+	}
+	return c.WithLocation
+}
+
+// DefaultLogger receives the events of every SmallBen whose Config.Logger is
+// zero. It is zap's production logger (JSON on standard error, from info level
+// up) without sampling: no event is dropped. A program may replace it before
+// it calls New.
+var DefaultLogger cron.Logger = newDefaultLogger()
+
+func newDefaultLogger() cron.Logger {
+	config := zap.NewProductionConfig()
+	config.Sampling = nil
+	logger, err := config.Build()
+	if err != nil {
+		// Only standard error that cannot be opened leads here.
+		return cron.DiscardLogger
+	}
+	return zapr.NewLogger(logger)
+}
+
+// eventLog is the logger as SmallBen calls it: a sink that panics does not
+// take a job or the scheduler with it.
+type eventLog struct{ sink cron.Logger }
+
+func newEventLog(config *Config) eventLog {
+	if config.Logger.GetSink() == nil {
+		return eventLog{DefaultLogger}
+	}
+	return eventLog{config.Logger}
+}
+
+func (l eventLog) Info(msg string, keysAndValues ...any) {
+	defer func() { _ = recover() }()
+	l.sink.Info(msg, keysAndValues...)
+}
+
+func (l eventLog) Error(err error, msg string, keysAndValues ...any) {
+	defer func() { _ = recover() }()
+	l.sink.Error(err, msg, keysAndValues...)
+}

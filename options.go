@@ -1,0 +1,126 @@
+package smallben
+
+import (
+	"errors"
+)
+
+// ErrUpdateOptionInvalid is what errors.Is finds in the error of an update
+// that names nothing to change, or of two updates of one job in one call.
+var ErrUpdateOptionInvalid = errors.New("invalid option")
+
+// ToListOptions is what Repository.ListJobs takes: one of ListJobsOptions,
+// PauseResumeOptions and DeleteOptions. ResolveListOptions reads it.
+type ToListOptions interface {
+	toListOptions() ListJobsOptions
+}
+
+// ListJobsOptions selects jobs. A job is selected if it matches every filter
+// that is given. The zero value selects every job.
+type ListJobsOptions struct {
+	// Paused selects the paused jobs, or those that are not.
+	// Nil means both.
+	Paused *bool
+	// GroupIDs, SuperGroupIDs and JobIDs select the jobs that have one of
+	// these ids. Nil means any; an empty slice that is not nil selects
+	// nothing. An id may stand twice.
+	GroupIDs      []int64
+	SuperGroupIDs []int64
+	JobIDs        []int64
+}
+
+func (o ListJobsOptions) toListOptions() ListJobsOptions { return o }
+
+// onlyJobIDs reports whether the ids of jobs are the only filter, so that an
+// id that does not exist is an error.
+func (o ListJobsOptions) onlyJobIDs() bool {
+	return o.JobIDs != nil && o.GroupIDs == nil && o.SuperGroupIDs == nil && o.Paused == nil
+}
+
+// PauseResumeOptions selects the jobs to pause or to resume: those that match
+// every filter that is given. The zero value selects every job.
+type PauseResumeOptions struct {
+	// JobIDs, GroupIDs and SuperGroupIDs select the jobs that have one of
+	// these ids. Nil means any; an empty slice that is not nil selects
+	// nothing. An id may stand twice.
+	JobIDs        []int64
+	GroupIDs      []int64
+	SuperGroupIDs []int64
+}
+
+func (o PauseResumeOptions) toListOptions() ListJobsOptions {
+	return ListJobsOptions{JobIDs: o.JobIDs, GroupIDs: o.GroupIDs, SuperGroupIDs: o.SuperGroupIDs}
+}
+
+// DeleteOptions selects the jobs to delete: those that match every filter that
+// is given.
+//
+// THE ZERO VALUE DELETES EVERY JOB: a filter that is nil does not filter. Where
+// a slice comes from elsewhere, make it non-nil: an empty one deletes nothing.
+type DeleteOptions struct {
+	PauseResumeOptions
+	// Paused selects the paused jobs, or those that are not.
+	// Nil means both.
+	Paused *bool
+}
+
+func (o DeleteOptions) toListOptions() ListJobsOptions {
+	options := o.PauseResumeOptions.toListOptions()
+	options.Paused = o.Paused
+	return options
+}
+
+// ResolveListOptions gives the filters that options stand for, so that a
+// Repository can be written in another package. Nil, or a nil pointer, gives
+// the zero value, which selects every job.
+func ResolveListOptions(options ToListOptions) ListJobsOptions {
+	switch o := options.(type) {
+	case nil:
+		return ListJobsOptions{}
+	case *ListJobsOptions:
+		if o == nil {
+			return ListJobsOptions{}
+		}
+	case *PauseResumeOptions:
+		if o == nil {
+			return ListJobsOptions{}
+		}
+	case *DeleteOptions:
+		if o == nil {
+			return ListJobsOptions{}
+		}
+	}
+	return options.toListOptions()
+}
+
+// UpdateOption changes one job. Of CronExpression and JobOtherInputs at least
+// one is set; what is nil stays as it is.
+type UpdateOption struct {
+	// JobID names the job.
+	JobID int64
+	// CronExpression is the new expression. Nil means no change.
+	CronExpression *string
+	// JobOtherInputs is the new input, in place of the whole old one.
+	// Nil means no change.
+	JobOtherInputs *map[string]interface{}
+}
+
+// Valid reports whether the option can be given to UpdateJobs: it returns a
+// JobError that wraps ErrUpdateOptionInvalid if nothing would change, and one
+// that wraps ErrInvalidJob if the expression is one that no configuration
+// accepts. UpdateJobs itself goes by the configuration of its SmallBen.
+func (u *UpdateOption) Valid() error {
+	return u.valid(true)
+}
+
+// valid is Valid for a configuration with or without seconds.
+func (u *UpdateOption) valid(withSeconds bool) error {
+	if u.CronExpression == nil && u.JobOtherInputs == nil {
+		return jobErrorf(u.JobID, "%w: neither CronExpression nor JobOtherInputs is set", ErrUpdateOptionInvalid)
+	}
+	if u.CronExpression != nil {
+		if err := validateExpression(*u.CronExpression, withSeconds); err != nil {
+			return jobErrorf(u.JobID, "%w: %w", ErrInvalidJob, err)
+		}
+	}
+	return nil
+}
