@@ -1,0 +1,16 @@
+//go:build !unix
+
+package pgtest
+
+import (
+	"errors"
+	"runtime"
+)
+
+var errUnsupported = errors.New("no throwaway server on " + runtime.GOOS + ": set SMALLBEN_POSTGRES_DSN")
+
+func newServer([]string) (*server, error) { return nil, errUnsupported }
+
+func (s *server) start() error { return errUnsupported }
+func (s *server) stop() error  { return errUnsupported }
+func (s *server) remove()      {}
