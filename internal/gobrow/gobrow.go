@@ -1,0 +1,50 @@
+// Package gobrow turns jobs into stored rows and rows into jobs.
+//
+// A row is what encoding/gob writes for a variable of an interface type: the
+// registered name of the concrete type, the definitions of the types that it
+// is made of, and one value. Encode refuses the values that would end the
+// process inside gob. A Decoder reads rows that anybody may have written: it
+// scans each one before gob sees it, and keeps gob decoders that have already
+// compiled a row's definitions, so that the next row like it costs a tenth.
+package gobrow
+
+import "errors"
+
+const (
+	// MaxDepth is how many structs, arrays, slices, maps and interface values
+	// may stand inside each other in one row. Pointers do not count: gob does
+	// not write them.
+	MaxDepth = 1000
+
+	// maxEncoded stops the walk of a value that shares its parts, which gob
+	// writes once for each path to them: 2^n bytes for n nodes. It is the cap
+	// on a stored job, so no job that could be stored is refused.
+	maxEncoded = 1 << 20
+
+	// maxMemory is what one row may make gob allocate, in bytes, by the sizes
+	// of the local types: one byte of a row can stand for a struct of any size.
+	maxMemory = 64 << 20
+
+	// maxSteps is how many types gob may compile for one row. It compiles a
+	// type anew for each field that it skips, so that without a bound a few
+	// hundred KiB of definitions take gigabytes.
+	maxSteps = 1 << 16
+
+	maxKeys     = 256     // sets of definitions that a Decoder remembers
+	maxKeyBytes = 1 << 20 // and their length together
+)
+
+var (
+	errNil         = errors.New("the value is nil")
+	errTrailing    = errors.New("bytes after the value")
+	errShort       = errors.New("the row ends too early")
+	errMalformed   = errors.New("not a row that gob writes")
+	errLength      = errors.New("a length beyond the end of the row")
+	errDepth       = errors.New("nested too deeply, or containing itself")
+	errMemory      = errors.New("the value takes too much memory")
+	errEncodedSize = errors.New("the encoded value is too long")
+	errDefinitions = errors.New("too many type definitions")
+	errAmbiguous   = errors.New("type definitions that contradict each other")
+	errUndefined   = errors.New("a type without definition")
+	errMismatch    = errors.New("a type that differs from the registered one")
+)

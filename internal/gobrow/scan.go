@@ -1,0 +1,333 @@
+package gobrow
+
+import "reflect"
+
+// scanner reads a row along its own type definitions, exactly as gob's decoder
+// will read it into the registered types, but builds nothing. It ends within
+// time and memory proportional to the row, whatever the row claims: no element
+// takes less than one byte, no length exceeds what is left.
+//
+// The first error stays in err and leaves nothing to read.
+type scanner struct {
+	row      []byte
+	pos, end int // what is left of the current message is row[pos:end]
+	mem      int // what gob may still allocate
+	err      error
+
+	table // empty when a plan is at hand
+}
+
+func (s *scanner) fail(err error) {
+	if s.err == nil {
+		s.err = err
+	}
+	s.pos, s.end = len(s.row), len(s.row)
+}
+
+// left is what is left of the row, in bytes: messages yet to come included,
+// since gob goes on to them where an interface value defines types.
+func (s *scanner) left() int { return len(s.row) - s.pos }
+
+// message goes on to the next message.
+func (s *scanner) message() bool {
+	s.pos, s.end = s.end, len(s.row)
+	n := s.uint()
+	if n > uint64(s.left()) {
+		s.fail(errLength)
+	}
+	s.end = s.pos + int(n)
+	return s.err == nil
+}
+
+func (s *scanner) uint() uint64 {
+	if s.pos >= s.end {
+		s.fail(errShort)
+		return 0
+	}
+	b := s.row[s.pos]
+	s.pos++
+	if b <= 0x7f {
+		return uint64(b)
+	}
+	n := -int(int8(b))
+	if n > 8 || n > s.end-s.pos {
+		s.fail(errShort)
+		return 0
+	}
+	var x uint64
+	for _, b := range s.row[s.pos : s.pos+n] {
+		x = x<<8 | uint64(b)
+	}
+	s.pos += n
+	return x
+}
+
+func (s *scanner) int() int64 {
+	u := s.uint()
+	if u&1 != 0 {
+		return ^int64(u >> 1)
+	}
+	return int64(u >> 1)
+}
+
+// bytes reads a length and as many bytes.
+func (s *scanner) bytes() []byte {
+	n := s.uint()
+	if n > uint64(s.end-s.pos) {
+		s.fail(errLength)
+		return nil
+	}
+	s.pos += int(n)
+	return s.row[s.pos-int(n) : s.pos]
+}
+
+// count reads the number of elements that follow, each of at least least bytes
+// here and of size bytes in memory.
+func (s *scanner) count(least, size int) int {
+	n := s.uint()
+	if n > uint64(s.left()/least) {
+		s.fail(errLength)
+		return 0
+	}
+	if size > 0 && int(n) > s.mem/size {
+		s.fail(errMemory)
+		return 0
+	}
+	s.mem -= int(n) * size
+	return int(n)
+}
+
+func (s *scanner) spend(n int) {
+	if s.mem -= n; s.mem < 0 {
+		s.fail(errMemory)
+	}
+}
+
+// scanRow checks a whole row.
+func (s *scanner) scanRow() error {
+	if s.typeID(false) != idInterface || s.uint() != 0 {
+		s.fail(errMalformed)
+	}
+	s.iface(0)
+	return s.finish()
+}
+
+func (s *scanner) finish() error {
+	if s.err == nil && (s.pos != s.end || s.end != len(s.row)) {
+		s.fail(errTrailing)
+	}
+	return s.err
+}
+
+// typeID takes in the type definitions that stand here and returns the id that
+// follows them.
+func (s *scanner) typeID(inside bool) int32 {
+	for s.err == nil {
+		if s.pos == s.end && !s.message() {
+			break
+		}
+		id := int32(s.int())
+		if id >= 0 {
+			return id
+		}
+		s.define(-id)
+		if s.pos < s.end {
+			if !inside {
+				s.fail(errMalformed)
+			}
+			s.uint()
+		}
+	}
+	return -1
+}
+
+// iface reads the value of an interface variable. gob ignores the length of
+// the concrete value, and so does the scan.
+func (s *scanner) iface(depth int) {
+	name := s.bytes()
+	if len(name) == 0 {
+		if depth == 0 {
+			s.fail(errNil)
+		}
+		return
+	}
+	id := s.typeID(true)
+	s.uint()
+	if s.err != nil {
+		return
+	}
+	n := s.rootPlan(string(name), id)
+	if depth == 0 {
+		s.root = n
+	}
+	s.rootValue(n, depth)
+}
+
+// rootValue reads the concrete value of an interface variable.
+func (s *scanner) rootValue(n *node, depth int) {
+	if n.kind != structKind && s.uint() != 0 {
+		s.fail(errMalformed)
+	}
+	s.value(n, depth)
+}
+
+func (s *scanner) value(n *node, depth int) {
+	if s.err != nil {
+		return
+	}
+	s.spend(n.alloc)
+	switch n.kind {
+	case numberKind:
+		s.uint()
+		return
+	case complexKind:
+		s.uint()
+		s.uint()
+		return
+	case bytesKind:
+		s.spend(len(s.bytes()))
+		return
+	}
+	if depth++; depth > MaxDepth {
+		s.fail(errDepth)
+		return
+	}
+	switch n.kind {
+	case structKind:
+		s.structValue(n.engine, depth)
+	case arrayKind:
+		if s.count(1, 0) != n.len {
+			s.fail(errMalformed)
+		}
+		s.elements(n.elem, n.len, depth)
+	case sliceKind:
+		s.elements(n.elem, s.count(1, n.size), depth)
+	case mapKind:
+		for i := s.count(2, n.size); i > 0 && s.err == nil; i-- {
+			s.value(n.key, depth)
+			s.value(n.elem, depth)
+		}
+	case interfaceKind:
+		s.iface(depth)
+	case skippedKind:
+		// gob goes by the length here. It has no case for a nil one.
+		if len(s.bytes()) == 0 {
+			s.fail(errMalformed)
+		}
+		s.typeID(true)
+		s.bytes()
+	}
+}
+
+func (s *scanner) elements(elem *node, n, depth int) {
+	for ; n > 0 && s.err == nil; n-- {
+		s.value(elem, depth)
+	}
+}
+
+// structValue insists on the terminator, which gob does without at the end of
+// a message: a struct of no bytes could stand there any number of times.
+func (s *scanner) structValue(e *engine, depth int) {
+	for field := -1; ; {
+		delta := s.uint()
+		if delta == 0 {
+			return
+		}
+		if delta > uint64(len(e.fields)-1-field) {
+			s.fail(errMalformed)
+			return
+		}
+		field += int(delta)
+		s.value(e.fields[field], depth)
+	}
+}
+
+// define reads the definition of type id, a wireType in encoding/gob/type.go.
+func (s *scanner) define(id int32) {
+	if id < firstUserID || s.wires[id] != nil {
+		s.fail(errAmbiguous)
+		return
+	}
+	start := s.pos
+	w := &wire{kind: noKind}
+	s.fields(7, func(form int) {
+		if w.kind != noKind {
+			s.fail(errAmbiguous)
+			return
+		}
+		w.kind = [...]kind{arrayKind, sliceKind, structKind, mapKind, bytesKind, bytesKind, bytesKind}[form]
+		w.opaque = w.kind == bytesKind
+		s.form(w)
+	})
+	if w.kind == noKind || w.len < 0 {
+		s.fail(errMalformed)
+	}
+	if s.wires == nil {
+		s.wires = map[int32]*wire{}
+	}
+	s.wires[id] = w
+	s.definitions = append(s.definitions, definition{id, s.row[start:s.pos]})
+}
+
+func (s *scanner) form(w *wire) {
+	s.fields([...]int{arrayKind: 3, sliceKind: 2, structKind: 2, mapKind: 3, bytesKind: 1}[w.kind], func(field int) {
+		switch {
+		case field == 0: // CommonType: a name and an id, both without meaning
+			s.fields(2, func(field int) {
+				if field == 0 {
+					s.bytes()
+				} else {
+					s.int()
+				}
+			})
+		case w.kind == structKind:
+			for n := s.count(1, int(reflect.TypeFor[wireField]().Size())); n > 0 && s.err == nil; n-- {
+				w.fields = append(w.fields, s.wireField())
+			}
+		case w.kind == mapKind && field == 1:
+			w.key = s.id()
+		case w.kind == arrayKind && field == 2:
+			w.len = int(s.int())
+		default:
+			w.elem = s.id()
+		}
+	})
+}
+
+func (s *scanner) wireField() (f wireField) {
+	s.fields(2, func(field int) {
+		if field == 0 {
+			f.name = string(s.bytes())
+		} else {
+			f.id = s.id()
+		}
+	})
+	return f
+}
+
+func (s *scanner) id() int32 {
+	id := s.int()
+	if id == idInterface {
+		s.interfaces = true
+	}
+	if int64(int32(id)) != id {
+		s.fail(errMalformed)
+	}
+	return int32(id)
+}
+
+// fields reads a struct of a definition, calling read for each field in it.
+func (s *scanner) fields(n int, read func(field int)) {
+	for field := -1; ; {
+		delta := s.uint()
+		if delta == 0 {
+			return
+		}
+		if delta > uint64(n-1-field) {
+			s.fail(errMalformed)
+			return
+		}
+		field += int(delta)
+		read(field)
+	}
+}
