@@ -1,0 +1,169 @@
+package smallben
+
+import (
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// RegisterMetrics registers the metrics of this SmallBen, which Collector lists.
+// A nil registry means prometheus.DefaultRegisterer. To register twice on one
+// registry, or two instances on the same one, is Prometheus' own
+// AlreadyRegisteredError; Collector with prometheus.WrapRegistererWith tells
+// instances apart.
+func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
+	if registry == nil {
+		return prometheus.DefaultRegisterer.Register(s.Collector())
+	}
+	return registry.Register(s.Collector())
+}
+
+// Collector returns what RegisterMetrics registers. What it collects is read
+// from memory, without waiting for the database. Before Start and after Stop it
+// is what this instance knows.
+//
+// Of each job, once:
+//
+//	smallben_scheduler_jobs_total         all of the three below
+//	smallben_scheduler_jobs_not_paused    scheduled
+//	smallben_scheduler_jobs_paused        paused
+//	smallben_scheduler_jobs_undecodable   held back: the row does not decode
+//
+// Of writes:
+//
+//	smallben_scheduler_unsettled_writes   outcome unknown, to be read again
+//
+// Of runs, by the Go type of the job (label job_type):
+//
+//	smallben_runs_total                   ended, by outcome: ok, panic
+//	smallben_runs_skipped_total           ticks that did not run, by reason: overlap
+//	smallben_runs_in_progress             running now
+//	smallben_run_duration_seconds         start to end
+//	smallben_run_lateness_seconds         tick to start
+func (s *SmallBen) Collector() prometheus.Collector { return collector{s} }
+
+type collector struct{ smallBen *SmallBen }
+
+var (
+	totalDesc = prometheus.NewDesc("smallben_scheduler_jobs_total",
+		"Jobs known to this instance, in any state.", nil, nil)
+	notPausedDesc = prometheus.NewDesc("smallben_scheduler_jobs_not_paused",
+		"Jobs that are scheduled.", nil, nil)
+	pausedDesc = prometheus.NewDesc("smallben_scheduler_jobs_paused",
+		"Jobs that are paused.", nil, nil)
+	undecodableDesc = prometheus.NewDesc("smallben_scheduler_jobs_undecodable",
+		"Jobs that are held back because their row does not decode.", nil, nil)
+	unsettledDesc = prometheus.NewDesc("smallben_scheduler_unsettled_writes",
+		"Writes whose outcome is unknown and whose rows are to be read again.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- totalDesc
+	descs <- notPausedDesc
+	descs <- pausedDesc
+	descs <- undecodableDesc
+	descs <- unsettledDesc
+	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
+		vec.Describe(descs)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(metrics chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, value int) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+	}
+	known := c.smallBen.count()
+	gauge(totalDesc, known.scheduled+known.paused+known.undecodable)
+	gauge(notPausedDesc, known.scheduled)
+	gauge(pausedDesc, known.paused)
+	gauge(undecodableDesc, known.undecodable)
+	gauge(unsettledDesc, known.unsettled)
+	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
+		vec.Collect(metrics)
+	}
+}
+
+// runMetrics counts and times runs. It is goroutine-safe.
+type runMetrics struct {
+	ended      *prometheus.CounterVec
+	skipped    *prometheus.CounterVec
+	inProgress *prometheus.GaugeVec
+	duration   *prometheus.HistogramVec
+	lateness   *prometheus.HistogramVec
+
+	types sync.Map // reflect.Type to *typeMetrics
+}
+
+func newRunMetrics() *runMetrics {
+	return &runMetrics{
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "smallben_runs_total",
+			Help: "Runs that ended, by outcome.",
+		}, []string{"job_type", "outcome"}),
+		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "smallben_runs_skipped_total",
+			Help: "Ticks that did not become a run, by reason.",
+		}, []string{"job_type", "reason"}),
+		inProgress: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "smallben_runs_in_progress",
+			Help: "Runs in progress.",
+		}, []string{"job_type"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "smallben_run_duration_seconds",
+			Help:    "Time from the start of a run to its end.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 30, 60, 300, 900, 3600},
+		}, []string{"job_type"}),
+		lateness: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "smallben_run_lateness_seconds",
+			Help:    "Time from the tick of a run to its start.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"job_type"}),
+	}
+}
+
+func (m *runMetrics) vecs() []prometheus.Collector {
+	return []prometheus.Collector{m.ended, m.skipped, m.inProgress, m.duration, m.lateness}
+}
+
+// typeMetrics are the run metrics of one type of job, looked up once for each
+// entry and not at each run.
+type typeMetrics struct {
+	ok, panicked, skipped prometheus.Counter
+	inProgress            prometheus.Gauge
+	duration, lateness    prometheus.Observer
+}
+
+func (m *runMetrics) forType(jobType reflect.Type) *typeMetrics {
+	if known, ok := m.types.Load(jobType); ok {
+		return known.(*typeMetrics)
+	}
+	name := jobType.String()
+	known, _ := m.types.LoadOrStore(jobType, &typeMetrics{
+		ok:         m.ended.WithLabelValues(name, "ok"),
+		panicked:   m.ended.WithLabelValues(name, "panic"),
+		skipped:    m.skipped.WithLabelValues(name, "overlap"),
+		inProgress: m.inProgress.WithLabelValues(name),
+		duration:   m.duration.WithLabelValues(name),
+		lateness:   m.lateness.WithLabelValues(name),
+	})
+	return known.(*typeMetrics)
+}
+
+func (m *typeMetrics) started(lateness time.Duration) {
+	m.inProgress.Inc()
+	m.lateness.Observe(lateness.Seconds())
+}
+
+func (m *typeMetrics) finished(duration time.Duration, failure error) {
+	m.inProgress.Dec()
+	m.duration.Observe(duration.Seconds())
+	if failure != nil {
+		m.panicked.Inc()
+		return
+	}
+	m.ok.Inc()
+}

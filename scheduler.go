@@ -1,0 +1,615 @@
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/robfig/cron/v3"
+)
+
+const (
+	// pageSize bounds how many entries one cron.Cron holds: it sorts all of
+	// them at each add, remove and wake. bench/README.md has the measurements.
+	pageSize = 256
+	// clockInterval is how often the pages read the clock again, and clockStep
+	// the step back from which on entries are armed anew.
+	clockInterval = 30 * time.Second
+	clockStep     = time.Minute
+)
+
+// scheduler runs jobs in memory. It holds the entries of the jobs that are not
+// paused, in pages while it is started, and is the one way for a job to run.
+type scheduler struct {
+	location *time.Location
+	overlap  overlap
+	log      eventLog
+	metrics  *runMetrics
+	clock    func() (wall time.Time, monotonic time.Duration)
+
+	// mu is SmallBen's. It guards the fields below, and the fields of sessions
+	// and pages that runMu does not guard.
+	mu      *sync.RWMutex
+	entries map[int64]*entry // by job id
+	session *session         // nil while not started
+	cronIDs cronIDs
+
+	// runMu guards what runs share with changes: guards, and the fields of
+	// entries and sessions that say so. It is a leaf, held for moments: nothing
+	// is called under it.
+	runMu  sync.Mutex
+	guards map[int64]*guard // by job id; only of jobs that run
+}
+
+// errGoexit is the failure of a run that left its goroutine.
+var errGoexit = errors.New("runtime.Goexit was called")
+
+// overlap is what happens to a tick that comes while its job still runs.
+type overlap int
+
+const (
+	overlapAllow overlap = iota
+	overlapSkip
+	overlapDelay
+)
+
+func newScheduler(config *SchedulerConfig, mu *sync.RWMutex, log eventLog, metrics *runMetrics) *scheduler {
+	s := &scheduler{
+		location: config.location(),
+		log:      log,
+		metrics:  metrics,
+		clock:    processClock(),
+		mu:       mu,
+		entries:  make(map[int64]*entry),
+		guards:   make(map[int64]*guard),
+	}
+	switch {
+	case config.DelayIfStillRunning:
+		s.overlap = overlapDelay
+	case config.SkipIfStillRunning:
+		s.overlap = overlapSkip
+	}
+	return s
+}
+
+// session is the time from a Start to the Stop that ends it.
+type session struct {
+	scheduler *scheduler
+	pages     map[*page]struct{}
+	roomy     []*page       // pages that may have room; stale ones are dropped when met
+	stop      chan struct{} // closed by Stop
+
+	// running counts the runs in progress, and stopped ends the starting of
+	// runs. Both are guarded by runMu.
+	running int
+	stopped bool
+	idle    chan struct{} // closed when stopped is set and running is 0
+}
+
+// page is one cron.Cron, filled to pageSize at most and never restarted.
+type page struct {
+	cron   *cron.Cron
+	live   int  // entries in it; 0 means that it is stopped
+	listed bool // stands in session.roomy
+}
+
+// target is what an entry runs, and when.
+type target struct {
+	id        int64
+	createdAt int64 // Unix microseconds; tells a job from one of the same id before it
+	cronID    int32
+	schedule  cron.Schedule
+	metrics   *typeMetrics
+	job       CronJob
+
+	// The fields below change in place at an update and are guarded by runMu;
+	// what input points to is not changed.
+	groupID      int64
+	superGroupID int64
+	expression   string
+	input        []inputField
+	storedInput  string
+}
+
+// inputField is one key of an input. A slice of them takes a tenth of the
+// memory of a map, and each run is given a map of its own in any case.
+type inputField struct {
+	key   string
+	value any
+}
+
+// entry is a target in the scheduler. It is the cron.Schedule and the cron.Job
+// of its place in a page.
+type entry struct {
+	target
+	ticks   tickQueue
+	session *session // nil if it is in no page, as the two below
+	page    *page
+	pageID  cron.EntryID
+	dead    bool // it was removed or replaced: guarded by runMu
+}
+
+func (s *scheduler) newTarget(job *JobWithSchedule) target {
+	t := target{
+		id:        job.rawJob.ID,
+		createdAt: job.rawJob.CreatedAt.UnixMicro(),
+		cronID:    int32(job.rawJob.CronID),
+		schedule:  job.schedule,
+		metrics:   s.metrics.forType(reflect.TypeOf(job.job)),
+		job:       job.job,
+	}
+	t.describe(job)
+	return t
+}
+
+// describe sets what an update changes in place. An input that did not change
+// keeps its values.
+func (t *target) describe(job *JobWithSchedule) {
+	t.groupID = job.rawJob.GroupID
+	t.superGroupID = job.rawJob.SuperGroupID
+	t.expression = job.rawJob.CronExpression
+	if t.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
+		return
+	}
+	t.storedInput = job.rawJob.SerializedJobInput
+	t.input = nil
+	if job.input != nil {
+		t.input = make([]inputField, 0, len(job.input))
+		for key, value := range job.input {
+			t.input = append(t.input, inputField{key, value})
+		}
+	}
+}
+
+// inputAt is what a run of the tick receives, its own map excepted: that one is
+// made by execute, outside the lock.
+func (t *target) inputAt(tick time.Time) CronJobInput {
+	return CronJobInput{
+		JobID:          t.id,
+		GroupID:        t.groupID,
+		SuperGroupID:   t.superGroupID,
+		CronExpression: t.expression,
+		ScheduledAt:    tick,
+		stored:         t.storedInput,
+	}
+}
+
+// Next implements cron.Schedule. cron calls it once when it arms the entry and
+// once after each start, in that order, so that the ticks wait in the queue in
+// the order of the runs that they are for.
+func (e *entry) Next(now time.Time) time.Time {
+	next := e.schedule.Next(now)
+	if !next.IsZero() {
+		e.ticks.push(next.Unix())
+	}
+	return next
+}
+
+// Run implements cron.Job.
+func (e *entry) Run() {
+	s := e.session.scheduler
+	s.tick(e, time.Unix(e.ticks.pop(), 0).In(s.location))
+}
+
+// tickQueue holds the ticks that an entry was armed for and that no run has
+// taken yet. The zero value is empty.
+type tickQueue struct {
+	mu    sync.Mutex
+	ticks []int64 // Unix seconds
+	first [2]int64
+}
+
+func (q *tickQueue) push(tick int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ticks == nil {
+		q.ticks = q.first[:0]
+	}
+	q.ticks = append(q.ticks, tick)
+}
+
+func (q *tickQueue) pop() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	tick := q.ticks[0]
+	q.ticks = slices.Delete(q.ticks, 0, 1)
+	return tick
+}
+
+// startLocked puts the targets, in place of all entries before, into pages of a
+// new session. It expects the scheduler not to be started.
+func (s *scheduler) startLocked(targets []target) {
+	s.session = &session{
+		scheduler: s,
+		pages:     make(map[*page]struct{}),
+		stop:      make(chan struct{}),
+		idle:      make(chan struct{}),
+	}
+	clear(s.entries)
+	s.addLocked(targets)
+	go s.keepTime(s.session)
+}
+
+// stopLocked ends the session: from here on nothing starts. Its idle channel
+// tells when the last run has ended.
+func (s *scheduler) stopLocked() {
+	ending := s.session
+	s.session = nil
+	close(ending.stop)
+	s.runMu.Lock()
+	ending.stopped = true
+	if ending.running == 0 {
+		close(ending.idle)
+	}
+	s.runMu.Unlock()
+	for p := range ending.pages {
+		p.cron.Stop()
+	}
+}
+
+// addLocked makes entries of the targets, whose ids have none, and schedules
+// them if the scheduler is started. Whole pages are filled before they run: an
+// add to a running one wakes and sorts it.
+func (s *scheduler) addLocked(targets []target) {
+	added := make([]*entry, len(targets))
+	for i := range targets {
+		added[i] = &entry{target: targets[i], session: s.session}
+		s.entries[targets[i].id] = added[i]
+		s.cronIDs.claim(int64(targets[i].cronID))
+	}
+	if s.session == nil {
+		return
+	}
+	for len(added) >= pageSize {
+		s.openPageLocked(added[:pageSize])
+		added = added[pageSize:]
+	}
+	for len(added) > 0 {
+		p := s.session.roomyPageLocked()
+		if p == nil {
+			s.openPageLocked(added)
+			return
+		}
+		n := min(pageSize-p.live, len(added))
+		for _, e := range added[:n] {
+			p.add(e)
+		}
+		added = added[n:]
+	}
+}
+
+func (s *scheduler) openPageLocked(entries []*entry) {
+	p := &page{cron: cron.New(
+		cron.WithLocation(s.location),
+		cron.WithLogger(silent{}),
+		cron.WithChain(),
+	)}
+	for _, e := range entries {
+		p.add(e)
+	}
+	p.cron.Start()
+	s.session.pages[p] = struct{}{}
+	s.session.listLocked(p)
+}
+
+func (p *page) add(e *entry) {
+	e.page = p
+	e.pageID = p.cron.Schedule(e, e)
+	p.live++
+}
+
+// listLocked notes a page that has room.
+func (s *session) listLocked(p *page) {
+	if p.live < pageSize && !p.listed {
+		p.listed = true
+		s.roomy = append(s.roomy, p)
+	}
+}
+
+// roomyPageLocked returns a page that runs and has room, or nil.
+func (s *session) roomyPageLocked() *page {
+	for len(s.roomy) > 0 {
+		p := s.roomy[len(s.roomy)-1]
+		if p.live > 0 && p.live < pageSize {
+			return p
+		}
+		p.listed = false
+		s.roomy = s.roomy[:len(s.roomy)-1]
+	}
+	return nil
+}
+
+// removeLocked removes the entries of the ids that have one, and frees their cron
+// ids. Once it has returned, no run of theirs starts.
+func (s *scheduler) removeLocked(ids []int64) {
+	removed := make(map[*page][]*entry)
+	s.runMu.Lock()
+	for _, id := range ids {
+		e, ok := s.entries[id]
+		if !ok {
+			continue
+		}
+		e.dead = true
+		delete(s.entries, id)
+		s.cronIDs.release(e.cronID)
+		if e.session == s.session && e.page != nil {
+			removed[e.page] = append(removed[e.page], e)
+		}
+	}
+	s.runMu.Unlock()
+	if s.session == nil {
+		return
+	}
+	for p, entries := range removed {
+		p.live -= len(entries)
+		if p.live == 0 {
+			p.cron.Stop()
+			delete(s.session.pages, p)
+			continue
+		}
+		for _, e := range entries {
+			p.cron.Remove(e.pageID)
+		}
+		s.session.listLocked(p)
+	}
+}
+
+// describeLocked changes an entry in place: its ticks go on.
+func (s *scheduler) describeLocked(e *entry, job *JobWithSchedule) {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	e.describe(job)
+}
+
+// rescheduledLocked gives the target that takes the place of an entry whose
+// expression changed.
+func (s *scheduler) rescheduledLocked(e *entry, job *JobWithSchedule) target {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	t := e.target
+	t.schedule = job.schedule
+	t.describe(job)
+	return t
+}
+
+// rearmLocked puts all entries into new pages, armed by the clock as it is now.
+func (s *scheduler) rearmLocked() {
+	old := s.session.pages
+	targets := make([]target, 0, len(s.entries))
+	s.runMu.Lock()
+	for _, e := range s.entries {
+		// Not the entry itself: its queue holds a tick of the old clock.
+		e.dead = true
+		targets = append(targets, e.target)
+	}
+	s.runMu.Unlock()
+	for p := range old {
+		p.cron.Stop()
+	}
+	s.session.pages = make(map[*page]struct{})
+	s.session.roomy = nil
+	s.addLocked(targets)
+}
+
+// keepTime makes the pages read the clock every clockInterval. cron compares
+// wall times but sleeps on a monotonic timer, which a suspended machine and a
+// clock that was set leave behind; and entries armed before a step back wait for
+// a future that is too far.
+func (s *scheduler) keepTime(session *session) {
+	ticker := time.NewTicker(clockInterval)
+	defer ticker.Stop()
+	wall, monotonic := s.clock()
+	for {
+		select {
+		case <-session.stop:
+			return
+		case <-ticker.C:
+		}
+		wallNow, monotonicNow := s.clock()
+		step := wallNow.Sub(wall) - (monotonicNow - monotonic)
+		wall, monotonic = wallNow, monotonicNow
+		if step <= -clockStep {
+			if s.rearm(session) {
+				// Not on this goroutine: a sink may block.
+				go s.log.Info("clock stepped back, schedules follow it", "step", step.String())
+			}
+			continue
+		}
+		for _, p := range s.pagesOf(session) {
+			p.cron.Remove(0) // removes nothing, and wakes the page
+		}
+	}
+}
+
+func (s *scheduler) rearm(session *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.session != session {
+		return false
+	}
+	s.rearmLocked()
+	return true
+}
+
+func (s *scheduler) pagesOf(session *session) []*page {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	pages := make([]*page, 0, len(session.pages))
+	for p := range session.pages {
+		pages = append(pages, p)
+	}
+	return pages
+}
+
+// processClock gives the wall time, and the time that has passed on the
+// monotonic clock since it was called itself.
+func processClock() func() (time.Time, time.Duration) {
+	origin := time.Now()
+	return func() (time.Time, time.Duration) {
+		now := time.Now()
+		return now.Round(0), now.Sub(origin)
+	}
+}
+
+// guard keeps a job from overlapping itself. It belongs to the job's id, so that
+// it outlives entries, and exists while a run lasts.
+type guard struct {
+	waiting *entry // whose tick waits for the end of the run, if any
+	tick    time.Time
+}
+
+func (s *scheduler) liveLocked(e *entry) bool { return !e.dead && !e.session.stopped }
+
+// tick is the one way for a job to run: it admits the tick, or lets it wait, or
+// skips it.
+func (s *scheduler) tick(e *entry, tick time.Time) {
+	r, skipped := s.admit(e, tick)
+	if skipped {
+		e.metrics.skipped.Inc()
+		s.log.Info("run skipped: the job is still running", "job", e.id, "tick", tick)
+	}
+	if r != nil {
+		s.execute(r)
+	}
+}
+
+// run is one run that was admitted.
+type run struct {
+	entry *entry
+	job   CronJob
+	input CronJobInput
+	rest  []inputField // to become input.OtherInputs
+}
+
+func (s *scheduler) admit(e *entry, tick time.Time) (r *run, skipped bool) {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	if !s.liveLocked(e) {
+		return nil, false
+	}
+	if s.overlap != overlapAllow {
+		g, running := s.guards[e.id]
+		switch {
+		case !running:
+			s.guards[e.id] = &guard{}
+		case s.overlap == overlapDelay && (g.waiting == nil || !s.liveLocked(g.waiting)):
+			g.waiting, g.tick = e, tick
+			return nil, false
+		default:
+			return nil, true
+		}
+	}
+	return s.beginLocked(e, tick), false
+}
+
+// beginLocked expects runMu.
+func (s *scheduler) beginLocked(e *entry, tick time.Time) *run {
+	e.session.running++
+	return &run{entry: e, job: e.job, input: e.inputAt(tick), rest: e.input}
+}
+
+// execute calls the job and survives it. The guard is released, and the session
+// told, before anything is logged: a sink that blocks holds up nothing else.
+func (s *scheduler) execute(r *run) {
+	if r.rest != nil {
+		r.input.OtherInputs = make(map[string]any, len(r.rest))
+		for _, field := range r.rest {
+			r.input.OtherInputs[field.key] = field.value
+		}
+	}
+	metrics := r.entry.metrics
+	start := time.Now()
+	metrics.started(start.Sub(r.input.ScheduledAt))
+	returned := false
+	defer func() {
+		var failure error
+		var stack []byte
+		if !returned {
+			if recovered := recover(); recovered != nil {
+				failure = fmt.Errorf("panic: %v", recovered)
+			} else {
+				failure = errGoexit
+			}
+			stack = debug.Stack()
+		}
+		metrics.finished(time.Since(start), failure)
+		if next := s.end(r.entry); next != nil {
+			go s.execute(next)
+		}
+		if failure != nil {
+			s.log.Error(failure, "run failed", "job", r.input.JobID, "group", r.input.GroupID,
+				"superGroup", r.input.SuperGroupID, "tick", r.input.ScheduledAt, "stack", string(stack))
+		}
+	}()
+	r.job.Run(r.input)
+	returned = true
+}
+
+// end takes a run off the books and returns the one that waited for it, if that
+// may still start.
+func (s *scheduler) end(e *entry) (next *run) {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	if g := s.guards[e.id]; g != nil {
+		if g.waiting != nil && s.liveLocked(g.waiting) {
+			next = s.beginLocked(g.waiting, g.tick)
+			g.waiting = nil
+		} else {
+			delete(s.guards, e.id)
+		}
+	}
+	e.session.running--
+	if e.session.stopped && e.session.running == 0 {
+		close(e.session.idle)
+	}
+	return next
+}
+
+// cronIDs hands out the numbers of entries: positive, and unique in this
+// process. The zero value has handed out none.
+type cronIDs struct {
+	used map[int32]struct{}
+	last int32
+}
+
+// claim takes a number if it is positive and free.
+func (c *cronIDs) claim(id int64) bool {
+	if id <= 0 || id > maxCronID {
+		return false
+	}
+	if _, taken := c.used[int32(id)]; taken {
+		return false
+	}
+	if c.used == nil {
+		c.used = make(map[int32]struct{})
+	}
+	c.used[int32(id)] = struct{}{}
+	return true
+}
+
+// next takes the next free number.
+func (c *cronIDs) next() int32 {
+	for {
+		if c.last == maxCronID {
+			c.last = 0
+		}
+		c.last++
+		if c.claim(int64(c.last)) {
+			return c.last
+		}
+	}
+}
+
+func (c *cronIDs) release(id int32) { delete(c.used, id) }
+
+const maxCronID = 1<<31 - 1
+
+// silent discards what cron says at each wake.
+type silent struct{}
+
+func (silent) Info(string, ...any)         {}
+func (silent) Error(error, string, ...any) {}

@@ -1,0 +1,980 @@
+// Package smallben keeps cron jobs of a Go service in its database: users add,
+// pause, resume, update, delete and list them while the service runs, and after
+// a restart everything is there again.
+//
+// A job is a value of a type that implements [CronJob] and is registered with
+// gob.Register. It is stored by a [Repository], for which [NewRepositoryGorm]
+// takes any GORM dialector, and run by robfig/cron. [New] puts the two together,
+// and Start begins:
+//
+//	gob.Register(&Reminder{})
+//	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+//		Dialector: sqlite.Open("jobs.db"),
+//	})
+//	...
+//	scheduler := smallben.New(repository, &smallben.Config{})
+//	err = scheduler.Start()
+//	...
+//	err = scheduler.AddJobs([]smallben.Job{{
+//		ID: 1, CronExpression: "@daily", Job: &Reminder{Text: "stand up"},
+//	}})
+//
+// The repository is the truth, and the running scheduler follows it. A change
+// that returns nil has happened in both; one that returns an error has happened
+// in neither, except when errors.Is finds [ErrOutcomeUnknown].
+//
+// In one process each tick of a job starts at most one run. A tick that passes
+// while the process is down is not caught up. Several processes on one database
+// each run every job.
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// SmallBen schedules the jobs of a repository. New makes one; the zero value
+// does not work. All methods may be called from any goroutine, and from a run,
+// except that a run must not wait for Stop. Stop ends it, and Start may begin
+// again.
+type SmallBen struct {
+	repository  Repository
+	withSeconds bool
+	log         eventLog
+
+	// changeMu serialises changes from their first look at the repository to
+	// the end of their projection, so that database and memory change in one
+	// order. It is held across I/O. No code of the user runs under it but the
+	// repository, with the GORM logger that it may have, and GobDecode.
+	changeMu sync.Mutex
+
+	// mu guards memory: the fields below it, and those of scheduler that say
+	// so. It is held for moments, never across I/O, and may be taken under
+	// changeMu, not the other way round.
+	mu          sync.RWMutex
+	scheduler   *scheduler
+	lastSession *session // of the last Start, or nil
+	paused      map[int64]struct{}
+	undecodable map[int64]struct{}
+	unsettled   []unsettledWrite
+	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
+}
+
+// New returns a SmallBen that schedules the jobs of repository, without doing
+// any I/O. A nil config means the zero Config. It panics if repository is nil.
+func New(repository Repository, config *Config) *SmallBen {
+	if gormRepository, ok := repository.(*RepositoryGorm); repository == nil || ok && gormRepository == nil {
+		panic("smallben: New needs a repository, and was given nil")
+	}
+	if config == nil {
+		config = &Config{}
+	}
+	s := &SmallBen{
+		repository:  repository,
+		withSeconds: config.SchedulerConfig.WithSeconds,
+		log:         newEventLog(config),
+		paused:      make(map[int64]struct{}),
+		undecodable: make(map[int64]struct{}),
+		reconcile:   make(chan struct{}, 1),
+	}
+	s.scheduler = newScheduler(&config.SchedulerConfig, &s.mu, s.log, newRunMetrics())
+	return s
+}
+
+// ErrorTypeIfMismatchCount returns the error that errors.Is finds when a call
+// names jobs that do not exist. It is the repository's.
+func (s *SmallBen) ErrorTypeIfMismatchCount() error {
+	return s.repository.ErrorTypeIfMismatchCount()
+}
+
+// Start loads the jobs and begins to run them. If it is started already, it does
+// nothing. If it returns an error, nothing runs, and Start may be called again.
+//
+// Rows that do not decode do not stop it: they are held back, logged, counted by
+// the metrics, and can be paused and deleted.
+func (s *SmallBen) Start() error {
+	started, loaded, err := s.start()
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	if !started {
+		return nil
+	}
+	for _, err := range loaded.heldBack {
+		s.log.Error(err, "row held back", "job", jobID(err))
+	}
+	s.log.Info("started", "scheduled", len(loaded.jobs), "paused", len(loaded.paused), "heldBack", len(loaded.heldBack))
+	return nil
+}
+
+func (s *SmallBen) start() (started bool, loaded contents, err error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	if s.started() {
+		return false, contents{}, nil
+	}
+	// A write of another process may come between the reading of a job and the
+	// storing of its cron id: then what was read is old.
+	const attempts = 3
+	for attempt := 1; ; attempt++ {
+		if loaded, err = s.load(); err != nil {
+			return false, contents{}, err
+		}
+		s.mu.Lock()
+		s.scheduler.cronIDs = cronIDs{}
+		changed := s.numberLocked(loaded.jobs)
+		s.mu.Unlock()
+		err = s.repository.SetCronId(changed)
+		if err == nil {
+			break
+		}
+		if attempt == attempts || !s.isMismatch(err) {
+			return false, contents{}, fmt.Errorf("store cron ids: %w", err)
+		}
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	targets := make([]target, len(loaded.jobs))
+	for i := range loaded.jobs {
+		targets[i] = s.scheduler.newTarget(&loaded.jobs[i])
+	}
+	s.scheduler.startLocked(targets)
+	s.lastSession = s.scheduler.session
+	s.paused = idSet(loaded.paused)
+	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
+	for _, err := range loaded.heldBack {
+		s.undecodable[jobID(err)] = struct{}{}
+	}
+	go s.reconcileUntil(s.scheduler.session.stop)
+	if len(s.unsettled) > 0 {
+		s.wakeReconciliation()
+	}
+	return true, loaded, nil
+}
+
+func (s *SmallBen) started() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.scheduler.session != nil
+}
+
+// contents is what a repository holds: every row stands in one of the three.
+type contents struct {
+	jobs     []JobWithSchedule // neither paused nor undecodable
+	paused   []int64
+	heldBack []error // a JobError for each undecodable row
+}
+
+func (s *SmallBen) load() (contents, error) {
+	var loaded contents
+	jobs, err := s.repository.GetAllJobsToExecute()
+	if err != nil {
+		undecodable, only := undecodableLeaves(err)
+		if !only {
+			return contents{}, fmt.Errorf("load jobs: %w", err)
+		}
+		loaded.heldBack = undecodable
+	}
+	loaded.jobs = jobs
+	onlyPaused := true
+	rows, err := s.repository.ListJobs(&ListJobsOptions{Paused: &onlyPaused})
+	if err != nil {
+		return contents{}, fmt.Errorf("load paused jobs: %w", err)
+	}
+	paused, undecodable := decodeRows(rows)
+	for i := range paused {
+		loaded.paused = append(loaded.paused, paused[i].rawJob.ID)
+	}
+	loaded.heldBack = append(loaded.heldBack, undecodable...)
+	return loaded, nil
+}
+
+// Stop ends the starting of runs at once, and returns when those in progress
+// have ended. A job must not wait for it; any other call that a job makes
+// meanwhile is answered. Start may be called again after it. If nothing is
+// started, Stop only waits for the runs of the last session, if some still are.
+func (s *SmallBen) Stop() {
+	s.mu.Lock()
+	ending, stopping := s.lastSession, s.scheduler.session != nil
+	if stopping {
+		s.scheduler.stopLocked()
+	}
+	s.mu.Unlock()
+	if ending == nil {
+		return
+	}
+	<-ending.idle
+	if stopping {
+		s.log.Info("stopped")
+	}
+}
+
+// AddJobs stores jobs and schedules them, all of them or none. Those that are
+// added before Start run from Start on.
+//
+// Its error joins a JobError for each job that is refused: ErrInvalidJob for one
+// that could not be stored, loaded or run; ErrJobExists for an id that is stored
+// already or stands twice in jobs. Until the next restart, or resume after a
+// pause, Run is called on the value given here; the top level of its input is
+// copied.
+func (s *SmallBen) AddJobs(jobs []Job) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	built, err := s.build(jobs)
+	if err != nil {
+		return wrap("add", err)
+	}
+	if err := s.addJobs(built); err != nil {
+		return wrap("add", err)
+	}
+	s.logChange("jobs added", jobIDs(built))
+	return nil
+}
+
+// build validates and encodes the jobs, which runs code of the user: no lock is
+// held.
+func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
+	createdAt := time.Now().UTC().Truncate(time.Microsecond)
+	built := make([]JobWithSchedule, 0, len(jobs))
+	var refused []error
+	seen := make(map[int64]int, len(jobs))
+	for i := range jobs {
+		if seen[jobs[i].ID]++; seen[jobs[i].ID] == 2 && jobs[i].ID != 0 {
+			refused = append(refused, jobErrorf(jobs[i].ID, "%w: the id stands twice in the batch", ErrJobExists))
+		}
+		job, err := jobs[i].build(s.withSeconds, createdAt)
+		if err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		built = append(built, job)
+	}
+	return built, join(refused)
+}
+
+func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	ids := jobIDs(jobs)
+	if err := s.settle(ids); err != nil {
+		return err
+	}
+	reserved := s.reserve(jobs)
+	if err := s.repository.AddJobs(jobs); err != nil {
+		s.failed(err, ids, reserved)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.projectLocked(jobs)
+	return nil
+}
+
+// DeleteJobs deletes the jobs that match options. Nil options are refused; THE
+// ZERO DeleteOptions DELETES EVERY JOB. A run in progress goes on; once
+// DeleteJobs has returned, none starts.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing is
+// deleted and the error is that of ErrorTypeIfMismatchCount, with the ids.
+func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
+	if options == nil {
+		return errors.New("delete jobs: nil options")
+	}
+	ids, err := s.deleteJobs(options.toListOptions())
+	if err != nil {
+		return wrap("delete", err)
+	}
+	s.logChange("jobs deleted", ids)
+	return nil
+}
+
+func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	_, ids, err := s.look(options)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.repository.DeleteJobsByIds(ids); err != nil {
+		s.failed(err, ids, nil)
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetLocked(ids)
+	return ids, nil
+}
+
+// PauseJobs pauses the jobs that match options; those that are paused already
+// stay as they are. Nil options are refused; the zero PauseResumeOptions matches
+// every job. A run in progress goes on; once PauseJobs has returned, none
+// starts.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing is
+// paused and the error is that of ErrorTypeIfMismatchCount, with the ids.
+func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("pause jobs: nil options")
+	}
+	ids, err := s.pauseJobs(options.toListOptions())
+	if err != nil {
+		return wrap("pause", err)
+	}
+	s.logChange("jobs paused", ids)
+	return nil
+}
+
+func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	rows, ids, err := s.look(options)
+	if err != nil {
+		return nil, err
+	}
+	unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
+	if err := s.repository.PauseJobs(unpaused); err != nil {
+		s.failed(err, ids, nil)
+		return nil, err
+	}
+	undecodable := s.undecodableOf(rows)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetLocked(ids)
+	for _, id := range ids {
+		if _, bad := undecodable[id]; bad {
+			s.undecodable[id] = struct{}{}
+		} else {
+			s.paused[id] = struct{}{}
+		}
+	}
+	return ids, nil
+}
+
+// undecodableOf tells which of the rows do not decode. Those that are known are
+// not decoded again.
+func (s *SmallBen) undecodableOf(rows []RawJob) map[int64]struct{} {
+	undecodable := make(map[int64]struct{})
+	var unknown []RawJob
+	s.mu.RLock()
+	for _, row := range rows {
+		if _, bad := s.undecodable[row.ID]; bad {
+			undecodable[row.ID] = struct{}{}
+		} else if !s.knownLocked(row.ID) {
+			unknown = append(unknown, row)
+		}
+	}
+	s.mu.RUnlock()
+	_, errs := decodeRows(unknown)
+	for _, err := range errs {
+		undecodable[jobID(err)] = struct{}{}
+	}
+	return undecodable
+}
+
+func (s *SmallBen) knownLocked(id int64) bool {
+	_, scheduled := s.scheduler.entries[id]
+	_, paused := s.paused[id]
+	return scheduled || paused
+}
+
+// ResumeJobs resumes the jobs that match options. One that is not paused stays
+// as it is, its phase included. Nil options are refused; the zero
+// PauseResumeOptions matches every job.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing is
+// resumed and the error is that of ErrorTypeIfMismatchCount, with the ids. If
+// rows do not decode, nothing is resumed either, and the error joins a JobError
+// (ErrUndecodable) for each.
+func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("resume jobs: nil options")
+	}
+	ids, err := s.resumeJobs(options.toListOptions())
+	if err != nil {
+		return wrap("resume", err)
+	}
+	s.logChange("jobs resumed", ids)
+	return nil
+}
+
+func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	rows, ids, err := s.look(options)
+	if err != nil {
+		return nil, err
+	}
+	jobs, undecodable := decodeRows(rows)
+	if err := join(undecodable); err != nil {
+		return nil, err
+	}
+	var paused, unpaused []JobWithSchedule
+	for i := range jobs {
+		if jobs[i].rawJob.Paused {
+			jobs[i].rawJob.Paused = false
+			paused = append(paused, jobs[i])
+		} else {
+			unpaused = append(unpaused, jobs[i])
+		}
+	}
+	if err := s.adopt(unpaused); err != nil {
+		return nil, err
+	}
+	reserved := s.reserve(paused)
+	if err := s.repository.ResumeJobs(paused); err != nil {
+		s.failed(err, jobIDs(paused), reserved)
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.projectLocked(paused)
+	return ids, nil
+}
+
+// UpdateJobs changes the expression, the input or both of each job that
+// scheduleInfo names, all of them or none. A paused job stays paused, and a run
+// in progress keeps what it started with.
+//
+// Its error joins a JobError for each job that is refused: ErrUpdateOptionInvalid
+// if nothing is to change or the id stands twice, ErrInvalidJob if the
+// expression or the input could not be stored or run, ErrUndecodable if the row
+// does not decode. An id that does not exist is the error of
+// ErrorTypeIfMismatchCount.
+func (s *SmallBen) UpdateJobs(scheduleInfo []UpdateOption) error {
+	if len(scheduleInfo) == 0 {
+		return nil
+	}
+	updates, err := s.prepareUpdates(scheduleInfo)
+	if err != nil {
+		return wrap("update", err)
+	}
+	ids, err := s.updateJobs(updates)
+	if err != nil {
+		return wrap("update", err)
+	}
+	s.logChange("jobs updated", ids)
+	return nil
+}
+
+// preparedUpdate is an UpdateOption with its input encoded.
+type preparedUpdate struct {
+	UpdateOption
+	input       map[string]any
+	storedInput string
+}
+
+// prepareUpdates validates and encodes, which runs code of the user: no lock is
+// held.
+func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpdate, error) {
+	updates := make(map[int64]preparedUpdate, len(options))
+	var refused []error
+	for _, option := range options {
+		update := preparedUpdate{UpdateOption: option}
+		if _, twice := updates[option.JobID]; twice {
+			refused = append(refused, jobErrorf(option.JobID, "%w: the id stands twice", ErrUpdateOptionInvalid))
+		}
+		updates[option.JobID] = update
+		if err := option.valid(s.withSeconds); err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		if option.CronExpression != nil {
+			expression := *option.CronExpression
+			update.CronExpression = &expression
+		}
+		if option.JobOtherInputs != nil {
+			var err error
+			if update.storedInput, err = encodeInput(*option.JobOtherInputs); err != nil {
+				refused = append(refused, jobErrorf(option.JobID, "%w: %w", ErrInvalidJob, err))
+				continue
+			}
+			update.input = maps.Clone(*option.JobOtherInputs)
+		}
+		updates[option.JobID] = update
+	}
+	return updates, join(refused)
+}
+
+func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	rows, ids, err := s.look(ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+	if err != nil {
+		return nil, err
+	}
+	jobs, undecodable := decodeRows(rows)
+	if err := join(undecodable); err != nil {
+		return nil, err
+	}
+	for i := range jobs {
+		if err := jobs[i].apply(updates[jobs[i].rawJob.ID]); err != nil {
+			return nil, err
+		}
+	}
+	reserved := s.reserve(jobs)
+	if err := s.repository.SetCronIdAndChangeScheduleAndJobInput(jobs); err != nil {
+		s.failed(err, ids, reserved)
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.projectLocked(jobs)
+	return ids, nil
+}
+
+// apply changes a row that was read into the one to store.
+func (j *JobWithSchedule) apply(update preparedUpdate) error {
+	if update.CronExpression != nil {
+		schedule, err := parseExpression(*update.CronExpression, j.rawJob.CreatedAt)
+		if err != nil {
+			return jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+		}
+		j.schedule = schedule
+		j.rawJob.CronExpression = *update.CronExpression
+		j.changes.expression = true
+	}
+	if update.JobOtherInputs != nil {
+		j.input = update.input
+		j.rawJob.SerializedJobInput = update.storedInput
+		j.changes.input = true
+	}
+	return nil
+}
+
+// ListJobs returns the jobs that match options, ordered by id. Nil options match
+// every job. It reads the repository, and does not wait for a change in
+// progress.
+//
+// Jobs may come together with an error: if the ids of jobs are the only filter
+// and some do not exist, that of ErrorTypeIfMismatchCount; and for each row that
+// does not decode a JobError (ErrUndecodable).
+func (s *SmallBen) ListJobs(options *ListJobsOptions) ([]Job, error) {
+	resolved := ResolveListOptions(options)
+	rows, err := s.find(resolved)
+	if err != nil && !s.isMismatch(err) {
+		return nil, wrap("list", err)
+	}
+	found, undecodable := decodeRows(rows)
+	jobs := make([]Job, len(found))
+	for i := range found {
+		jobs[i] = found[i].toJob()
+	}
+	if err := join(append([]error{err}, undecodable...)); err != nil {
+		return jobs, wrap("list", err)
+	}
+	return jobs, nil
+}
+
+// find reads the rows that match options. If the ids of jobs are the only filter
+// and some do not exist, the mismatch error comes with the rows.
+func (s *SmallBen) find(options ListJobsOptions) ([]RawJob, error) {
+	rows, err := s.repository.ListJobs(&options)
+	if err != nil && !s.isMismatch(err) {
+		return nil, err
+	}
+	if !options.onlyJobIDs() {
+		return rows, nil
+	}
+	missing := idSet(options.JobIDs)
+	for i := range rows {
+		delete(missing, rows[i].ID)
+	}
+	if len(missing) > 0 {
+		return rows, fmt.Errorf("%w: no job with id %s", s.repository.ErrorTypeIfMismatchCount(),
+			idText(slices.Sorted(maps.Keys(missing))))
+	}
+	return rows, nil
+}
+
+// look is find for a change: rows that are missing, or none at all, refuse it,
+// and so does a row whose last write is not settled.
+func (s *SmallBen) look(options ListJobsOptions) (rows []RawJob, ids []int64, err error) {
+	if err := s.settle(nil); err != nil {
+		return nil, nil, err
+	}
+	if rows, err = s.find(options); err != nil {
+		return nil, nil, err
+	}
+	if len(rows) == 0 {
+		return nil, nil, fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())
+	}
+	ids = make([]int64, len(rows))
+	for i := range rows {
+		ids[i] = rows[i].ID
+	}
+	return rows, ids, s.refuseUnsettled(ids)
+}
+
+func (s *SmallBen) isMismatch(err error) bool {
+	return errors.Is(err, s.repository.ErrorTypeIfMismatchCount())
+}
+
+// projectLocked makes the scheduler agree with rows that decode: a paused one has
+// no entry, any other has one of its expression, input and groups. An entry that
+// agrees already stays, and so does its phase.
+func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
+	var outdated []int64
+	targets := make([]target, 0, len(jobs))
+	for i := range jobs {
+		job := &jobs[i]
+		id := job.rawJob.ID
+		delete(s.paused, id)
+		delete(s.undecodable, id)
+		if job.rawJob.Paused {
+			s.paused[id] = struct{}{}
+			outdated = append(outdated, id)
+			continue
+		}
+		live, ok := s.scheduler.entries[id]
+		same := ok && live.createdAt == job.rawJob.CreatedAt.UnixMicro()
+		switch {
+		case same && live.expression == job.rawJob.CronExpression:
+			s.scheduler.describeLocked(live, job)
+			continue
+		case same:
+			targets = append(targets, s.scheduler.rescheduledLocked(live, job))
+		default:
+			targets = append(targets, s.scheduler.newTarget(job))
+		}
+		outdated = append(outdated, id)
+	}
+	s.scheduler.removeLocked(outdated)
+	s.scheduler.addLocked(targets)
+}
+
+// forgetLocked drops what is known of jobs.
+func (s *SmallBen) forgetLocked(ids []int64) {
+	s.scheduler.removeLocked(ids)
+	for _, id := range ids {
+		delete(s.paused, id)
+		delete(s.undecodable, id)
+	}
+}
+
+// numberLocked gives each job a cron id of this process: its own if that is
+// positive and free, and else a new one. It returns the jobs whose cron id
+// changed.
+func (s *SmallBen) numberLocked(jobs []JobWithSchedule) (changed []JobWithSchedule) {
+	var unnumbered []int
+	for i := range jobs {
+		if !s.scheduler.cronIDs.claim(jobs[i].rawJob.CronID) {
+			unnumbered = append(unnumbered, i)
+		}
+	}
+	for _, i := range unnumbered {
+		jobs[i].rawJob.CronID = int64(s.scheduler.cronIDs.next())
+		changed = append(changed, jobs[i])
+	}
+	return changed
+}
+
+// reserve sets the cron ids that the jobs are to be stored with, and returns the
+// ones that are new, to be released if nothing is stored.
+func (s *SmallBen) reserve(jobs []JobWithSchedule) (reserved []int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range jobs {
+		raw := &jobs[i].rawJob
+		switch live, ok := s.scheduler.entries[raw.ID]; {
+		case raw.Paused || s.scheduler.session == nil:
+			raw.CronID = DefaultCronID
+		case ok:
+			raw.CronID = int64(live.cronID)
+		default:
+			id := s.scheduler.cronIDs.next()
+			reserved = append(reserved, id)
+			raw.CronID = int64(id)
+		}
+	}
+	return reserved
+}
+
+// adopt makes the scheduler agree with rows that another process may have
+// written: one that is not paused and has no entry here gets one.
+func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
+	var strays, others []JobWithSchedule
+	s.mu.Lock()
+	for i := range jobs {
+		_, scheduled := s.scheduler.entries[jobs[i].rawJob.ID]
+		if scheduled || jobs[i].rawJob.Paused || s.scheduler.session == nil {
+			others = append(others, jobs[i])
+		} else {
+			strays = append(strays, jobs[i])
+		}
+	}
+	s.projectLocked(others)
+	renumbered := s.numberLocked(strays)
+	s.mu.Unlock()
+	err := s.repository.SetCronId(renumbered)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && !s.isMismatch(err) {
+		for i := range strays {
+			s.scheduler.cronIDs.release(int32(strays[i].rawJob.CronID))
+		}
+		return fmt.Errorf("store cron ids: %w", err)
+	}
+	s.projectLocked(strays)
+	return nil
+}
+
+// unsettledWrite is a write of which it is not known whether it happened.
+type unsettledWrite struct {
+	ids []int64
+	// settled reports whether the database has decided. Nil means that it has.
+	settled func() (bool, error)
+}
+
+// failed keeps the books after a write of the repository that returned err. Most
+// errors mean that nothing changed. After the others the rows are read again:
+// at once if the database said that ids were missing, and in the background if
+// it did not say what happened.
+func (s *SmallBen) failed(err error, ids []int64, reserved []int32) {
+	unknown := errors.Is(err, ErrOutcomeUnknown)
+	write := unsettledWrite{ids: ids}
+	var outcome interface{ settled() (bool, error) }
+	if unknown && errors.As(err, &outcome) {
+		write.settled = outcome.settled
+	}
+	s.mu.Lock()
+	for _, id := range reserved {
+		s.scheduler.cronIDs.release(id)
+	}
+	if unknown || s.isMismatch(err) {
+		s.unsettled = append(s.unsettled, write)
+	}
+	s.mu.Unlock()
+	if !unknown {
+		// An error leaves the write unsettled, for the background.
+		_ = s.settle(nil)
+	}
+	s.wakeReconciliation()
+}
+
+func (s *SmallBen) wakeReconciliation() {
+	select {
+	case s.reconcile <- struct{}{}:
+	default:
+	}
+}
+
+// settle reads the rows of unsettled writes again and makes the scheduler agree
+// with them. It is called at the start of each change, with the ids that the
+// change is about: an error refuses the change.
+func (s *SmallBen) settle(ids []int64) error {
+	s.mu.RLock()
+	writes := s.unsettled
+	s.mu.RUnlock()
+	if len(writes) == 0 {
+		return nil
+	}
+	var remaining []unsettledWrite
+	var failure error
+	for _, write := range writes {
+		if failure == nil {
+			var settled bool
+			if settled, failure = s.settleWrite(write); settled {
+				continue
+			}
+		}
+		remaining = append(remaining, write)
+	}
+	s.mu.Lock()
+	s.unsettled = remaining
+	s.mu.Unlock()
+	if failure != nil {
+		return fmt.Errorf("learn the outcome of an earlier write: %w", failure)
+	}
+	return s.refuseUnsettled(ids)
+}
+
+func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
+	if write.settled != nil {
+		if settled, err := write.settled(); !settled {
+			return false, err
+		}
+	}
+	rows, err := s.find(ListJobsOptions{JobIDs: write.ids})
+	if err != nil && !s.isMismatch(err) {
+		return false, err
+	}
+	jobs, undecodable := decodeRows(rows)
+	gone := idSet(write.ids)
+	for i := range jobs {
+		delete(gone, jobs[i].rawJob.ID)
+	}
+	s.mu.Lock()
+	s.forgetLocked(slices.Collect(maps.Keys(gone)))
+	for _, err := range undecodable {
+		s.undecodable[jobID(err)] = struct{}{}
+	}
+	s.mu.Unlock()
+	if err := s.adopt(jobs); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// refuseUnsettled returns an error if one of the ids has an unsettled write.
+func (s *SmallBen) refuseUnsettled(ids []int64) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.unsettled) == 0 {
+		return nil
+	}
+	named := idSet(ids)
+	for _, write := range s.unsettled {
+		for _, id := range write.ids {
+			if _, ok := named[id]; ok {
+				return jobErrorf(id, "the outcome of an earlier write is not known yet: try again")
+			}
+		}
+	}
+	return nil
+}
+
+// reconcileUntil settles writes in the background as soon as the database
+// answers.
+func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
+	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
+	for {
+		select {
+		case <-stop:
+			return
+		case <-s.reconcile:
+		}
+		for delay := shortest; !s.reconciled(); delay = min(2*delay, longest) {
+			select {
+			case <-stop:
+				return
+			case <-time.After(delay):
+			}
+		}
+	}
+}
+
+// reconciled tries once. It asks the database before it takes the lock, so that
+// changes do not queue behind one that does not answer.
+func (s *SmallBen) reconciled() bool {
+	s.mu.RLock()
+	writes := s.unsettled
+	s.mu.RUnlock()
+	for _, write := range writes {
+		if write.settled == nil {
+			continue
+		}
+		if settled, err := write.settled(); err != nil || !settled {
+			return false
+		}
+	}
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	return s.settle(nil) == nil && s.count().unsettled == 0
+}
+
+// known counts what this instance knows of.
+type known struct{ scheduled, paused, undecodable, unsettled int }
+
+func (s *SmallBen) count() known {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return known{len(s.scheduler.entries), len(s.paused), len(s.undecodable), len(s.unsettled)}
+}
+
+// logChange logs a change of jobs, with their ids if they are few.
+func (s *SmallBen) logChange(msg string, ids []int64) {
+	if len(ids) > maxIDsInText {
+		s.log.Info(msg, "count", len(ids))
+		return
+	}
+	s.log.Info(msg, "count", len(ids), "jobs", idText(ids))
+}
+
+// wrap says at the package's edge what was being done: "add job 42: …".
+func wrap(operation string, err error) error {
+	if one, ok := err.(*JobError); ok {
+		return fmt.Errorf("%s %w", operation, one)
+	}
+	return fmt.Errorf("%s jobs: %w", operation, err)
+}
+
+// join is errors.Join that leaves a single error as it is.
+func join(errs []error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+// undecodableLeaves takes an error apart, and reports whether each of its leaves
+// is a JobError that wraps ErrUndecodable.
+func undecodableLeaves(err error) (leaves []error, only bool) {
+	switch e := err.(type) {
+	case *JobError:
+		return []error{e}, errors.Is(e, ErrUndecodable)
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			more, only := undecodableLeaves(err)
+			if !only {
+				return nil, false
+			}
+			leaves = append(leaves, more...)
+		}
+		return leaves, len(leaves) > 0
+	case interface{ Unwrap() error }:
+		return undecodableLeaves(e.Unwrap())
+	}
+	return nil, false
+}
+
+// jobID is the id of the job that err is about, or 0.
+func jobID(err error) int64 {
+	if jobError := (*JobError)(nil); errors.As(err, &jobError) {
+		return jobError.JobID
+	}
+	return 0
+}
+
+func jobIDs(jobs []JobWithSchedule) []int64 {
+	ids := make([]int64, len(jobs))
+	for i := range jobs {
+		ids[i] = jobs[i].rawJob.ID
+	}
+	return ids
+}
+
+func idSet(ids []int64) map[int64]struct{} {
+	set := make(map[int64]struct{}, len(ids))
+	for _, id := range ids {
+		set[id] = struct{}{}
+	}
+	return set
+}
+
+// maxIDsInText bounds how many ids stand in a message.
+const maxIDsInText = 20
+
+// idText lists ids, the first of many.
+func idText(ids []int64) string {
+	var text strings.Builder
+	for i, id := range ids {
+		if i == maxIDsInText {
+			fmt.Fprintf(&text, " and %d more", len(ids)-i)
+			break
+		}
+		if i > 0 {
+			text.WriteString(", ")
+		}
+		text.WriteString(strconv.FormatInt(id, 10))
+	}
+	return text.String()
+}
