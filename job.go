@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,6 +58,71 @@ func (e *JobError) Unwrap() error { return e.Err }
 
 func jobErrorf(jobID int64, format string, args ...any) error {
 	return &JobError{JobID: jobID, Err: fmt.Errorf(format, args...)}
+}
+
+// wrap says at the package's edge what was being done: "add job 42: …".
+func wrap(operation string, err error) error {
+	if one, ok := err.(*JobError); ok {
+		return fmt.Errorf("%s %w", operation, one)
+	}
+	return fmt.Errorf("%s jobs: %w", operation, err)
+}
+
+// join is errors.Join that leaves a single error as it is.
+func join(errs []error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+// undecodableLeaves takes an error apart, and reports whether each of its leaves
+// is a JobError that wraps ErrUndecodable.
+func undecodableLeaves(err error) (leaves []error, only bool) {
+	switch e := err.(type) {
+	case *JobError:
+		return []error{e}, errors.Is(e, ErrUndecodable)
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			more, only := undecodableLeaves(err)
+			if !only {
+				return nil, false
+			}
+			leaves = append(leaves, more...)
+		}
+		return leaves, len(leaves) > 0
+	case interface{ Unwrap() error }:
+		return undecodableLeaves(e.Unwrap())
+	}
+	return nil, false
+}
+
+// jobID is the id of the job that err is about, or 0.
+func jobID(err error) int64 {
+	if jobError := (*JobError)(nil); errors.As(err, &jobError) {
+		return jobError.JobID
+	}
+	return 0
+}
+
+// maxIDsInText bounds how many ids stand in a message.
+const maxIDsInText = 20
+
+// idText lists ids, the first of many.
+func idText(ids []int64) string {
+	var text strings.Builder
+	for i, id := range ids {
+		if i == maxIDsInText {
+			fmt.Fprintf(&text, " and %d more", len(ids)-i)
+			break
+		}
+		if i > 0 {
+			text.WriteString(", ")
+		}
+		text.WriteString(strconv.FormatInt(id, 10))
+	}
+	return text.String()
 }
 
 // CronJob is what a user schedules. Its concrete type is registered with

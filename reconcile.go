@@ -1,0 +1,192 @@
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// unsettledWrite is a write of which it is not known whether it happened.
+type unsettledWrite struct {
+	ids []int64
+	// settled reports whether the database has decided. Nil means that it has.
+	settled func() (bool, error)
+}
+
+// failed keeps the books after a write of the repository that returned err. Most
+// errors mean that nothing changed. After the others the rows are read again:
+// at once if the database said that ids were missing, and in the background if
+// it did not say what happened.
+func (s *SmallBen) failed(err error, ids []int64, reserved []int32) {
+	unknown := errors.Is(err, ErrOutcomeUnknown)
+	write := unsettledWrite{ids: ids}
+	var outcome interface{ settled() (bool, error) }
+	if unknown && errors.As(err, &outcome) {
+		write.settled = outcome.settled
+	}
+	s.mu.Lock()
+	for _, id := range reserved {
+		s.scheduler.cronIDs.release(id)
+	}
+	if unknown || s.isMismatch(err) {
+		s.unsettled = append(s.unsettled, write)
+	}
+	s.mu.Unlock()
+	if !unknown {
+		// An error leaves the write unsettled, for the background.
+		_ = s.settle(nil)
+	}
+	s.wakeReconciliation()
+}
+
+func (s *SmallBen) wakeReconciliation() {
+	select {
+	case s.reconcile <- struct{}{}:
+	default:
+	}
+}
+
+// settle reads the rows of unsettled writes again and makes the scheduler agree
+// with them. It is called at the start of each change, with the ids that the
+// change is about: an error refuses the change.
+func (s *SmallBen) settle(ids []int64) error {
+	s.mu.RLock()
+	writes := s.unsettled
+	s.mu.RUnlock()
+	if len(writes) == 0 {
+		return nil
+	}
+	var remaining []unsettledWrite
+	var failure error
+	for _, write := range writes {
+		if failure == nil {
+			var settled bool
+			if settled, failure = s.settleWrite(write); settled {
+				continue
+			}
+		}
+		remaining = append(remaining, write)
+	}
+	s.mu.Lock()
+	s.unsettled = remaining
+	s.mu.Unlock()
+	if failure != nil {
+		return fmt.Errorf("learn the outcome of an earlier write: %w", failure)
+	}
+	return s.refuseUnsettled(ids)
+}
+
+func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
+	if write.settled != nil {
+		if settled, err := write.settled(); !settled {
+			return false, err
+		}
+	}
+	rows, err := s.find(ListJobsOptions{JobIDs: write.ids})
+	if err != nil && !s.isMismatch(err) {
+		return false, err
+	}
+	jobs, undecodable := decodeRows(rows)
+	gone := idSet(write.ids)
+	for i := range jobs {
+		delete(gone, jobs[i].rawJob.ID)
+	}
+	s.mu.Lock()
+	s.forgetLocked(slices.Collect(maps.Keys(gone)))
+	for _, err := range undecodable {
+		s.undecodable[jobID(err)] = struct{}{}
+	}
+	s.mu.Unlock()
+	if err := s.adopt(jobs); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// refuseUnsettled returns an error if one of the ids has an unsettled write.
+func (s *SmallBen) refuseUnsettled(ids []int64) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.unsettled) == 0 {
+		return nil
+	}
+	named := idSet(ids)
+	for _, write := range s.unsettled {
+		for _, id := range write.ids {
+			if _, ok := named[id]; ok {
+				return jobErrorf(id, "the outcome of an earlier write is not known yet: try again")
+			}
+		}
+	}
+	return nil
+}
+
+// reconcileUntil settles writes in the background as soon as the database
+// answers.
+func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
+	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
+	for {
+		select {
+		case <-stop:
+			return
+		case <-s.reconcile:
+		}
+		for delay := shortest; !s.reconciled(); delay = min(2*delay, longest) {
+			select {
+			case <-stop:
+				return
+			case <-time.After(delay):
+			}
+		}
+	}
+}
+
+// reconciled tries once. It asks the database before it takes the lock, so that
+// changes do not queue behind one that does not answer.
+func (s *SmallBen) reconciled() bool {
+	s.mu.RLock()
+	writes := s.unsettled
+	s.mu.RUnlock()
+	for _, write := range writes {
+		if write.settled == nil {
+			continue
+		}
+		if settled, err := write.settled(); err != nil || !settled {
+			return false
+		}
+	}
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	return s.settle(nil) == nil && s.count().unsettled == 0
+}
+
+// adopt makes the scheduler agree with rows that another process may have
+// written: one that is not paused and has no entry here gets one.
+func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
+	var strays, others []JobWithSchedule
+	s.mu.Lock()
+	for i := range jobs {
+		_, scheduled := s.scheduler.entries[jobs[i].rawJob.ID]
+		if scheduled || jobs[i].rawJob.Paused || s.scheduler.session == nil {
+			others = append(others, jobs[i])
+		} else {
+			strays = append(strays, jobs[i])
+		}
+	}
+	s.projectLocked(others)
+	renumbered := s.numberLocked(strays)
+	s.mu.Unlock()
+	err := s.repository.SetCronId(renumbered)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && !s.isMismatch(err) {
+		for i := range strays {
+			s.scheduler.cronIDs.release(int32(strays[i].rawJob.CronID))
+		}
+		return fmt.Errorf("store cron ids: %w", err)
+	}
+	s.projectLocked(strays)
+	return nil
+}
