@@ -150,11 +150,15 @@ func (w *walker) walk(v reflect.Value, depth int) error {
 	switch v.Kind() {
 	case reflect.String:
 		return w.spend(v.Len())
-	case reflect.Interface, reflect.Map, reflect.Slice:
+	case reflect.Interface:
 		if v.IsNil() {
 			return nil
 		}
-	case reflect.Array, reflect.Struct:
+	case reflect.Map, reflect.Slice, reflect.Array:
+		if v.Len() == 0 {
+			return nil
+		}
+	case reflect.Struct:
 	default:
 		return nil
 	}
@@ -165,19 +169,27 @@ func (w *walker) walk(v reflect.Value, depth int) error {
 	if depth++; depth > MaxDepth {
 		return errDepth
 	}
-	if err := w.spend(1); err != nil {
-		return err
-	}
 	switch v.Kind() {
 	case reflect.Interface:
+		if err := w.spend(1); err != nil {
+			return err
+		}
 		return w.walk(v.Elem(), depth)
 	case reflect.Struct:
+		if err := w.spend(1); err != nil {
+			return err
+		}
 		for _, i := range f.fields {
 			if err := w.walk(v.Field(i), depth); err != nil {
 				return err
 			}
 		}
-	case reflect.Map:
+		return nil
+	}
+	if err := w.spend(v.Len()); err != nil {
+		return err
+	}
+	if v.Kind() == reflect.Map {
 		for it := v.MapRange(); it.Next(); {
 			if err := w.walk(it.Key(), depth); err != nil {
 				return err
@@ -186,15 +198,14 @@ func (w *walker) walk(v reflect.Value, depth int) error {
 				return err
 			}
 		}
-		return w.spend(v.Len())
-	default:
-		if k := v.Type().Elem().Kind(); k < reflect.Array {
-			return w.spend(v.Len())
-		}
-		for i := range v.Len() {
-			if err := w.walk(v.Index(i), depth); err != nil {
-				return err
-			}
+		return nil
+	}
+	if v.Type().Elem().Kind() < reflect.Array { // numbers
+		return nil
+	}
+	for i := range v.Len() {
+		if err := w.walk(v.Index(i), depth); err != nil {
+			return err
 		}
 	}
 	return nil

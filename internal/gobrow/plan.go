@@ -116,19 +116,34 @@ func (s *scanner) rootPlan(name string, id int32) *node {
 	return &n
 }
 
+// step counts the work that definitions make, here and in gob.
+func (s *scanner) step() {
+	if s.steps++; s.steps > maxSteps {
+		s.fail(errDefinitions)
+	}
+}
+
 // plan follows decOpFor and decIgnoreOpFor of encoding/gob: it says how gob
 // reads wire type id into the local type, which is nil where there is none.
 // scope is what gob has in progress: it looks types up there by the local type
 // alone, and so would read a second wire type by the definition of the first.
 // That is refused unless the two are the same.
 func (s *scanner) plan(id int32, local reflect.Type, scope map[place]*node) *node {
+	s.step()
+	key := place{local: local}
+	if local == nil {
+		key.id = id
+	}
+	if p := scope[key]; p != nil {
+		if !s.same(p.id, id, map[[2]int32]bool{}) {
+			s.fail(errAmbiguous)
+		}
+		return p
+	}
 	n := &node{id: id}
 	w := s.wire(id)
 	if w == nil {
 		s.fail(errUndefined)
-	}
-	if s.steps++; s.steps > maxSteps {
-		s.fail(errDefinitions)
 	}
 	if s.err != nil {
 		return n
@@ -154,16 +169,6 @@ func (s *scanner) plan(id int32, local reflect.Type, scope map[place]*node) *nod
 		return n
 	}
 
-	key := place{local: local}
-	if local == nil {
-		key.id = id
-	}
-	if p := scope[key]; p != nil {
-		if !s.same(p.id, id, map[[2]int32]bool{}) {
-			s.fail(errAmbiguous)
-		}
-		return p
-	}
 	scope[key] = n
 	switch w.kind {
 	case structKind:
@@ -228,9 +233,7 @@ func (s *scanner) same(a, b int32, assumed map[[2]int32]bool) bool {
 		return true
 	}
 	x, y := s.wires[a], s.wires[b]
-	if s.steps++; s.steps > maxSteps {
-		s.fail(errDefinitions)
-	}
+	s.step()
 	if s.err != nil || x == nil || y == nil ||
 		x.kind != y.kind || x.len != y.len || len(x.fields) != len(y.fields) {
 		return false

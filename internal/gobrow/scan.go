@@ -35,7 +35,9 @@ func (s *scanner) message() bool {
 	if n > uint64(s.left()) {
 		s.fail(errLength)
 	}
-	s.end = s.pos + int(n)
+	if s.err == nil {
+		s.end = s.pos + int(n)
+	}
 	return s.err == nil
 }
 
@@ -108,7 +110,7 @@ func (s *scanner) scanRow() error {
 	if s.typeID(false) != idInterface || s.uint() != 0 {
 		s.fail(errMalformed)
 	}
-	s.iface(0)
+	s.iface(-1)
 	return s.finish()
 }
 
@@ -141,23 +143,25 @@ func (s *scanner) typeID(inside bool) int32 {
 	return -1
 }
 
-// iface reads the value of an interface variable. gob ignores the length of
+// iface reads the value of an interface variable, the row's own at depth -1. gob ignores the length of
 // the concrete value, and so does the scan.
 func (s *scanner) iface(depth int) {
+	top := depth < 0
 	name := s.bytes()
 	if len(name) == 0 {
-		if depth == 0 {
+		if top {
 			s.fail(errNil)
 		}
 		return
 	}
+	depth = s.enter(1, depth)
 	id := s.typeID(true)
 	s.uint()
 	if s.err != nil {
 		return
 	}
 	n := s.rootPlan(string(name), id)
-	if depth == 0 {
+	if top {
 		s.root = n
 	}
 	s.rootValue(n, depth)
@@ -188,13 +192,9 @@ func (s *scanner) value(n *node, depth int) {
 		s.spend(len(s.bytes()))
 		return
 	}
-	if depth++; depth > MaxDepth {
-		s.fail(errDepth)
-		return
-	}
 	switch n.kind {
 	case structKind:
-		s.structValue(n.engine, depth)
+		s.structValue(n.engine, s.enter(1, depth))
 	case arrayKind:
 		if s.count(1, 0) != n.len {
 			s.fail(errMalformed)
@@ -203,7 +203,8 @@ func (s *scanner) value(n *node, depth int) {
 	case sliceKind:
 		s.elements(n.elem, s.count(1, n.size), depth)
 	case mapKind:
-		for i := s.count(2, n.size); i > 0 && s.err == nil; i-- {
+		i := s.count(2, n.size)
+		for depth = s.enter(i, depth); i > 0 && s.err == nil; i-- {
 			s.value(n.key, depth)
 			s.value(n.elem, depth)
 		}
@@ -212,15 +213,23 @@ func (s *scanner) value(n *node, depth int) {
 	case skippedKind:
 		// gob goes by the length here. It has no case for a nil one.
 		if len(s.bytes()) == 0 {
-			s.fail(errMalformed)
+			s.fail(errUnreadable)
 		}
 		s.typeID(true)
 		s.bytes()
 	}
 }
 
+// enter returns the depth of n parts of what stands at depth.
+func (s *scanner) enter(n, depth int) int {
+	if n > 0 && depth >= MaxDepth {
+		s.fail(errDepth)
+	}
+	return depth + 1
+}
+
 func (s *scanner) elements(elem *node, n, depth int) {
-	for ; n > 0 && s.err == nil; n-- {
+	for depth = s.enter(n, depth); n > 0 && s.err == nil; n-- {
 		s.value(elem, depth)
 	}
 }
@@ -228,7 +237,11 @@ func (s *scanner) elements(elem *node, n, depth int) {
 // structValue insists on the terminator, which gob does without at the end of
 // a message: a struct of no bytes could stand there any number of times.
 func (s *scanner) structValue(e *engine, depth int) {
-	for field := -1; ; {
+	for field := -1; s.err == nil; {
+		if s.pos == s.end {
+			s.fail(errTerminator)
+			return
+		}
 		delta := s.uint()
 		if delta == 0 {
 			return
@@ -248,6 +261,7 @@ func (s *scanner) define(id int32) {
 		s.fail(errAmbiguous)
 		return
 	}
+	s.step()
 	start := s.pos
 	w := &wire{kind: noKind}
 	s.fields(7, func(form int) {
@@ -282,6 +296,7 @@ func (s *scanner) form(w *wire) {
 			})
 		case w.kind == structKind:
 			for n := s.count(1, int(reflect.TypeFor[wireField]().Size())); n > 0 && s.err == nil; n-- {
+				s.step()
 				w.fields = append(w.fields, s.wireField())
 			}
 		case w.kind == mapKind && field == 1:
@@ -318,7 +333,11 @@ func (s *scanner) id() int32 {
 
 // fields reads a struct of a definition, calling read for each field in it.
 func (s *scanner) fields(n int, read func(field int)) {
-	for field := -1; ; {
+	for field := -1; s.err == nil; {
+		if s.pos == s.end {
+			s.fail(errTerminator)
+			return
+		}
 		delta := s.uint()
 		if delta == 0 {
 			return

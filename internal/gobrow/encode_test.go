@@ -1,0 +1,188 @@
+package gobrow
+
+import (
+	"encoding/gob"
+	"math/rand"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+type (
+	pointerLoop *pointerLoop
+	looping     struct{ P pointerLoop }
+	stranger    struct{ N int } // not registered
+	faulty      struct{ Do func() }
+	faultyText  struct{ N int }
+	graph       struct {
+		Left, Right *graph
+		Note        string
+	}
+	deepType struct {
+		A struct{ B []map[string][2]*inner }
+	}
+)
+
+func (looping) Run()    {}
+func (stranger) Run()   {}
+func (*faulty) Run()    {}
+func (faultyText) Run() {}
+func (*graph) Run()     {}
+func (deepType) Run()   {}
+
+func (f *faulty) GobEncode() ([]byte, error) { f.Do(); return []byte("x"), nil }
+func (f *faulty) GobDecode([]byte) error     { return nil }
+
+// MarshalText would end the process if anything called it.
+func (faultyText) MarshalText() ([]byte, error) { return faultyText{}.MarshalText() }
+
+func init() {
+	for _, v := range []job{looping{}, &faulty{}, faultyText{}, &graph{}, deepType{}} {
+		gob.Register(v)
+	}
+}
+
+func chainOf(n int) *recursive {
+	var v *recursive
+	for range n {
+		v = &recursive{1, v}
+	}
+	return v
+}
+
+func TestEncodeRefusesWhatWouldEndTheProcess(t *testing.T) {
+	t.Parallel()
+	ring := chainOf(3)
+	ring.Next.Next.Next = ring
+	self := make(nests, 1)
+	self[0] = self
+	branch := tree{ByID: map[int]*tree{}}
+	branch.ByID[1] = &branch
+	anything := &dynamic{}
+	anything.Map = map[string]any{"": map[string]any{"": anything}}
+	var loop pointerLoop
+	loop = &loop
+	shared := &graph{Note: "x"}
+	for range 60 {
+		shared = &graph{Left: shared, Right: shared}
+	}
+	shades := &graph{Note: strings.Repeat("x", 1<<12)}
+	for range 12 {
+		shades = &graph{Left: shades, Right: shades}
+	}
+	for name, c := range map[string]struct {
+		v   job
+		err error
+	}{
+		"a ring of pointers":         {ring, errDepth},
+		"a slice that holds itself":  {self, errDepth},
+		"a map that holds itself":    {branch, errDepth},
+		"an interface value's cycle": {anything, errDepth},
+		"a list that is too long":    {chainOf(MaxDepth + 1), errDepth},
+		"a graph of 2^60 paths":      {shared, errEncodedSize},
+		"a string on 2^12 paths":     {shades, errEncodedSize},
+		"a pointer to itself":        {looping{loop}, errDepth},
+		"nil":                        {nil, errNil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Encode(c.v)
+			require.ErrorIs(t, err, c.err)
+		})
+	}
+}
+
+func TestEncodeReportsWhatGobCannotWrite(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		v    job
+		says string
+	}{
+		"a type that is not registered": {stranger{}, "not registered"},
+		"a nil pointer":                 {(*nested)(nil), "nil pointer"},
+		"a nil element":                 {&sliced{Ptrs: []*inner{nil}}, "nil element"},
+		"a nil pointer inside":          {&dynamic{Jobs: []job{(*nested)(nil)}}, "nil pointer"},
+		"an unregistered value inside":  {&dynamic{V: stranger{}}, "not registered"},
+		"a channel inside":              {&dynamic{V: make(chan int)}, "not registered"},
+		"a panic":                       {&faulty{func() { panic("no") }}, "panic: no"},
+		"a nil dereference":             {&faulty{}, "panic: runtime error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Encode(c.v)
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+}
+
+func TestEncodeAndDecodeGoEquallyDeep(t *testing.T) {
+	t.Parallel()
+	var d Decoder[job]
+	deepest := nests{nil, nests{}}
+	for range MaxDepth - 1 {
+		deepest = nests{deepest}
+	}
+	forest := tree{}
+	for range MaxDepth/2 - 1 {
+		below := forest
+		forest = tree{ByID: map[int]*tree{0: &below}}
+	}
+	var boxed any = "core"
+	for range (MaxDepth - 4) / 2 { // a struct and an interface value each
+		boxed = bound{V: boxed}
+	}
+	for name, v := range map[string]job{
+		"list":             chainOf(MaxDepth),
+		"slices":           deepest,
+		"maps":             forest,
+		"interface values": bound{V: bound{V: boxed}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			row, err := Encode(v)
+			require.NoError(t, err)
+			for range 2 {
+				got, err := d.Decode(row)
+				require.NoError(t, err)
+				want, err := fresh(row)
+				require.NoError(t, err)
+				require.True(t, reflect.DeepEqual(want, got))
+			}
+		})
+	}
+	_, err := Encode[job](nests{deepest})
+	require.ErrorIs(t, err, errDepth)
+	_, err = Encode[job](bound{V: bound{V: bound{V: boxed}}})
+	require.ErrorIs(t, err, errDepth)
+}
+
+func TestEncodeLetsSharedPartsBe(t *testing.T) {
+	t.Parallel()
+	leaf := &graph{Note: "leaf"}
+	v := &graph{Left: &graph{Left: leaf, Right: leaf}, Right: leaf}
+	row, err := Encode[job](v)
+	require.NoError(t, err)
+	got, err := new(Decoder[job]).Decode(row)
+	require.NoError(t, err)
+	require.Equal(t, v, got)
+}
+
+func TestEncodeWalksOnlyTypesThatMayContainThemselves(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewSource(1))
+	walked := map[string]bool{}
+	for _, sample := range append(samples, hostileSamples...) {
+		v := sample(r)
+		walked[nameOf(v)[strings.LastIndex(nameOf(v), ".")+1:]] = factsOf(reflect.TypeOf(v)).mayRecur
+	}
+	for name, walks := range walked {
+		switch name {
+		case "recursive", "tree", "nests", "dynamic", "bound":
+			require.True(t, walks, name)
+		default:
+			require.False(t, walks, name)
+		}
+	}
+}

@@ -1,0 +1,313 @@
+package gobrow
+
+import (
+	"bytes"
+	"encoding/gob"
+	"math"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Types that hostile rows claim to hold.
+type (
+	wide struct {
+		L []struct{ Page [1 << 14]int }
+		P []*struct{ Page [1 << 14]int }
+		M map[int]struct{ Page [1 << 14]int }
+	}
+	twins struct{ A, B []bag }
+	bag   struct {
+		M map[string]string
+		E map[struct{}]struct{}
+	}
+	survivor struct {
+		M    map[string]string
+		Last string
+	}
+	bound struct {
+		N number
+		V any
+	}
+)
+
+func (wide) Run()     {}
+func (twins) Run()    {}
+func (survivor) Run() {}
+func (bound) Run()    {}
+
+func init() {
+	for _, v := range []job{wide{}, twins{}, survivor{}, bound{}} {
+		gob.Register(v)
+	}
+}
+
+// The ids of the definitions below.
+const (
+	t1 = firstUserID + iota
+	t2
+	t3
+	t4
+)
+
+func concat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+
+func uints(us ...uint64) (b []byte) {
+	for _, u := range us {
+		b = appendUint(b, u)
+	}
+	return b
+}
+
+func str(s string) []byte { return append(appendUint(nil, uint64(len(s))), s...) }
+
+func message(parts ...[]byte) []byte { return []byte(str(string(concat(parts...)))) }
+
+// Definitions: a wireType without names, of id.
+func structDef(id int64, fields ...any) []byte {
+	b := concat(appendInt(nil, -id), uints(3, 2, uint64(len(fields)/2)))
+	for i := 0; i < len(fields); i += 2 {
+		b = append(append(append(b, 1), str(fields[i].(string))...), 1)
+		b = append(appendInt(b, int64(fields[i+1].(int))), 0)
+	}
+	return append(b, 0, 0)
+}
+
+func sliceDef(id, elem int64) []byte {
+	return concat(appendInt(nil, -id), uints(2, 2), appendInt(nil, elem), uints(0, 0))
+}
+
+func arrayDef(id, elem, n int64) []byte {
+	return concat(appendInt(nil, -id), uints(1, 2), appendInt(nil, elem), uints(1), appendInt(nil, n), uints(0, 0))
+}
+
+func mapDef(id, key, elem int64) []byte {
+	return concat(appendInt(nil, -id), uints(4, 2), appendInt(nil, key), uints(1), appendInt(nil, elem), uints(0, 0))
+}
+
+func bytesDef(id int64) []byte { return concat(appendInt(nil, -id), uints(5, 0, 0)) }
+
+func nameOf(v any) string {
+	t := reflect.TypeOf(v)
+	if t.Kind() == reflect.Pointer {
+		return t.String()
+	}
+	return t.PkgPath() + "." + t.Name()
+}
+
+// rowOf builds a row for the type of v: its definitions in messages of their
+// own, as Encode writes them, and value as its value.
+func rowOf(v any, defs [][]byte, id int64, value ...[]byte) []byte {
+	b := concat(uints(2*idInterface, 0), str(nameOf(v)))
+	var row []byte
+	for _, def := range defs {
+		row = append(row, message(b, def)...)
+		b = nil
+	}
+	return append(row, message(b, appendInt(nil, id), message(value...))...)
+}
+
+// ifaceOf is the value of a nested interface variable, definitions included.
+func ifaceOf(v any, defs [][]byte, id int64, value ...[]byte) []byte {
+	b := str(nameOf(v))
+	for _, def := range defs {
+		b = append(append(b, def...), 0) // gob ignores the length
+	}
+	return concat(b, appendInt(nil, id), message(value...))
+}
+
+func defs(defs ...[]byte) [][]byte { return defs }
+
+// hostile rows, and why each is refused.
+func hostile() map[string]struct {
+	row []byte
+	err error
+} {
+	type rows = map[string]struct {
+		row []byte
+		err error
+	}
+	const tInt, tBytes, tString = 2, 5, 6
+	const million = 1 << 20
+	zeros := make([]byte, million)
+	ones := bytes.Repeat([]byte{1}, million)
+	empties := structDef(t2)
+	strMap := mapDef(t2, tString, tString)
+	valid, _ := Encode[job](&recursive{1, nil})
+
+	var chain [][]byte
+	for i := range int64(5000) {
+		chain = append(chain, sliceDef(t3+i, t3+i+1))
+	}
+	chain = append(chain, sliceDef(t3+5000, tInt))
+	var many []any
+	for range 30000 {
+		many = append(many, "X", t3)
+	}
+
+	return rows{
+		"a map of 2^30 entries": {
+			rowOf(dictionary{}, defs(mapDef(t1, tString, tString)), t1, uints(0, 1<<30)), errLength,
+		},
+		"a map of 2^63 entries": {
+			rowOf(dictionary{}, defs(mapDef(t1, tString, tString)), t1, uints(0, 1<<63)), errLength,
+		},
+		"10^12 empty structs": {
+			rowOf(&sliced{}, defs(structDef(t1, "Empty", t3), sliceDef(t3, t2), empties), t1, uints(1, 1e12)), errLength,
+		},
+		"10^12 empty structs that nothing receives": {
+			rowOf(&sliced{}, defs(structDef(t1, "Gone", t3), sliceDef(t3, t2), empties), t1, uints(1, 1e12)), errLength,
+		},
+		"an array of 10^12 empty structs that nothing receives": {
+			rowOf(&sliced{}, defs(structDef(t1, "Gone", t3), arrayDef(t3, t2, 1e12), empties), t1, uints(1, 1e12)), errLength,
+		},
+		"an array of negative length": {
+			rowOf(&sliced{}, defs(structDef(t1, "Gone", t3), arrayDef(t3, t2, -1), empties), t1, uints(1, math.MaxUint64, 0)), errMalformed,
+		},
+		"a map of unterminated structs": {
+			rowOf(survivor{}, defs(structDef(t1, "Gone", t3), mapDef(t3, t2, t2), empties), t1, uints(1, 1e12)), errLength,
+		},
+		"a slice of slices of itself": {
+			rowOf(nests{}, defs(sliceDef(t1, t1)), t1, uints(0), ones, uints(0)), errDepth,
+		},
+		"a list of a million nodes": {
+			rowOf(&recursive{}, defs(structDef(t1, "V", tInt, "Next", t1)), t1, bytes.Repeat([]byte{2}, million)), errDepth,
+		},
+		"a list of a million nodes that nothing receives": {
+			rowOf(survivor{}, defs(structDef(t1, "Gone", t1)), t1, ones), errDepth,
+		},
+		"a million interface values": {
+			rowOf(bound{}, defs(structDef(t1, "V", idInterface)), t1,
+				bytes.Repeat(concat(uints(1), str(nameOf(bound{})), appendInt(nil, t1), uints(0)), 30000)), errDepth,
+		},
+		"a string beyond the end": {
+			rowOf(survivor{}, defs(structDef(t1, "Last", tString)), t1, uints(1, 1<<40)), errLength,
+		},
+		"a name beyond the end":        {message(uints(2*idInterface, 0, 1<<40)), errLength},
+		"a message beyond the end":     {uints(1 << 40), errLength},
+		"bytes in the value's message": {rowOf(survivor{}, defs(structDef(t1, "Last", tString)), t1, uints(0, 0)), errTrailing},
+		"bytes after the value":        {append(bytes.Clone(valid), 0), errTrailing},
+		"two values":                   {append(bytes.Clone(valid), valid...), errTrailing},
+		"a struct without terminator":  {rowOf(survivor{}, defs(structDef(t1, "Last", tString)), t1, uints(1), str("x")), errTerminator},
+		"nil":                          {message(uints(2*idInterface, 0, 0)), errNil},
+		"nothing":                      {nil, errShort},
+		"large structs in a slice": {
+			rowOf(wide{}, defs(structDef(t1, "L", t3), sliceDef(t3, t2), empties), t1, uints(1, million), zeros, uints(0)), errMemory,
+		},
+		"pointers to large structs in a slice": {
+			rowOf(wide{}, defs(structDef(t1, "P", t3), sliceDef(t3, t2), empties), t1, uints(1, million), zeros, uints(0)), errMemory,
+		},
+		"large structs in a map": {
+			rowOf(wide{}, defs(structDef(t1, "M", t3), mapDef(t3, tInt, t2), empties), t1, uints(1, million/2), zeros, uints(0)), errMemory,
+		},
+		"a slice without its elements": {
+			rowOf(wide{}, defs(structDef(t1, "L", t3), sliceDef(t3, t2), empties), t1, uints(1, 100)), errLength,
+		},
+		"a hostile map inside an interface value": {
+			rowOf(bound{}, defs(structDef(t1, "N", tInt, "V", idInterface)), t1,
+				uints(2), ifaceOf(dictionary{}, defs(strMap), t2, uints(0, 1<<30)), uints(0)), errLength,
+		},
+		"a length that hides a map from those who skip the value": {
+			rowOf(survivor{}, defs(structDef(t1, "Gone", idInterface, "M", t2), strMap), t1,
+				uints(1), str(nameOf(survivor{})), appendInt(nil, tBytes), uints(1, 0), // skipped: one byte
+				uints(1, 1<<30), uints(0)), errLength,
+		},
+		"two definitions for one local type": {
+			rowOf(twins{}, defs(structDef(t1, "A", t2, "B", t3),
+				sliceDef(t2, t4), structDef(t4, "M", t4+1), mapDef(t4+1, tString, tString),
+				sliceDef(t3, t4+2), structDef(t4+2, "P", tBytes)), t1,
+				// B's bytes are a map of 2^30 to those who read it as A.
+				uints(2, 1, 1), str(string(uints(1<<30))), uints(0, 0)), errAmbiguous,
+		},
+		"a type of two kinds": {
+			rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(3, 0, 1, 0, 0))), t1, uints(0)), errAmbiguous,
+		},
+		"a type defined twice": {
+			rowOf(survivor{}, defs(structDef(t1), structDef(t1)), t1, uints(0)), errAmbiguous,
+		},
+		"a type of no kind":           {rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(0))), t1, uints(0)), errMalformed},
+		"a type without definition":   {rowOf(survivor{}, defs(structDef(t1, "Gone", t2)), t1, uints(0)), errUndefined},
+		"a type that gob uses itself": {rowOf(survivor{}, nil, 16, uints(0)), errUndefined},
+		"thousands of fields that skip thousands of types": {
+			rowOf(survivor{}, append(defs(structDef(t1, many...)), chain...), t1, uints(0)), errDefinitions,
+		},
+		"a slice of thousands of skipped types": {
+			rowOf(list{}, append(defs(sliceDef(t1, t2), structDef(t2, many...)), chain...), t1, uints(0, 0)), errDefinitions,
+		},
+		"a million fields": {
+			rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(3, 2, million), zeros, uints(0, 0))), t1, uints(0)), errDefinitions,
+		},
+		"a million definitions": {
+			rowOf(survivor{}, func() (d [][]byte) {
+				for i := range int64(80000) {
+					d = append(d, structDef(t1+i, "Gone", int(t1+i+1)))
+				}
+				return append(d, structDef(t1+80000))
+			}(), t1, uints(0)), errDefinitions,
+		},
+		"an array of arrays of arrays": {
+			rowOf(triple{}, defs(arrayDef(t1, t2, 1000), arrayDef(t2, t3, 1000), arrayDef(t3, t4, 1000), structDef(t4)), t1, uints(0, 3), zeros), errLength,
+		},
+		"a type that is not registered": {
+			[]byte(strings.ReplaceAll(string(rowOf(survivor{}, defs(structDef(t1)), t1, uints(0))), "survivor", "deceased")), nil,
+		},
+	}
+}
+
+func TestHostileRowsAreRefusedAtOnce(t *testing.T) {
+	for name, c := range hostile() {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			start := time.Now()
+			runtime.ReadMemStats(&before)
+			_, err := new(Decoder[job]).Decode(c.row)
+			runtime.ReadMemStats(&after)
+			require.Error(t, err)
+			if c.err != nil {
+				require.ErrorIs(t, err, c.err)
+			}
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+			require.Less(t, time.Since(start), time.Second)
+		})
+	}
+}
+
+// handmade rows that gob reads, though Encode here would not write them.
+func handmade() map[string][]byte {
+	const tInt, tBytes, tString = 2, 5, 6
+	return map[string][]byte{
+		"definitions in messages of their own": rowOf(survivor{},
+			defs(structDef(t1, "M", t2, "Last", tString), mapDef(t2, tString, tString)), t1,
+			uints(1, 1), str("k"), str("v"), uints(1), str("last"), uints(0)),
+		"definitions inside an interface value": rowOf(bound{}, defs(structDef(t1, "N", tInt, "V", idInterface)), t1,
+			uints(1, 2, 1), ifaceOf(dictionary{}, defs(mapDef(t2, tString, tString)), t2, uints(0, 1), str("k"), str("v")), uints(0)),
+		"a skipped interface value": rowOf(survivor{}, defs(structDef(t1, "Gone", idInterface, "Last", tString)), t1,
+			uints(1), ifaceOf(dictionary{}, defs(mapDef(t2, tString, tString)), t2, uints(0, 1), str("k"), str("v")),
+			uints(1), str("last"), uints(0)),
+		"two definitions alike for one local type": rowOf(twins{}, defs(structDef(t1, "A", t2, "B", t3),
+			sliceDef(t2, t4), structDef(t4, "M", t4+1), mapDef(t4+1, tString, tString),
+			sliceDef(t3, t4+2), structDef(t4+2, "M", t4+3), mapDef(t4+3, tString, tString)), t1,
+			uints(1, 1, 0, 1, 1, 1, 1), str("k"), str("v"), uints(0, 0)),
+		"fields that nothing receives": rowOf(survivor{}, defs(structDef(t1, "A", t2, "B", t3, "C", t4, "D", tBytes, "Last", tString),
+			arrayDef(t2, tInt, 2), sliceDef(t3, t1), bytesDef(t4)), t1,
+			uints(1, 2, 5, 6, 1, 2), uints(0), uints(0), uints(1), str("opaque"), uints(1), str("bytes"), uints(1), str("last"), uints(0)),
+	}
+}
+
+func TestHandmadeRowsDecode(t *testing.T) {
+	t.Parallel()
+	for name, row := range handmade() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want, err := fresh(row)
+			require.NoError(t, err)
+			got, err := new(Decoder[job]).Decode(row)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		})
+	}
+}
