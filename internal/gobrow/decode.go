@@ -13,10 +13,10 @@ import (
 // it may be used by several goroutines at once, and it needs no end.
 //
 // It keeps gob decoders that have compiled their definitions: for at most 256
-// different sets of definitions of 1 MiB together, and for each of them no
-// more than have decoded at the same time, until the garbage collector takes
-// the idle ones. A set is added by a row that was decoded, in the place of an
-// arbitrary other one once there are too many.
+// different sets of definitions, of 1 MiB together and 1024 types and fields
+// each, and for a set no more decoders than have worked at the same time, until
+// the garbage collector takes the idle ones. A set is added by a row that was
+// decoded, in the place of an arbitrary other one once there are too many.
 type Decoder[I any] struct {
 	entries atomic.Pointer[map[string]*entry[I]] // copied for each change
 	mu      sync.Mutex                           // held while entries changes
@@ -32,13 +32,13 @@ type entry[I any] struct {
 // Decode returns the value of a row: what a new gob.Decoder would return, and
 // an error where that would return one, or panic, or take time or memory out of
 // proportion. It is also an error for a row to hold nil or bytes after the value.
-func (d *Decoder[I]) Decode(row []byte) (I, error) {
-	var none I
+func (d *Decoder[I]) Decode(row []byte) (v I, err error) {
+	defer recoverTo(&err)
 	p, known := split(row)
 	if known {
 		if e := d.entry(p.key); e != nil && e.id == p.id {
 			if err := p.scan(row, e.root); err != nil {
-				return none, err
+				return v, err
 			}
 			if w, _ := e.idle.Get().(*warm[I]); w != nil {
 				w.in.feed(p.header, row[p.body:])
@@ -51,15 +51,14 @@ func (d *Decoder[I]) Decode(row []byte) (I, error) {
 	}
 	s := scanner{row: row, mem: maxMemory}
 	if err := s.scanRow(); err != nil {
-		return none, err
+		return v, err
 	}
 	w := newWarm[I]()
 	w.in.feed(nil, row)
-	v, err := w.decode()
-	if err != nil {
-		return none, err
+	if v, err = w.decode(); err != nil {
+		return v, err
 	}
-	if known && !s.interfaces {
+	if known && !s.interfaces && s.steps <= maxKeptSteps {
 		d.keep(p, s.root, w)
 	}
 	return v, nil

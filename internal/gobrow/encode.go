@@ -20,15 +20,22 @@ func Encode[I any](v I) (row []byte, err error) {
 	defer recoverTo(&err)
 	if factsOf(rv.Type()).mayRecur {
 		w := walker{left: maxEncoded}
-		if err := w.walk(rv, 0); err != nil {
-			return nil, err
+		if w.walk(rv, 0); w.err != nil {
+			return nil, w.err
 		}
 	}
 	var buf bytes.Buffer
 	if err := gob.NewEncoder(&buf).Encode(&v); err != nil {
 		return nil, err
 	}
-	return buf.Bytes(), nil
+	row = buf.Bytes()
+	if len(row) > checkedLength {
+		s := scanner{row: row, mem: maxMemory}
+		if err := s.scanRow(); err != nil {
+			return nil, err
+		}
+	}
+	return row, nil
 }
 
 func recoverTo(err *error) {
@@ -39,9 +46,10 @@ func recoverTo(err *error) {
 
 // facts is what the walk needs to know about a type.
 type facts struct {
-	opaque   bool  // writes itself: gob looks no further
-	mayRecur bool  // a value may contain itself, or something of any type
-	fields   []int // of a struct: those that gob writes
+	writesItself bool  // gob calls a method on it, and looks no further
+	readsItself  bool  // the same for reading
+	mayRecur     bool  // a value may contain itself, or something of any type
+	fields       []int // of a struct: those that gob writes
 }
 
 var factsCache sync.Map // reflect.Type → *facts
@@ -50,8 +58,11 @@ func factsOf(t reflect.Type) *facts {
 	if f, ok := factsCache.Load(t); ok {
 		return f.(*facts)
 	}
-	f := &facts{opaque: opaque(t, gobEncoder, binaryMarshaler)}
-	f.mayRecur = mayRecur(t, map[reflect.Type]bool{})
+	f := &facts{
+		writesItself: implements(t, gobEncoder) || implements(t, binaryMarshaler),
+		readsItself:  implements(t, gobDecoder) || implements(t, binaryUnmarshaler),
+		mayRecur:     mayRecur(t, map[reflect.Type]bool{}),
+	}
 	if t.Kind() == reflect.Struct {
 		for i := range t.NumField() {
 			if sent(t.Field(i)) {
@@ -70,24 +81,17 @@ var (
 	binaryUnmarshaler = reflect.TypeFor[encoding.BinaryUnmarshaler]()
 )
 
-// opaque reports whether gob calls one of the methods instead of looking into
-// t. Text marshalers do not count: gob leaves them alone, see
+// implements reports whether gob finds the method m on t, or along the pointers
+// from or to it. It does not look for text marshalers, see
 // golang.org/issue/6760.
-func opaque(t reflect.Type, methods ...reflect.Type) bool {
-	for _, m := range methods {
-		if t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(m) {
-			return true
-		}
-		for p, n := t, 0; n <= maxIndirect; p, n = p.Elem(), n+1 {
-			if p.Implements(m) {
-				return true
-			}
-			if p.Kind() != reflect.Pointer {
-				break
-			}
-		}
+func implements(t, m reflect.Type) bool {
+	if t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(m) {
+		return true
 	}
-	return false
+	for n := 0; t.Kind() == reflect.Pointer && n < maxIndirect && !t.Implements(m); n++ {
+		t = t.Elem()
+	}
+	return t.Implements(m)
 }
 
 // maxIndirect is how many pointers gob follows to a method.
@@ -108,7 +112,7 @@ func mayRecur(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if onPath, ok := seen[t]; ok {
 		return onPath
 	}
-	if opaque(t, gobEncoder, binaryMarshaler) {
+	if implements(t, gobEncoder) || implements(t, binaryMarshaler) {
 		return false
 	}
 	seen[t] = true
@@ -135,85 +139,73 @@ func mayRecur(t reflect.Type, seen map[reflect.Type]bool) bool {
 }
 
 // walker follows a value as gob would, with a bound on depth and work. left
-// counts down by no more than the bytes that gob is certain to write.
-type walker struct{ left int }
+// counts down by no more than the bytes that gob is certain to write. The first
+// error stays in err and ends the walk.
+type walker struct {
+	left int
+	err  error
+}
 
-func (w *walker) walk(v reflect.Value, depth int) error {
+func (w *walker) walk(v reflect.Value, depth int) {
 	for n := 0; v.Kind() == reflect.Pointer; v, n = v.Elem(), n+1 {
-		if v.IsNil() || factsOf(v.Type()).opaque {
-			return nil
-		}
 		if n > MaxDepth { // type T *T
-			return errDepth
+			w.err = errDepth
+		}
+		if v.IsNil() || factsOf(v.Type()).writesItself || w.err != nil {
+			return
 		}
 	}
+	size := 1
 	switch v.Kind() {
 	case reflect.String:
-		return w.spend(v.Len())
+		w.spend(v.Len())
+		return
 	case reflect.Interface:
 		if v.IsNil() {
-			return nil
+			return
 		}
 	case reflect.Map, reflect.Slice, reflect.Array:
-		if v.Len() == 0 {
-			return nil
+		if size = v.Len(); size == 0 {
+			return
 		}
 	case reflect.Struct:
 	default:
-		return nil
+		return
 	}
 	f := factsOf(v.Type())
-	if f.opaque {
-		return nil
+	if f.writesItself {
+		return
 	}
 	if depth++; depth > MaxDepth {
-		return errDepth
+		w.err = errDepth
+	}
+	if w.spend(size); w.err != nil {
+		return
 	}
 	switch v.Kind() {
 	case reflect.Interface:
-		if err := w.spend(1); err != nil {
-			return err
-		}
-		return w.walk(v.Elem(), depth)
+		w.walk(v.Elem(), depth)
 	case reflect.Struct:
-		if err := w.spend(1); err != nil {
-			return err
-		}
 		for _, i := range f.fields {
-			if err := w.walk(v.Field(i), depth); err != nil {
-				return err
-			}
+			w.walk(v.Field(i), depth)
 		}
-		return nil
-	}
-	if err := w.spend(v.Len()); err != nil {
-		return err
-	}
-	if v.Kind() == reflect.Map {
-		for it := v.MapRange(); it.Next(); {
-			if err := w.walk(it.Key(), depth); err != nil {
-				return err
-			}
-			if err := w.walk(it.Value(), depth); err != nil {
-				return err
-			}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next() && w.err == nil; {
+			w.walk(it.Key(), depth)
+			w.walk(it.Value(), depth)
 		}
-		return nil
-	}
-	if v.Type().Elem().Kind() < reflect.Array { // numbers
-		return nil
-	}
-	for i := range v.Len() {
-		if err := w.walk(v.Index(i), depth); err != nil {
-			return err
+	default:
+		if v.Type().Elem().Kind() < reflect.Array { // numbers
+			return
+		}
+		for i := 0; i < size && w.err == nil; i++ {
+			w.walk(v.Index(i), depth)
 		}
 	}
-	return nil
 }
 
-func (w *walker) spend(n int) error {
-	if w.left -= n; w.left < 0 {
-		return errEncodedSize
+func (w *walker) spend(n int) {
+	if w.left -= n; w.left < 0 && w.err == nil {
+		w.err = errEncodedSize
 	}
-	return nil
 }

@@ -30,8 +30,13 @@ const (
 	// hundred KiB of definitions take gigabytes.
 	maxSteps = 1 << 16
 
-	maxKeys     = 256     // sets of definitions that a Decoder remembers
-	maxKeyBytes = 1 << 20 // and their length together
+	maxKeys      = 256     // sets of definitions that a Decoder keeps,
+	maxKeyBytes  = 1 << 20 // their length together,
+	maxKeptSteps = 1 << 10 // and the steps that one of them may take
+
+	// checkedLength is the length from which Encode scans what it has written,
+	// so that Decode accepts it. Shorter rows cannot reach the limits above.
+	checkedLength = 4 << 10
 )
 
 var (
@@ -47,6 +52,7 @@ var (
 	errDefinitions = errors.New("too many type definitions")
 	errAmbiguous   = errors.New("type definitions that contradict each other")
 	errUnreadable  = errors.New("something that gob writes but cannot read")
+	errReserved    = errors.New("a type that gob keeps to itself")
 	errUndefined   = errors.New("a type without definition")
 	errMismatch    = errors.New("a type that differs from the registered one")
 )

@@ -91,11 +91,18 @@ type table struct {
 	steps       int
 }
 
-func (t *table) wire(id int32) *wire {
-	if id > 0 && int(id) < len(builtin) {
+func (s *scanner) wire(id int32) *wire {
+	switch {
+	case s.wires[id] != nil:
+		return s.wires[id]
+	case id > 0 && int(id) < len(builtin):
 		return builtin[id]
+	case id > 0 && id < firstUserID:
+		s.fail(errReserved)
+	default:
+		s.fail(errUndefined)
 	}
-	return t.wires[id]
+	return nil
 }
 
 // rootPlan plans the concrete value of an interface variable.
@@ -142,9 +149,6 @@ func (s *scanner) plan(id int32, local reflect.Type, scope map[place]*node) *nod
 	}
 	n := &node{id: id}
 	w := s.wire(id)
-	if w == nil {
-		s.fail(errUndefined)
-	}
 	if s.err != nil {
 		return n
 	}
@@ -164,7 +168,7 @@ func (s *scanner) plan(id int32, local reflect.Type, scope map[place]*node) *nod
 		n.kind = skippedKind
 		return n
 	}
-	if local != nil && (base.Kind() != localKinds[w.kind] || opaque(local, gobDecoder, binaryUnmarshaler)) {
+	if local != nil && (base.Kind() != localKinds[w.kind] || factsOf(local).readsItself) {
 		s.fail(errMismatch)
 		return n
 	}
@@ -255,11 +259,10 @@ var localTypes sync.Map
 // says it all: for numbers, strings, types that read themselves, arrays of them.
 func (s *scanner) localType(name string, id int32) reflect.Type {
 	leaf := s.wire(id)
-	for n := 0; leaf != nil && leaf.kind == arrayKind && n < MaxDepth; n++ {
-		leaf = s.wire(leaf.elem)
-	}
-	if leaf == nil {
-		s.fail(errUndefined)
+	for n := 0; s.err == nil && leaf.kind == arrayKind; n++ {
+		if leaf = s.wire(leaf.elem); n > MaxDepth {
+			s.fail(errDepth)
+		}
 	}
 	if s.err != nil || leaf.kind < arrayKind {
 		return nil
