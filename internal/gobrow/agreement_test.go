@@ -57,7 +57,7 @@ func sampleRows(t testing.TB, seed int64) (rows [][]byte) {
 }
 
 // Each round corrupts every sample twenty times.
-var corruptRounds = flag.Int("corrupt-rounds", 20, "rounds of corrupted rows")
+var corruptRounds = flag.Int("corrupt-rounds", 10, "rounds of corrupted rows")
 
 func TestDecodeAgreesWithAFreshDecoderOnCorruptedRows(t *testing.T) {
 	t.Parallel()
@@ -129,7 +129,7 @@ func rename(row []byte, name string) []byte {
 
 func TestDecodeAgreesWithAFreshDecoderOnRowsOfOtherTypes(t *testing.T) {
 	t.Parallel()
-	rounds := int64(8)
+	rounds := int64(3)
 	if testing.Short() {
 		rounds = 1
 	}

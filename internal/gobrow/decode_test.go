@@ -1,0 +1,244 @@
+package gobrow
+
+import (
+	"encoding/base64"
+	"encoding/gob"
+	"fmt"
+	"math"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// reminder is the job of the rows that v0.10 stored in testdata.
+type reminder struct {
+	Text  string
+	Tries int
+}
+
+func (reminder) Run() {}
+
+func init() { gob.RegisterName("compat.Reminder", reminder{}) }
+
+func TestRowsOfTheOriginalDecode(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"v0_10_sqlite.sql", "v0_10_postgres.sql"} {
+		dump, err := os.ReadFile("../../testdata/" + file)
+		require.NoError(t, err)
+		var d Decoder[job]
+		texts := map[string]bool{}
+		for _, b64 := range regexp.MustCompile(`OhAAD2Nvb[A-Za-z0-9+/]*=*`).FindAllString(string(dump), -1) {
+			row, err := base64.StdEncoding.DecodeString(b64)
+			require.NoError(t, err)
+			v, err := d.Decode(row)
+			require.NoError(t, err)
+			texts[v.(reminder).Text] = true
+		}
+		require.Contains(t, texts, "rome")
+		require.Contains(t, texts, "hourly")
+	}
+}
+
+func TestDecodeCompilesDefinitionsOnce(t *testing.T) {
+	var d Decoder[job]
+	row, err := Encode[job](reminder{"hello", 3})
+	require.NoError(t, err)
+	_, err = d.Decode(row)
+	require.NoError(t, err)
+	require.Len(t, *d.entries.Load(), 1)
+
+	p, _ := split(row)
+	e := d.entry(p.key)
+	require.Equal(t, p.id, e.id)
+	other, err := Encode[job](reminder{"", 0})
+	require.NoError(t, err)
+	fewest := math.Inf(1) // a decoder may be lost now and then
+	for range 20 {
+		fewest = min(fewest, testing.AllocsPerRun(1, func() {
+			v, err := d.Decode(other)
+			require.NoError(t, err)
+			require.Equal(t, reminder{}, v)
+		}))
+	}
+	require.LessOrEqual(t, fewest, 8.0)
+}
+
+func TestDecodeKeepsNoDefinitionsOfInterfacesOrRefusedRows(t *testing.T) {
+	t.Parallel()
+	var d Decoder[job]
+	boxed, err := Encode[job](bound{N: 1})
+	require.NoError(t, err)
+	_, err = d.Decode(boxed)
+	require.NoError(t, err)
+
+	row, err := Encode[job](reminder{"hello", 3})
+	require.NoError(t, err)
+	_, err = d.Decode(append(row, 0))
+	require.ErrorIs(t, err, errTrailing)
+	require.Nil(t, d.entries.Load())
+}
+
+func TestTheCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	// The same type as it is written by one version after the other.
+	version := func(n, length int) []byte {
+		field := fmt.Sprintf("F%d", n) + strings.Repeat("x", length)
+		return rowOf(survivor{}, defs(structDef(t1, field, 6, "Last", 6)), t1, uints(2), str("last"), uints(0))
+	}
+	var d Decoder[job]
+	total := func() (n int) {
+		for key := range *d.entries.Load() {
+			n += len(key)
+		}
+		return n
+	}
+	decode := func(row []byte) {
+		for range 2 {
+			v, err := d.Decode(row)
+			require.NoError(t, err)
+			require.Equal(t, survivor{Last: "last"}, v)
+		}
+	}
+	for n := range 2 * maxKeys {
+		decode(version(n, 0))
+		require.LessOrEqual(t, len(*d.entries.Load()), maxKeys)
+	}
+	require.Len(t, *d.entries.Load(), maxKeys)
+	for n := range 40 {
+		decode(version(n, 100_000))
+		require.LessOrEqual(t, total(), maxKeyBytes)
+	}
+	require.NotZero(t, total())
+	before := total()
+	decode(version(0, 2*maxKeyBytes)) // too long to be kept
+	require.Equal(t, before, total())
+}
+
+func TestARowDecodesOnceItsTypeIsRegistered(t *testing.T) {
+	t.Parallel()
+	row, err := Encode[job](reminder{"hello", 3})
+	require.NoError(t, err)
+	row = rename(row, "gobrow.registered-late")
+	var d Decoder[job]
+	_, err = d.Decode(row)
+	require.ErrorContains(t, err, `name not registered for interface: "gobrow.registered-late"`)
+	gob.RegisterName("gobrow.registered-late", lateReminder{})
+	v, err := d.Decode(row)
+	require.NoError(t, err)
+	require.Equal(t, lateReminder{"hello"}, v)
+}
+
+type lateReminder struct{ Text string }
+
+func (lateReminder) Run() {}
+
+func TestTwoNamesWithTheSameDefinitionsStayApart(t *testing.T) {
+	t.Parallel()
+	var d Decoder[job]
+	row, err := Encode[job](reminder{"hello", 3})
+	require.NoError(t, err)
+	renamed := rename(row, nameOf(private{}))
+	for range 3 {
+		v, err := d.Decode(row)
+		require.NoError(t, err)
+		require.Equal(t, reminder{"hello", 3}, v)
+		_, err = d.Decode(renamed)
+		require.Error(t, err)
+	}
+}
+
+func TestAPanickingJobIsAnErrorAndTheNextRowDecodes(t *testing.T) {
+	t.Parallel()
+	var d Decoder[job]
+	for range 3 {
+		for _, says := range []string{"panic now", "error now"} {
+			row, err := Encode[job](&secret{says})
+			require.NoError(t, err)
+			_, err = d.Decode(row)
+			require.ErrorContains(t, err, says)
+		}
+		row, err := Encode[job](&secret{"fine"})
+		require.NoError(t, err)
+		v, err := d.Decode(row)
+		require.NoError(t, err)
+		require.Equal(t, &secret{"fine"}, v)
+	}
+}
+
+// keeper keeps the bytes that gob lends it.
+type keeper struct{ kept []byte }
+
+func (*keeper) Run()                         {}
+func (k *keeper) GobEncode() ([]byte, error) { return k.kept, nil }
+func (k *keeper) GobDecode(b []byte) error   { k.kept = b; return nil }
+
+// opener decodes another row while its own is being decoded.
+type opener struct{ inside job }
+
+func (*opener) Run()                         {}
+func (o *opener) GobEncode() ([]byte, error) { return Encode(o.inside) }
+func (o *opener) GobDecode(b []byte) (err error) {
+	o.inside, err = openers.Decode(b)
+	return err
+}
+
+var openers Decoder[job]
+
+func init() {
+	gob.Register(&keeper{})
+	gob.Register(&opener{})
+}
+
+func TestDecodedValuesShareNoMemory(t *testing.T) {
+	t.Parallel()
+	var d Decoder[job]
+	var values []job
+	for i := range 5 {
+		row, err := Encode[job](&keeper{[]byte{byte(i)}})
+		require.NoError(t, err)
+		v, err := d.Decode(row)
+		require.NoError(t, err)
+		clear(row)
+		values = append(values, v)
+	}
+	for i, v := range values {
+		require.Equal(t, &keeper{[]byte{byte(i)}}, v)
+	}
+}
+
+func TestAJobMayDecodeOthersWhileItIsDecoded(t *testing.T) {
+	t.Parallel()
+	v := &opener{&opener{&opener{reminder{"inside", 1}}}}
+	row, err := Encode[job](v)
+	require.NoError(t, err)
+	for range 3 {
+		got, err := openers.Decode(row)
+		require.NoError(t, err)
+		require.Equal(t, v, got)
+	}
+}
+
+func TestEncodeRefusesWhatDecodeWould(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("encodes four million empty strings")
+	}
+	// 17 bytes stand for a struct of 1 KiB.
+	_, err := Encode[job](sparse{make([]roomy, maxMemory/1024+1)})
+	require.ErrorIs(t, err, errMemory)
+	_, err = Encode[job](sparse{make([]roomy, 1000)})
+	require.NoError(t, err)
+}
+
+type (
+	sparse   struct{ L []roomy }
+	roomy    struct{ A, B, C, D, E, F, G, H strings8 }
+	strings8 struct{ A, B, C, D, E, F, G, H string }
+)
+
+func (sparse) Run() {}
+
+func init() { gob.Register(sparse{}) }
