@@ -1,0 +1,1567 @@
+package smallben
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"math"
+	"reflect"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+)
+
+const (
+	defaultTimeout = 30 * time.Second
+	insertChunk    = 1000    // rows of one INSERT: 10 binds each, of SQLite's 32,766
+	changeChunk    = 10_000  // rows of one UPDATE or DELETE, which takes them as one parameter
+	portableChunk  = 200     // rows of one portable statement: SQL Server allows 2,100 binds
+	chunkBytes     = 8 << 20 // text of one statement, about
+	listedIDs      = 20      // ids that a message names
+	jobColumns     = "id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input"
+	// timeFormat is how the original wrote times to SQLite, and how mattn's
+	// driver reads them first. PostgreSQL reads it as well.
+	timeFormat = "2006-01-02 15:04:05.999999-07:00"
+)
+
+// RepositoryGormConfig says how to open a RepositoryGorm.
+type RepositoryGormConfig struct {
+	// Dialector is the database, such as postgres.Open(dsn) or
+	// sqlite.Open(path). It must be set.
+	//
+	// On SQLite, readers and a writer block each other for the length of a
+	// commit, unless the database is in WAL mode: for mattn's driver,
+	// sqlite.Open("file:jobs.db?_journal_mode=WAL").
+	Dialector gorm.Dialector
+
+	// Config configures GORM. The repository copies it.
+	// Zero means that nothing is logged. Three fields have no effect: GORM
+	// neither pings, nor opens transactions, nor skips statements (DryRun).
+	Config gorm.Config
+
+	// SkipMigration leaves the creation of the table "jobs" and its indexes
+	// to the user. A missing table is then an error.
+	// Zero means that NewRepositoryGorm creates them if the table is missing.
+	// It alters nothing that is there.
+	SkipMigration bool
+
+	// Timeout bounds each call, opening included.
+	// Zero means 30 s, negative no bound.
+	//
+	// On SQLite it takes the place of the busy timeout of a connection, also
+	// of one in a pool that the dialector was given.
+	Timeout time.Duration
+}
+
+// RepositoryGorm keeps jobs in the table "jobs" of a database that GORM opens.
+// NewRepositoryGorm makes one, Close ends it, and it is safe for concurrent use.
+//
+// PostgreSQL (13 or later) and SQLite (3.38 or later) have statements of their
+// own. Any other database takes portable ones, which are untested there.
+//
+// A transaction gets three quarters of the timeout; what is left is for
+// learning whether a COMMIT happened whose reply was lost.
+type RepositoryGorm struct {
+	db      *gorm.DB
+	pool    *sql.DB
+	dialect dialect
+	timeout time.Duration // 0: none
+}
+
+var _ Repository = (*RepositoryGorm)(nil)
+
+// NewRepositoryGorm opens the database, and creates the table "jobs" with its
+// indexes if it is missing. Several processes may do so at once.
+func NewRepositoryGorm(config *RepositoryGormConfig) (*RepositoryGorm, error) {
+	return newRepositoryGorm(config, false)
+}
+
+// newRepositoryGorm takes the portable statements if portable is set.
+func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*RepositoryGorm, error) {
+	if config == nil {
+		return nil, errors.New("open repository: the config is nil")
+	}
+	if config.Dialector == nil {
+		return nil, errors.New("open repository: Dialector is nil")
+	}
+	r := &RepositoryGorm{timeout: max(config.Timeout, 0)}
+	if config.Timeout == 0 {
+		r.timeout = defaultTimeout
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	if err := r.open(ctx, config); err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	switch name := r.db.Name(); {
+	case portable:
+		r.dialect = portableDialect{}
+	case name == "postgres":
+		r.dialect = postgresDialect{}
+	case name == "sqlite":
+		r.dialect = sqliteDialect{}
+	default:
+		r.dialect = portableDialect{}
+	}
+	if err := r.migrate(ctx, config.SkipMigration); err != nil {
+		if !ownsPool(config.Dialector) {
+			return nil, fmt.Errorf("open repository: %w", err)
+		}
+		return nil, fmt.Errorf("open repository: %w", errors.Join(err, r.Close()))
+	}
+	return r, nil
+}
+
+// Close closes the pool of connections, and with it the repository. It is not
+// for those who passed a pool of their own in the dialector.
+func (r *RepositoryGorm) Close() error { return r.pool.Close() }
+
+// ErrorTypeIfMismatchCount returns gorm.ErrRecordNotFound.
+func (r *RepositoryGorm) ErrorTypeIfMismatchCount() error { return gorm.ErrRecordNotFound }
+
+// AddJobs implements Repository.
+func (r *RepositoryGorm) AddJobs(jobs []JobWithSchedule) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	rows := make([]RawJob, 0, len(jobs))
+	ids := make([]int64, 0, len(jobs))
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	var problems []error
+	for i := range jobs {
+		row, err := jobs[i].BuildJob()
+		if err == nil {
+			err = checkRow(&row)
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		row.CreatedAt, row.UpdatedAt = storedTime(row.CreatedAt, now), storedTime(row.UpdatedAt, now)
+		rows, ids = append(rows, row), append(ids, row.ID)
+	}
+	slices.Sort(ids)
+	for i := 1; i < len(ids); i++ {
+		if ids[i] == ids[i-1] && (i == 1 || ids[i] != ids[i-2]) {
+			problems = append(problems, jobErrorf(ids[i], "%w: it stands twice in the batch", ErrJobExists))
+		}
+	}
+	ids = slices.Compact(ids)
+
+	ctx, cancel := r.context()
+	defer cancel()
+	narrow, err := r.narrowRows(ctx, rows)
+	if err != nil {
+		return r.failed("add jobs", err)
+	}
+	problems = append(problems, narrow...)
+
+	var refused error
+	if len(problems) == 0 {
+		refused, err = r.insert(ctx, rows, ids)
+		if refused == nil {
+			return err
+		}
+	}
+	// Nothing is stored. Name every id that is in the way.
+	existing, err := r.readIDs(ctx, ids)
+	if err != nil && refused == nil {
+		return errors.Join(append(problems, r.failed("add jobs", err))...)
+	}
+	for _, id := range existing {
+		problems = append(problems, jobErrorf(id, "%w", ErrJobExists))
+	}
+	if len(problems) == 0 {
+		return r.failed("add jobs", refused)
+	}
+	return errors.Join(problems...)
+}
+
+// insert stores rows. It returns the refusal of a statement apart from other
+// errors.
+func (r *RepositoryGorm) insert(ctx context.Context, rows []RawJob, ids []int64) (refused, err error) {
+	err = r.write(ctx, "add jobs", func(tx *gorm.DB) (note string, err error) {
+		limit := insertChunk
+		if _, ok := r.dialect.(portableDialect); ok {
+			limit = portableChunk
+		}
+		for chunk := range chunks(rows, limit, func(row *RawJob) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
+			if note, err = r.dialect.insert(tx, chunk); err != nil {
+				refused = err
+				return "", err
+			}
+		}
+		return note, nil
+	}, func(ctx context.Context) (bool, error) {
+		stored, err := r.readIDs(ctx, ids)
+		return len(stored) == len(ids), err
+	})
+	return refused, err
+}
+
+// GetJob implements Repository.
+func (r *RepositoryGorm) GetJob(jobID int64) (JobWithSchedule, error) {
+	rows, err := r.read("get job", ListJobsOptions{JobIDs: []int64{jobID}})
+	if err != nil {
+		return JobWithSchedule{}, err
+	}
+	return rows[0].ToJobWithSchedule()
+}
+
+// PauseJobs implements Repository.
+func (r *RepositoryGorm) PauseJobs(jobs []RawJob) error {
+	targets := make([]rowChange, len(jobs))
+	for i := range jobs {
+		targets[i] = rowChange{id: jobs[i].ID, cronID: DefaultCronID}
+	}
+	return r.change("pause jobs", pausing, targets)
+}
+
+// ResumeJobs implements Repository.
+func (r *RepositoryGorm) ResumeJobs(jobs []JobWithSchedule) error {
+	return r.changeJobs("resume jobs", resuming, jobs)
+}
+
+// SetCronId implements Repository.
+func (r *RepositoryGorm) SetCronId(jobs []JobWithSchedule) error {
+	return r.changeJobs("set cron ids", settingCronID, jobs)
+}
+
+// SetCronIdAndChangeScheduleAndJobInput implements Repository. Of expression
+// and input it writes only what the update that made a job names.
+func (r *RepositoryGorm) SetCronIdAndChangeScheduleAndJobInput(jobs []JobWithSchedule) error {
+	return r.changeJobs("update jobs", updating, jobs)
+}
+
+// DeleteJobsByIds implements Repository.
+func (r *RepositoryGorm) DeleteJobsByIds(jobsID []int64) error {
+	targets := make([]rowChange, len(jobsID))
+	for i, id := range jobsID {
+		targets[i].id = id
+	}
+	return r.change("delete jobs", deleting, targets)
+}
+
+// GetAllJobsToExecute implements Repository.
+func (r *RepositoryGorm) GetAllJobsToExecute() ([]JobWithSchedule, error) {
+	rows, err := r.read("get jobs to execute", ListJobsOptions{Paused: new(bool)})
+	if err != nil {
+		return nil, err
+	}
+	jobs, defects := decodeRows(rows)
+	return jobs, errors.Join(defects...)
+}
+
+// GetJobsByIds implements Repository.
+func (r *RepositoryGorm) GetJobsByIds(jobsID []int64) ([]JobWithSchedule, error) {
+	if jobsID == nil {
+		jobsID = []int64{}
+	}
+	rows, err := r.read("get jobs", ListJobsOptions{JobIDs: jobsID})
+	if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
+		return nil, err
+	}
+	jobs, defects := decodeRows(rows)
+	return jobs, errors.Join(append(defects, err)...)
+}
+
+// ListJobs implements Repository.
+func (r *RepositoryGorm) ListJobs(options ToListOptions) ([]RawJob, error) {
+	return r.read("list jobs", ResolveListOptions(options))
+}
+
+// open lets GORM open the pool, within ctx: some drivers connect here and do not
+// ask.
+func (r *RepositoryGorm) open(ctx context.Context, config *RepositoryGormConfig) error {
+	own := config.Config
+	own.DisableAutomaticPing = true
+	own.SkipDefaultTransaction = true
+	own.DryRun = false
+	own.ClauseBuilders = maps.Clone(own.ClauseBuilders)
+	own.Plugins = maps.Clone(own.Plugins)
+	if own.Logger == nil {
+		own.Logger = logger.Discard
+	}
+	type opened struct {
+		db   *gorm.DB
+		pool *sql.DB
+		err  error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		db, err := gorm.Open(config.Dialector, &own)
+		if err != nil {
+			done <- opened{err: err}
+			return
+		}
+		pool, err := db.DB()
+		if err != nil {
+			err = fmt.Errorf("the dialector's pool is a %T: %w", db.ConnPool, err)
+		}
+		done <- opened{db, pool, err}
+	}()
+	select {
+	case o := <-done:
+		r.db, r.pool = o.db, o.pool
+		return o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.pool != nil && ownsPool(config.Dialector) {
+				_ = o.pool.Close()
+			}
+		}()
+		return ctx.Err()
+	}
+}
+
+// ownsPool reports whether the dialector opened the pool. GORM's dialectors
+// have a field Conn for one that the user opened.
+func ownsPool(dialector gorm.Dialector) bool {
+	v := reflect.Indirect(reflect.ValueOf(dialector))
+	if v.Kind() != reflect.Struct {
+		return true
+	}
+	field, found := v.Type().FieldByName("Conn")
+	if !found {
+		return true
+	}
+	conn, err := v.FieldByIndexErr(field.Index)
+	return err != nil || conn.Kind() != reflect.Interface || conn.IsNil()
+}
+
+// migrate makes sure that the table is there with the columns it needs.
+func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
+	if r.db.Name() == "sqlite" {
+		if err := r.pinMemory(ctx); err != nil {
+			return err
+		}
+	}
+	exists := func() (exists bool, err error) {
+		err = r.attempt(ctx, func(conn *sql.Conn) (err error) {
+			exists, err = r.dialect.exists(r.session(ctx, conn))
+			return err
+		})
+		return exists, err
+	}
+	found, err := exists()
+	if err != nil {
+		return err
+	}
+	if !found {
+		if skip {
+			return errors.New("the table jobs is missing, and SkipMigration is set")
+		}
+		err := r.write(ctx, "create table jobs", func(tx *gorm.DB) (string, error) {
+			return "", r.dialect.create(tx)
+		}, func(context.Context) (bool, error) { return exists() })
+		if err != nil {
+			// Another process may have been faster.
+			if found, existsErr := exists(); existsErr != nil || !found {
+				return err
+			}
+		}
+	}
+	err = r.attempt(ctx, func(conn *sql.Conn) error {
+		rows, err := query(r.session(ctx, conn), "SELECT "+jobColumns+" FROM jobs WHERE 1 = 0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(rows.Err(), rows.Close())
+	})
+	if err != nil {
+		return fmt.Errorf("table jobs: %w", err)
+	}
+	return nil
+}
+
+// pinMemory keeps to one connection if the database is in memory: each
+// connection has one of its own.
+func (r *RepositoryGorm) pinMemory(ctx context.Context) error {
+	return r.attempt(ctx, func(conn *sql.Conn) error {
+		var file string
+		err := conn.QueryRowContext(ctx, "SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'").Scan(&file)
+		if err == nil && file == "" {
+			r.pool.SetMaxOpenConns(1)
+			r.pool.SetMaxIdleConns(1)
+			r.pool.SetConnMaxLifetime(0)
+			r.pool.SetConnMaxIdleTime(0)
+		}
+		return err
+	})
+}
+
+// context bounds a call.
+func (r *RepositoryGorm) context() (context.Context, context.CancelFunc) {
+	if r.timeout == 0 {
+		return context.WithCancel(context.Background())
+	}
+	return context.WithTimeout(context.Background(), r.timeout)
+}
+
+// session gives GORM on one connection or transaction. It is good for any
+// number of statements.
+func (r *RepositoryGorm) session(ctx context.Context, pool gorm.ConnPool) *gorm.DB {
+	session := r.db.Session(&gorm.Session{NewDB: true, Context: ctx})
+	session.Statement.ConnPool = pool
+	return session
+}
+
+// failed names the operation of an error.
+func (r *RepositoryGorm) failed(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: no answer from the database within %v: %w", op, r.timeout, err)
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
+
+// conn takes a connection from the pool. SQLite's drivers connect without a
+// look at the context, and wait for locks as they do.
+func (r *RepositoryGorm) conn(ctx context.Context) (*sql.Conn, error) {
+	if r.db.Name() != "sqlite" {
+		return r.pool.Conn(ctx)
+	}
+	type taken struct {
+		conn *sql.Conn
+		err  error
+	}
+	done := make(chan taken, 1)
+	go func() {
+		conn, err := r.pool.Conn(ctx)
+		done <- taken{conn, err}
+	}()
+	select {
+	case t := <-done:
+		if t.err != nil {
+			return nil, t.err
+		}
+		return t.conn, setBusyTimeout(ctx, t.conn)
+	case <-ctx.Done():
+		go func() {
+			if t := <-done; t.conn != nil {
+				_ = t.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+// setBusyTimeout makes SQLite wait for locks until ctx ends: mattn's driver does
+// not heed ctx while it waits.
+func setBusyTimeout(ctx context.Context, conn interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+}) error {
+	wait := int64(math.MaxInt32)
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, max(1, time.Until(deadline).Milliseconds()))
+	}
+	_, err := conn.ExecContext(ctx, "PRAGMA busy_timeout = "+strconv.FormatInt(wait, 10))
+	return err
+}
+
+// attempt calls use, which must not commit anything, with a connection, and
+// closes that.
+func (r *RepositoryGorm) attempt(ctx context.Context, use func(conn *sql.Conn) error) error {
+	conn, err := r.acquire(ctx, use)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// acquire calls first, which must not commit anything, with a connection, and
+// returns that. A connection that died in the pool, with its server perhaps,
+// fails no call: the next one is tried, until the pool holds only new ones.
+func (r *RepositoryGorm) acquire(ctx context.Context, first func(conn *sql.Conn) error) (*sql.Conn, error) {
+	for pooled := r.pool.Stats().OpenConnections; ; pooled-- {
+		conn, err := r.conn(ctx)
+		if conn == nil {
+			return nil, err
+		}
+		if err == nil {
+			err = first(conn)
+		}
+		if err == nil {
+			return conn, nil
+		}
+		dead := pooled > 0 && ctx.Err() == nil && conn.PingContext(ctx) != nil
+		_ = conn.Close()
+		if !dead {
+			return nil, err
+		}
+	}
+}
+
+// read returns the rows that match, in the order of their ids.
+func (r *RepositoryGorm) read(op string, options ListJobsOptions) ([]RawJob, error) {
+	ctx, cancel := r.context()
+	defer cancel()
+	rows, err := r.readRows(ctx, options)
+	if err != nil {
+		return nil, r.failed(op, err)
+	}
+	if !options.onlyJobIDs() {
+		return rows, nil
+	}
+	found := make(map[int64]bool, len(rows))
+	for i := range rows {
+		found[rows[i].ID] = true
+	}
+	missing := slices.DeleteFunc(slices.Clone(options.JobIDs), func(id int64) bool { return found[id] })
+	return rows, mismatch(op, missing)
+}
+
+func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) (rows []RawJob, err error) {
+	for _, ids := range [][]int64{options.JobIDs, options.GroupIDs, options.SuperGroupIDs} {
+		if ids != nil && len(ids) == 0 {
+			return []RawJob{}, nil
+		}
+	}
+	err = r.attempt(ctx, func(conn *sql.Conn) (err error) {
+		rows, err = r.dialect.read(r.session(ctx, conn), options)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	byID := func(a, b RawJob) int { return cmp.Compare(a.ID, b.ID) }
+	if !slices.IsSortedFunc(rows, byID) {
+		slices.SortStableFunc(rows, byID)
+	}
+	return rows, nil
+}
+
+// readIDs returns those of the ids that exist.
+func (r *RepositoryGorm) readIDs(ctx context.Context, ids []int64) ([]int64, error) {
+	rows, err := r.readRows(ctx, ListJobsOptions{JobIDs: ids})
+	existing := make([]int64, len(rows))
+	for i := range rows {
+		existing[i] = rows[i].ID
+	}
+	return existing, err
+}
+
+// mismatch is the mismatch error of an operation, or nil if no id is missing.
+func mismatch(op string, missing []int64) error {
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.Sort(missing)
+	missing = slices.Compact(missing)
+	var list strings.Builder
+	for i, id := range missing[:min(len(missing), listedIDs)] {
+		if i > 0 {
+			list.WriteString(", ")
+		}
+		list.WriteString(strconv.FormatInt(id, 10))
+	}
+	if more := len(missing) - listedIDs; more > 0 {
+		fmt.Fprintf(&list, " and %d more", more)
+	}
+	noun := "jobs"
+	if len(missing) == 1 {
+		noun = "job"
+	}
+	return fmt.Errorf("%s: %w: %s %s", op, gorm.ErrRecordNotFound, noun, list.String())
+}
+
+// changeKind is what a change does to rows.
+type changeKind int
+
+const (
+	pausing changeKind = iota
+	resuming
+	settingCronID
+	updating
+	deleting
+)
+
+// rowChange is one row of a change, and what is written to it.
+type rowChange struct {
+	id, cronID        int64
+	expression, input *string // nil: not written
+}
+
+func (r *RepositoryGorm) changeJobs(op string, kind changeKind, jobs []JobWithSchedule) error {
+	targets := make([]rowChange, len(jobs))
+	var problems []error
+	for i := range jobs {
+		row, err := jobs[i].BuildJob()
+		if err == nil && kind == updating {
+			err = checkText(&row)
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		targets[i] = rowChange{id: row.ID, cronID: row.CronID}
+		changes := jobs[i].changes
+		if both := changes == (columnChanges{}); kind == updating {
+			if changes.expression || both {
+				targets[i].expression = &row.CronExpression
+			}
+			if changes.input || both {
+				targets[i].input = &row.SerializedJobInput
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return errors.Join(problems...)
+	}
+	return r.change(op, kind, targets)
+}
+
+// change changes every target that exists, in one transaction.
+func (r *RepositoryGorm) change(op string, kind changeKind, targets []rowChange) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	// In the order of ids, so that two processes do not wait for each other.
+	slices.SortStableFunc(targets, func(a, b rowChange) int { return cmp.Compare(a.id, b.id) })
+	targets = slices.CompactFunc(targets, func(a, b rowChange) bool { return a.id == b.id })
+
+	ctx, cancel := r.context()
+	defer cancel()
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	var missing []int64
+	err := r.write(ctx, op, func(tx *gorm.DB) (note string, err error) {
+		limit := changeChunk
+		if _, ok := r.dialect.(portableDialect); ok {
+			limit = portableChunk
+		}
+		size := func(t *rowChange) (n int) {
+			for _, text := range []*string{t.expression, t.input} {
+				if text != nil {
+					n += len(*text)
+				}
+			}
+			return n
+		}
+		for chunk := range chunks(targets, limit, size) {
+			var lost []int64
+			lost, note, err = r.dialect.change(tx, kind, chunk, now)
+			if err != nil {
+				return "", err
+			}
+			missing = append(missing, lost...)
+		}
+		return note, nil
+	}, func(ctx context.Context) (bool, error) {
+		return r.changed(ctx, kind, targets, missing, now)
+	})
+	if err != nil {
+		return err
+	}
+	return mismatch(op, missing)
+}
+
+// changed reports whether the rows are as a change leaves them.
+func (r *RepositoryGorm) changed(ctx context.Context, kind changeKind, targets []rowChange, missing []int64, now time.Time) (bool, error) {
+	wanted := make(map[int64]rowChange, len(targets))
+	ids := make([]int64, len(targets))
+	for i, t := range targets {
+		ids[i], wanted[t.id] = t.id, t
+	}
+	rows, err := r.readRows(ctx, ListJobsOptions{JobIDs: ids})
+	if err != nil {
+		return false, err
+	}
+	if kind == deleting {
+		return len(rows) == 0, nil
+	}
+	for i := range rows {
+		row, t := &rows[i], wanted[rows[i].ID]
+		if kind == settingCronID && row.CronID != t.cronID || kind != settingCronID && !row.UpdatedAt.Equal(now) {
+			return false, nil
+		}
+	}
+	return len(rows) == len(targets)-len(missing), nil
+}
+
+// write runs body in one transaction. If the COMMIT fails, it learns whether
+// that happened from the note that body returns, if the dialect has such notes,
+// and from took, which looks whether the rows are as body leaves them.
+func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
+	txCtx := ctx
+	if r.timeout > 0 {
+		var cancel context.CancelFunc
+		txCtx, cancel = context.WithTimeout(ctx, r.timeout*3/4)
+		defer cancel()
+	}
+	var tx *sql.Tx
+	conn, err := r.acquire(txCtx, func(conn *sql.Conn) (err error) {
+		tx, err = conn.BeginTx(txCtx, nil)
+		return err
+	})
+	if err != nil {
+		return r.failed(op, err)
+	}
+	defer func() { _ = conn.Close() }()
+	defer func() { _ = tx.Rollback() }()
+
+	note, err := body(r.session(txCtx, tx))
+	if err == nil && r.db.Name() == "sqlite" {
+		err = setBusyTimeout(txCtx, tx)
+	}
+	if err == nil {
+		err = txCtx.Err()
+	}
+	if err != nil {
+		return r.failed(op, err)
+	}
+	err = tx.Commit()
+	if err == nil {
+		return nil
+	}
+	if err == sql.ErrTxDone { //nolint:errorlint // as such, database/sql sent no COMMIT: txCtx ended, and it rolled back
+		return r.failed(op, txCtx.Err())
+	}
+	r.abandon(ctx, conn)
+	return r.settle(ctx, &unknownOutcome{op: op, cause: err, note: note, took: took, repository: r})
+}
+
+// abandon ends a transaction that a failed COMMIT may have left open.
+func (r *RepositoryGorm) abandon(ctx context.Context, conn *sql.Conn) {
+	if r.db.Name() == "sqlite" {
+		// Not by closing the connection: the database may be in memory.
+		_, _ = conn.ExecContext(ctx, "ROLLBACK")
+		_ = conn.Close()
+		return
+	}
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+}
+
+// fate is what became of a COMMIT.
+type fate int
+
+const (
+	pending fate = iota
+	committed
+	aborted
+	obscure // the database will not say any more than it has
+)
+
+// settle asks what became of a COMMIT until ctx ends. It returns u if it cannot
+// learn that.
+func (r *RepositoryGorm) settle(ctx context.Context, u *unknownOutcome) error {
+	if r.timeout == 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
+		defer cancel()
+	}
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		f, err := r.dialect.fate(ctx, r, u.note, u.took)
+		switch {
+		case err != nil || f == pending:
+		case f == committed:
+			return nil
+		case f == aborted:
+			return r.failed(u.op, fmt.Errorf("commit: %w", u.cause))
+		default:
+			return u
+		}
+		select {
+		case <-ctx.Done():
+			return u
+		case <-time.After(pause):
+		}
+	}
+}
+
+// unknownOutcome is the error of a write of which the database did not say
+// whether it happened.
+type unknownOutcome struct {
+	op         string
+	cause      error // of the COMMIT
+	note       string
+	took       func(context.Context) (bool, error)
+	repository *RepositoryGorm
+}
+
+func (u *unknownOutcome) Error() string {
+	return fmt.Sprintf("%s: %v: commit: %v", u.op, ErrOutcomeUnknown, u.cause)
+}
+
+func (u *unknownOutcome) Unwrap() []error { return []error{ErrOutcomeUnknown, u.cause} }
+
+// settled reports whether what the database holds now is the outcome. Its error
+// means that the database does not answer.
+func (u *unknownOutcome) settled() (bool, error) {
+	ctx, cancel := u.repository.context()
+	defer cancel()
+	if u.repository.timeout == 0 {
+		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
+		defer cancel()
+	}
+	f, err := u.repository.dialect.fate(ctx, u.repository, u.note, u.took)
+	if err != nil {
+		return false, u.repository.failed(u.op, err)
+	}
+	return f != pending, nil
+}
+
+// checkRow says why no table can hold the row, or nil.
+func checkRow(row *RawJob) error {
+	if row.ID == 0 {
+		return jobErrorf(row.ID, "%w: the id is 0", ErrInvalidJob)
+	}
+	for _, t := range []time.Time{row.CreatedAt, row.UpdatedAt} {
+		if year := t.UTC().Year(); year < 1 || year > 9999 {
+			return jobErrorf(row.ID, "%w: a time in the year %d", ErrInvalidJob, year)
+		}
+	}
+	return checkText(row)
+}
+
+func checkText(row *RawJob) error {
+	if len(row.CronExpression) > maxExpressionLength {
+		return jobErrorf(row.ID, "%w: expression of %d bytes: at most %d are allowed", ErrInvalidJob, len(row.CronExpression), maxExpressionLength)
+	}
+	for _, text := range []string{row.CronExpression, row.SerializedJob, row.SerializedJobInput} {
+		if !utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0 {
+			return jobErrorf(row.ID, "%w: text that is not UTF-8, or holds a NUL", ErrInvalidJob)
+		}
+	}
+	return nil
+}
+
+func storedTime(t, now time.Time) time.Time {
+	if t.IsZero() {
+		return now
+	}
+	return t.UTC().Truncate(time.Microsecond)
+}
+
+// narrowRows returns a JobError for each row with an id that its column cannot
+// hold. The original's table has 32 bits for super_group_id and cron_id, and
+// SQLite would not mind.
+func (r *RepositoryGorm) narrowRows(ctx context.Context, rows []RawJob) (problems []error, err error) {
+	columns := []string{"id", "group_id", "super_group_id", "cron_id"}
+	values := func(row *RawJob) []int64 {
+		return []int64{row.ID, row.GroupID, row.SuperGroupID, row.CronID}
+	}
+	var wide []*RawJob
+	for i := range rows {
+		if slices.ContainsFunc(values(&rows[i]), func(v int64) bool { return v != int64(int32(v)) }) {
+			wide = append(wide, &rows[i])
+		}
+	}
+	if len(wide) == 0 {
+		return nil, nil
+	}
+	narrow := make([]bool, len(columns))
+	err = r.attempt(ctx, func(conn *sql.Conn) error {
+		result, err := query(r.session(ctx, conn), "SELECT "+strings.Join(columns, ", ")+" FROM jobs WHERE 1 = 0")
+		if err != nil {
+			return err
+		}
+		defer result.Close()
+		types, err := result.ColumnTypes()
+		if err != nil {
+			return err
+		}
+		some64 := false
+		for i, t := range types {
+			switch strings.ToUpper(t.DatabaseTypeName()) {
+			case "INT4", "INT", "INTEGER":
+				narrow[i] = true
+			case "INT8", "BIGINT":
+				some64 = true
+			}
+		}
+		if r.db.Name() == "sqlite" && !some64 {
+			// The table does not tell integer from bigint: GORM's own do not.
+			clear(narrow)
+		}
+		return result.Err()
+	})
+	for _, row := range wide {
+		for i, v := range values(row) {
+			if narrow[i] && v != int64(int32(v)) {
+				problems = append(problems, jobErrorf(row.ID, "%w: column %s of the table jobs has 32 bits, too few for %d", ErrInvalidJob, columns[i], v))
+			}
+		}
+	}
+	return problems, err
+}
+
+// dialect is what differs between databases.
+type dialect interface {
+	// exists reports whether there is a table jobs.
+	exists(tx *gorm.DB) (bool, error)
+	// create creates the table and its indexes.
+	create(tx *gorm.DB) error
+	// read returns the rows that match.
+	read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, error)
+	// insert adds rows. The note is for fate.
+	insert(tx *gorm.DB, rows []RawJob) (note string, err error)
+	// change changes the targets that exist, and returns the ids of the
+	// others. Targets are in the order of their ids, and no two have the same.
+	change(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, note string, err error)
+	// fate tells what became of a COMMIT that failed, or an error if the
+	// database does not answer.
+	fate(ctx context.Context, r *RepositoryGorm, note string, took func(context.Context) (bool, error)) (fate, error)
+}
+
+// statement prepares a statement in the database's own placeholders.
+func statement(tx *gorm.DB, text string, args []any) *gorm.DB {
+	tx = tx.Table("jobs")
+	tx.Statement.SQL.WriteString(text)
+	tx.Statement.Vars = args
+	return tx
+}
+
+func query(tx *gorm.DB, text string, args ...any) (*sql.Rows, error) {
+	return statement(tx, text, args).Rows()
+}
+
+func exec(tx *gorm.DB, text string, args ...any) error {
+	tx = statement(tx, text, args)
+	return tx.Callback().Raw().Execute(tx).Error
+}
+
+// queryRow scans the only row of a query.
+func queryRow(tx *gorm.DB, text string, args []any, dest ...any) error {
+	rows, err := query(tx, text, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		return errors.Join(rows.Err(), sql.ErrNoRows)
+	}
+	if err := rows.Scan(dest...); err != nil {
+		return err
+	}
+	return rows.Close()
+}
+
+// createTable creates the table with the type of times, and its indexes. Their
+// names are the original's; where another table's index has one, ours gets a
+// longer one.
+func createTable(tx *gorm.DB, timeType, nameTaken string) error {
+	if err := exec(tx, `CREATE TABLE jobs (
+	id bigint PRIMARY KEY,
+	group_id bigint NOT NULL,
+	super_group_id bigint NOT NULL,
+	paused boolean NOT NULL DEFAULT false,
+	cron_expression varchar(256) NOT NULL,
+	cron_id bigint NOT NULL DEFAULT 0,
+	serialized_job text NOT NULL,
+	serialized_job_input text NOT NULL,
+	created_at `+timeType+` NOT NULL DEFAULT current_timestamp,
+	updated_at `+timeType+` NOT NULL DEFAULT current_timestamp
+)`); err != nil {
+		return err
+	}
+	for _, index := range [][2]string{{"paused_idx", "paused"}, {"group_idx", "group_id"}, {"super_group_idx", "super_group_id"}} {
+		name, column := index[0], index[1]
+		var taken bool
+		if err := queryRow(tx, nameTaken, []any{name}, &taken); err != nil {
+			return err
+		}
+		if taken {
+			name = "jobs_" + name
+		}
+		if err := exec(tx, "CREATE INDEX "+name+" ON jobs ("+column+")"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// postgresDialect takes any number of rows as one array for each column.
+type postgresDialect struct{}
+
+func (postgresDialect) exists(tx *gorm.DB) (exists bool, err error) {
+	err = queryRow(tx, "SELECT to_regclass('jobs') IS NOT NULL", nil, &exists)
+	return exists, err
+}
+
+func (postgresDialect) create(tx *gorm.DB) error {
+	return createTable(tx, "timestamp with time zone",
+		"SELECT EXISTS (SELECT 1 FROM pg_class WHERE relname = $1::text AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'jobs'::regclass))")
+}
+
+func (postgresDialect) read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, error) {
+	text, args := selection(options, "SELECT "+jobColumns+" FROM jobs",
+		"paused IS TRUE", "paused IS NOT TRUE", "%s = ANY($%d::bigint[])",
+		func(ids []int64) string { return pgArray(ids, appendInt) })
+	rows, err := query(tx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	return scanRows(rows, false)
+}
+
+func (postgresDialect) insert(tx *gorm.DB, rows []RawJob) (xid string, err error) {
+	args := []any{
+		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.ID, 10) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.GroupID, 10) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.SuperGroupID, 10) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.CronID, 10) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.CronExpression) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendBool(b, row.Paused) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.CreatedAt.Format(timeFormat)) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.UpdatedAt.Format(timeFormat)) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.SerializedJob) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.SerializedJobInput) }),
+	}
+	err = queryRow(tx, "WITH added AS (INSERT INTO jobs ("+jobColumns+`)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::boolean[], $7::timestamptz[], $8::timestamptz[], $9::text[], $10::text[]))
+SELECT pg_current_xact_id()::text`, args, &xid)
+	return xid, err
+}
+
+// postgresChanges are the statements of changes. $1 are ids, $2 cron ids, $3 the
+// time, $4 expressions, $5 inputs.
+var postgresChanges = map[changeKind]struct {
+	text string
+	args int
+}{
+	deleting:      {"DELETE FROM jobs WHERE id = ANY($1::bigint[])", 1},
+	settingCronID: {"UPDATE jobs SET cron_id = v.cron_id FROM unnest($1::bigint[], $2::bigint[]) AS v(id, cron_id) WHERE jobs.id = v.id", 2},
+	pausing:       {"UPDATE jobs SET paused = true, cron_id = v.cron_id, updated_at = $3::timestamptz FROM unnest($1::bigint[], $2::bigint[]) AS v(id, cron_id) WHERE jobs.id = v.id", 3},
+	resuming:      {"UPDATE jobs SET paused = false, cron_id = v.cron_id, updated_at = $3::timestamptz FROM unnest($1::bigint[], $2::bigint[]) AS v(id, cron_id) WHERE jobs.id = v.id", 3},
+	updating: {`UPDATE jobs SET cron_id = v.cron_id, updated_at = $3::timestamptz,
+	cron_expression = coalesce(v.expression, jobs.cron_expression), serialized_job_input = coalesce(v.input, jobs.serialized_job_input)
+FROM unnest($1::bigint[], $2::bigint[], $4::text[], $5::text[]) AS v(id, cron_id, expression, input) WHERE jobs.id = v.id`, 5},
+}
+
+func (postgresDialect) change(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, xid string, err error) {
+	change := postgresChanges[kind]
+	args := []any{
+		pgArray(targets, func(b []byte, t rowChange) []byte { return strconv.AppendInt(b, t.id, 10) }),
+		pgArray(targets, func(b []byte, t rowChange) []byte { return strconv.AppendInt(b, t.cronID, 10) }),
+		now.Format(timeFormat),
+		pgArray(targets, func(b []byte, t rowChange) []byte { return appendNullable(b, t.expression) }),
+		pgArray(targets, func(b []byte, t rowChange) []byte { return appendNullable(b, t.input) }),
+	}
+	var list string
+	err = queryRow(tx, "WITH changed AS ("+change.text+` RETURNING jobs.id)
+SELECT pg_current_xact_id()::text, array(SELECT unnest($1::bigint[]) EXCEPT SELECT id FROM changed)::text`, args[:change.args], &xid, &list)
+	if err != nil {
+		return nil, "", err
+	}
+	for id := range strings.FieldsFuncSeq(list, func(c rune) bool { return strings.ContainsRune("{,}", c) }) {
+		n, err := strconv.ParseInt(id, 10, 64)
+		if err != nil {
+			return nil, "", err
+		}
+		missing = append(missing, n)
+	}
+	return missing, xid, nil
+}
+
+// fate goes by the transaction's id. After a crash the server may give an id
+// away again, so the rows have the last word on a COMMIT that happened.
+func (postgresDialect) fate(ctx context.Context, r *RepositoryGorm, xid string, took func(context.Context) (bool, error)) (fate, error) {
+	status := "committed" // no id: took alone decides
+	if xid != "" {
+		var answer sql.NullString
+		err := r.attempt(ctx, func(conn *sql.Conn) error {
+			return queryRow(r.session(ctx, conn),
+				"SELECT CASE WHEN $1::xid8 < pg_current_xact_id() THEN pg_xact_status($1::xid8) ELSE 'aborted' END", []any{xid}, &answer)
+		})
+		if err != nil {
+			return pending, err
+		}
+		status = answer.String
+	}
+	switch status {
+	case "in progress":
+		return pending, nil
+	case "aborted":
+		return aborted, nil
+	case "committed":
+		if ok, err := took(ctx); err != nil || ok {
+			return committed, err
+		}
+	}
+	return obscure, nil
+}
+
+// pgArray writes the text of an array.
+func pgArray[T any](values []T, appendValue func([]byte, T) []byte) string {
+	b := []byte{'{'}
+	for i, v := range values {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendValue(b, v)
+	}
+	return string(append(b, '}'))
+}
+
+func appendInt(b []byte, v int64) []byte { return strconv.AppendInt(b, v, 10) }
+
+// appendQuoted writes text as an array takes it.
+func appendQuoted(b []byte, text string) []byte {
+	b = append(b, '"')
+	for i := range len(text) {
+		if c := text[i]; c == '"' || c == '\\' {
+			b = append(b, '\\')
+		}
+		b = append(b, text[i])
+	}
+	return append(b, '"')
+}
+
+func appendNullable(b []byte, text *string) []byte {
+	if text == nil {
+		return append(b, "NULL"...)
+	}
+	return appendQuoted(b, *text)
+}
+
+// sqliteDialect takes any number of rows as one JSON parameter, but inserts them
+// through binds, which is faster.
+type sqliteDialect struct{}
+
+func (sqliteDialect) exists(tx *gorm.DB) (exists bool, err error) {
+	err = queryRow(tx, "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = 'jobs' COLLATE NOCASE)", nil, &exists)
+	return exists, err
+}
+
+func (sqliteDialect) create(tx *gorm.DB) error {
+	return createTable(tx, "datetime", "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE)")
+}
+
+// read hides the declared types, by which drivers convert what is stored: a
+// timestamp that cannot be read would become the zero time.
+func (sqliteDialect) read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, error) {
+	const isPaused = "typeof(paused) = 'integer' AND paused <> 0"
+	text, args := selection(options,
+		"SELECT +id, +group_id, +super_group_id, +cron_id, +cron_expression, +paused, +created_at, +updated_at, +serialized_job, +serialized_job_input FROM jobs",
+		"("+isPaused+")", "NOT ("+isPaused+")", "%s IN (SELECT value FROM json_each(?%d))", jsonIDs)
+	rows, err := query(tx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	return scanRows(rows, true)
+}
+
+func (sqliteDialect) insert(tx *gorm.DB, rows []RawJob) (string, error) {
+	const row = "(?,?,?,?,?,?,?,?,?,?)"
+	args := make([]any, 0, 10*len(rows))
+	for i := range rows {
+		row := &rows[i]
+		args = append(args, row.ID, row.GroupID, row.SuperGroupID, row.CronID, row.CronExpression, row.Paused,
+			row.CreatedAt.Format(timeFormat), row.UpdatedAt.Format(timeFormat), row.SerializedJob, row.SerializedJobInput)
+	}
+	return "", exec(tx, "INSERT INTO jobs ("+jobColumns+") VALUES "+strings.Repeat(row+",", len(rows)-1)+row, args...)
+}
+
+// sqliteChanges are the statements of changes. ?1 is the array of rows, each an
+// array of id, cron id, expression and input, and ?2 the time.
+var sqliteChanges = map[changeKind]struct {
+	text string
+	args int
+}{
+	deleting:      {"DELETE FROM jobs WHERE id IN (SELECT value ->> 0 FROM json_each(?1))", 1},
+	settingCronID: {"UPDATE jobs SET cron_id = v.cron_id" + sqliteSource, 1},
+	pausing:       {"UPDATE jobs SET paused = true, cron_id = v.cron_id, updated_at = ?2" + sqliteSource, 2},
+	resuming:      {"UPDATE jobs SET paused = false, cron_id = v.cron_id, updated_at = ?2" + sqliteSource, 2},
+	updating: {`UPDATE jobs SET cron_id = v.cron_id, updated_at = ?2,
+	cron_expression = coalesce(v.expression, jobs.cron_expression), serialized_job_input = coalesce(v.input, jobs.serialized_job_input)` + sqliteSource, 2},
+}
+
+const sqliteSource = ` FROM (SELECT value ->> 0 AS id, value ->> 1 AS cron_id, value ->> 2 AS expression, value ->> 3 AS input FROM json_each(?1)) AS v
+WHERE jobs.id = v.id`
+
+func (sqliteDialect) change(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, note string, err error) {
+	change := sqliteChanges[kind]
+	sources := make([][4]any, len(targets))
+	for i, t := range targets {
+		sources[i] = [4]any{t.id, t.cronID, t.expression, t.input}
+	}
+	source, err := json.Marshal(sources)
+	if err != nil {
+		return nil, "", err
+	}
+	args := []any{string(source), now.Format(timeFormat)}
+	rows, err := query(tx, change.text+" RETURNING id", args[:change.args]...)
+	if err != nil {
+		return nil, "", err
+	}
+	defer rows.Close()
+	found := make(map[int64]bool, len(targets))
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, "", err
+		}
+		found[id] = true
+	}
+	for _, t := range targets {
+		if !found[t.id] {
+			missing = append(missing, t.id)
+		}
+	}
+	return missing, "", errors.Join(rows.Err(), rows.Close())
+}
+
+// fate looks at the rows. SQLite rolls a COMMIT back that fails.
+func (sqliteDialect) fate(ctx context.Context, _ *RepositoryGorm, _ string, took func(context.Context) (bool, error)) (fate, error) {
+	if ok, err := took(ctx); err != nil || ok {
+		return committed, err
+	}
+	return aborted, nil
+}
+
+func jsonIDs(ids []int64) string {
+	list := pgArray(ids, appendInt)
+	return "[" + list[1:len(list)-1] + "]"
+}
+
+// portableDialect leaves the statements to GORM. It reads in chunks, so that a
+// read is not a snapshot, and updates that differ from row to row take one
+// statement for each.
+type portableDialect struct{}
+
+func (portableDialect) exists(tx *gorm.DB) (bool, error) {
+	return tx.Migrator().HasTable(&RawJob{}), nil
+}
+
+func (portableDialect) create(tx *gorm.DB) error { return tx.Migrator().CreateTable(&RawJob{}) }
+
+func (portableDialect) read(tx *gorm.DB, options ListJobsOptions) (found []RawJob, err error) {
+	column, ids := "id", options.JobIDs
+	switch {
+	case options.JobIDs != nil:
+	case options.GroupIDs != nil:
+		column, ids = "group_id", options.GroupIDs
+	default:
+		column, ids = "super_group_id", options.SuperGroupIDs
+	}
+	read := func(tx *gorm.DB) error {
+		rows, err := tx.Model(&RawJob{}).Select(strings.Split(jobColumns, ", ")).Order("id").Rows()
+		if err != nil {
+			return err
+		}
+		more, err := scanRows(rows, false)
+		found = append(found, more...)
+		return err
+	}
+	if ids == nil {
+		err = read(tx)
+	}
+	for chunk := range slices.Chunk(unique(ids), portableChunk) {
+		if err = read(tx.Where(column+" IN ?", chunk)); err != nil {
+			break
+		}
+	}
+	return slices.DeleteFunc(found, func(row RawJob) bool {
+		return options.Paused != nil && *options.Paused != row.Paused ||
+			options.GroupIDs != nil && !slices.Contains(options.GroupIDs, row.GroupID) ||
+			options.SuperGroupIDs != nil && !slices.Contains(options.SuperGroupIDs, row.SuperGroupID)
+	}), err
+}
+
+func (portableDialect) insert(tx *gorm.DB, rows []RawJob) (string, error) {
+	return "", tx.Create(&rows).Error
+}
+
+func (portableDialect) change(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, note string, err error) {
+	// A write first: some databases refuse a transaction that reads, and then
+	// writes what another has written in between.
+	if err := tx.Exec("UPDATE jobs SET cron_id = cron_id WHERE 1 = 0").Error; err != nil {
+		return nil, "", err
+	}
+	ids := make([]int64, len(targets))
+	for i, t := range targets {
+		ids[i] = t.id
+	}
+	var found []int64
+	if err := tx.Model(&RawJob{}).Where("id IN ?", ids).Pluck("id", &found).Error; err != nil {
+		return nil, "", err
+	}
+	exists := make(map[int64]bool, len(found))
+	for _, id := range found {
+		exists[id] = true
+	}
+	missing = slices.DeleteFunc(ids, func(id int64) bool { return exists[id] })
+
+	these := tx.Model(&RawJob{}).Where("id IN ?", found)
+	switch kind {
+	case deleting:
+		return missing, "", these.Delete(&RawJob{}).Error
+	case pausing:
+		return missing, "", these.UpdateColumns(map[string]any{"paused": true, "cron_id": DefaultCronID, "updated_at": now}).Error
+	}
+	for _, t := range targets {
+		if !exists[t.id] {
+			continue
+		}
+		columns := map[string]any{"cron_id": t.cronID}
+		if kind != settingCronID {
+			columns["updated_at"] = now
+		}
+		if kind == resuming {
+			columns["paused"] = false
+		}
+		if t.expression != nil {
+			columns["cron_expression"] = *t.expression
+		}
+		if t.input != nil {
+			columns["serialized_job_input"] = *t.input
+		}
+		if err := tx.Model(&RawJob{}).Where("id = ?", t.id).UpdateColumns(columns).Error; err != nil {
+			return nil, "", err
+		}
+	}
+	return missing, "", nil
+}
+
+// fate believes only a look at the rows that confirms the COMMIT: it may yet
+// happen.
+func (portableDialect) fate(ctx context.Context, _ *RepositoryGorm, _ string, took func(context.Context) (bool, error)) (fate, error) {
+	if ok, err := took(ctx); err != nil || ok {
+		return committed, err
+	}
+	return obscure, nil
+}
+
+// selection builds a query. ids is the condition on a column and a parameter,
+// which encode makes.
+func selection(options ListJobsOptions, text, paused, notPaused, ids string, encode func([]int64) string) (string, []any) {
+	var conditions []string
+	var args []any
+	for _, filter := range []struct {
+		column string
+		ids    []int64
+	}{{"id", options.JobIDs}, {"group_id", options.GroupIDs}, {"super_group_id", options.SuperGroupIDs}} {
+		if filter.ids != nil {
+			args = append(args, encode(unique(filter.ids)))
+			conditions = append(conditions, fmt.Sprintf(ids, filter.column, len(args)))
+		}
+	}
+	if options.Paused != nil {
+		if !*options.Paused {
+			paused = notPaused
+		}
+		conditions = append(conditions, paused)
+	}
+	if len(conditions) > 0 {
+		text += " WHERE " + strings.Join(conditions, " AND ")
+	}
+	return text + " ORDER BY id", args
+}
+
+func unique(ids []int64) []int64 {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// chunks cuts values into slices of at most limit values and about chunkBytes.
+func chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		start, bytes := 0, 0
+		for i := range values {
+			n := size(&values[i])
+			if i > start && (i-start == limit || bytes+n > chunkBytes) {
+				if !yield(values[start:i]) {
+					return
+				}
+				start, bytes = i, 0
+			}
+			bytes += n
+		}
+		yield(values[start:])
+	}
+}
+
+// scanRows reads rows in the order of jobColumns, and closes them. A value that
+// cannot be read is noted as the row's defect, and its field left zero. Strict
+// takes only the integers that SQLite compares as integers.
+func scanRows(rows *sql.Rows, strict bool) ([]RawJob, error) {
+	defer rows.Close()
+	found := []RawJob{}
+	var values [10]any
+	var dest [10]any
+	for i := range dest {
+		dest[i] = &values[i]
+	}
+	for rows.Next() {
+		if err := rows.Scan(dest[:]...); err != nil {
+			return nil, err
+		}
+		found = append(found, RawJob{})
+		s := rowScanner{row: &found[len(found)-1], strict: strict}
+		s.row.ID = s.integer("id", values[0])
+		s.row.GroupID = s.integer("group_id", values[1])
+		s.row.SuperGroupID = s.integer("super_group_id", values[2])
+		s.row.CronID = s.integer("cron_id", values[3])
+		s.row.CronExpression = s.text("cron_expression", values[4])
+		s.row.Paused = s.boolean("paused", values[5])
+		s.row.CreatedAt = s.time("created_at", values[6])
+		s.row.UpdatedAt = s.time("updated_at", values[7])
+		s.row.SerializedJob = s.text("serialized_job", values[8])
+		s.row.SerializedJobInput = s.text("serialized_job_input", values[9])
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return found, rows.Close()
+}
+
+type rowScanner struct {
+	row    *RawJob
+	strict bool
+}
+
+// defect notes the first value that cannot be read.
+func (s *rowScanner) defect(column string, v any) {
+	if s.row.defect != "" {
+		return
+	}
+	switch v := v.(type) {
+	case nil:
+		s.row.defect = fmt.Sprintf("column %s is NULL", column)
+	case string:
+		s.row.defect = fmt.Sprintf("column %s holds the text %.40q", column, v)
+	case []byte:
+		s.row.defect = fmt.Sprintf("column %s holds the bytes %.40q", column, v)
+	default:
+		s.row.defect = fmt.Sprintf("column %s holds %v", column, v)
+	}
+}
+
+func (s *rowScanner) integer(column string, v any) int64 {
+	switch v := v.(type) {
+	case int64:
+		return v
+	case string, []byte:
+		if n, err := strconv.ParseInt(text(v), 10, 64); err == nil && !s.strict {
+			return n
+		}
+	}
+	s.defect(column, v)
+	return 0
+}
+
+func (s *rowScanner) boolean(column string, v any) bool {
+	switch v := v.(type) {
+	case bool:
+		return v
+	case int64:
+		return v != 0
+	case string, []byte:
+		if b, err := strconv.ParseBool(text(v)); err == nil && !s.strict {
+			return b
+		}
+	}
+	s.defect(column, v)
+	return false
+}
+
+func (s *rowScanner) text(column string, v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case []byte:
+		return string(v)
+	}
+	s.defect(column, v)
+	return ""
+}
+
+func (s *rowScanner) time(column string, v any) time.Time {
+	switch v := v.(type) {
+	case time.Time:
+		return v.UTC().Truncate(time.Microsecond)
+	case string, []byte:
+		if t, ok := parseTime(text(v)); ok {
+			return t
+		}
+	case int64:
+		// As mattn's driver reads it: seconds, or milliseconds if large.
+		if v > 1e12 || v < -1e12 {
+			return time.UnixMilli(v).UTC()
+		}
+		return time.Unix(v, 0).UTC()
+	}
+	s.defect(column, v)
+	return time.Time{}
+}
+
+func text(v any) string {
+	if b, ok := v.([]byte); ok {
+		return string(b)
+	}
+	return v.(string)
+}
+
+// timeFormats are those that mattn's driver reads, and that of time.Time.String,
+// which others write.
+var timeFormats = []string{
+	timeFormat,
+	"2006-01-02T15:04:05.999999999-07:00",
+	"2006-01-02 15:04:05.999999999",
+	"2006-01-02T15:04:05.999999999",
+	"2006-01-02 15:04",
+	"2006-01-02T15:04",
+	"2006-01-02",
+	"2006-01-02 15:04:05.999999999 -0700 MST",
+}
+
+func parseTime(text string) (time.Time, bool) {
+	text = strings.TrimSuffix(text, "Z")
+	for _, format := range timeFormats {
+		if t, err := time.Parse(format, text); err == nil {
+			return t.UTC().Truncate(time.Microsecond), true
+		}
+	}
+	return time.Time{}, false
+}
+
+// decodeRows decodes rows on all cores. It returns the jobs of those that
+// decode and the JobErrors of the others, each in the order of the rows.
+func decodeRows(rows []RawJob) ([]JobWithSchedule, []error) {
+	const block = 128
+	jobs, errs := make([]JobWithSchedule, len(rows)), make([]error, len(rows))
+	var next atomic.Int64
+	work := func() {
+		for {
+			end := int(next.Add(block))
+			for i := end - block; i < min(end, len(rows)); i++ {
+				jobs[i], errs[i] = rows[i].ToJobWithSchedule()
+			}
+			if end >= len(rows) {
+				return
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(rows)/block) {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+
+	decoded := 0
+	for i := range jobs {
+		if errs[i] == nil {
+			jobs[decoded] = jobs[i]
+			decoded++
+		}
+	}
+	return jobs[:decoded], slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
