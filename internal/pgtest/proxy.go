@@ -77,8 +77,8 @@ func (p *Proxy) DSN() string { return p.dsn }
 // something are closed on both sides.
 func (p *Proxy) Pass() { p.set(passThrough, 0) }
 
-// DropAfterCommit sends each COMMIT to the server and closes the connection to
-// the client: the transaction commits, and the client is not told.
+// DropAfterCommit sends each COMMIT to the server, and when it has been done
+// closes the connection to the client instead of passing the reply on.
 func (p *Proxy) DropAfterCommit() { p.set(dropAfterCommit, 0) }
 
 // HoldCommit closes the connection to each client that sends a COMMIT, and
@@ -191,27 +191,25 @@ func (p *Proxy) detach(c *proxyConn, out *bufio.Writer, commit []byte) bool {
 	c.muted = mode == dropAfterCommit || mode == holdCommit
 	p.mu.Unlock()
 
-	terminate := []byte{'X', 0, 0, 0, 4}
 	switch mode {
 	case dropAfterCommit:
-		out.Write(commit)
-		out.Write(terminate)
-		out.Flush()
-		c.client.Close()
+		// The client is kept until the server is through: on a connection that
+		// breaks earlier, pgx sends a cancel request, which may undo the COMMIT.
 	case holdCommit:
 		out.Flush()
 		c.client.Close()
 		select {
 		case <-time.After(delay):
-			out.Write(commit)
-			out.Write(terminate)
-			out.Flush()
 		case <-p.ctx.Done():
+			return true
 		}
 	default:
 		return false
 	}
-	return true // forwardReplies closes the server's side once that is through
+	out.Write(commit)
+	out.Write([]byte{'X', 0, 0, 0, 4}) // terminate: forwardReplies sees the end, and closes both sides
+	out.Flush()
+	return true
 }
 
 // forwardReplies reads from the server until it closes.
