@@ -1,0 +1,44 @@
+package smallben
+
+import "time"
+
+// Entry is an entry of the scheduler as the tests' invariant sees it.
+type Entry struct {
+	CronID      int64
+	Expression  string
+	StoredInput string
+}
+
+// Entries returns the entries of s by job id.
+func Entries(s *SmallBen) map[int64]Entry {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	entries := make(map[int64]Entry, len(s.scheduler.entries))
+	for id, e := range s.scheduler.entries {
+		entries[id] = Entry{int64(e.cronID), e.expression, e.storedInput}
+	}
+	return entries
+}
+
+// Pages returns how many entries each page of a started s holds, as SmallBen
+// counts them and as cron does.
+func Pages(s *SmallBen) (counted, held []int) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.scheduler.session == nil {
+		return nil, nil
+	}
+	for p := range s.scheduler.session.pages {
+		counted = append(counted, p.live)
+		held = append(held, len(p.cron.Entries()))
+	}
+	return counted, held
+}
+
+// PageSize is how many entries a page holds at most.
+const PageSize = pageSize
+
+// SetClock replaces the clock that watches for steps, before Start.
+func SetClock(s *SmallBen, clock func() (wall time.Time, monotonic time.Duration)) {
+	s.scheduler.clock = clock
+}
