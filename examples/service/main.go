@@ -1,0 +1,139 @@
+// Service is a small HTTP service whose users create, pause, change and delete
+// jobs while it runs. README.md shows it at work.
+//
+//	go run ./examples/service
+//	go run ./examples/service -addr :8080 -dsn 'postgres://localhost/jobs'
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+	_ "time/tzdata" // for time zones in expressions, wherever the service runs
+
+	"github.com/go-logr/logr"
+	"github.com/nbena/smallben"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+)
+
+const (
+	databaseTimeout = 10 * time.Second // of each call
+	drainTimeout    = 15 * time.Second // of the requests in progress at SIGTERM
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on")
+	dsn := flag.String("dsn", "service.db", "PostgreSQL `DSN`, or path of a SQLite file")
+	format := flag.String("log", "text", "`format` of the log: text or json")
+	flag.Parse()
+	if err := run(*addr, *dsn, *format); err != nil {
+		fmt.Fprintln(os.Stderr, "service:", err)
+		os.Exit(1)
+	}
+}
+
+func run(addr, dsn, format string) (err error) {
+	var logs slog.Handler
+	switch format {
+	case "text":
+		logs = slog.NewTextHandler(os.Stderr, nil)
+	case "json":
+		logs = slog.NewJSONHandler(os.Stderr, nil)
+	default:
+		return fmt.Errorf("-log %q: want text or json", format)
+	}
+	slog.SetDefault(slog.New(logs))
+
+	ctx, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer release()
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+
+	registerJobs()
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+		Dialector: dialector(dsn),
+		Timeout:   databaseTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, repository.Close()) }()
+
+	scheduler := smallben.New(repository, &smallben.Config{
+		SchedulerConfig: smallben.SchedulerConfig{
+			SkipIfStillRunning: true,
+			WithSeconds:        true,
+			WithLocation:       time.UTC,
+		},
+		Logger: logr.FromSlogHandler(logs),
+	})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	if err := scheduler.RegisterMetrics(registry); err != nil {
+		return err
+	}
+	if err := scheduler.Start(); err != nil {
+		return err
+	}
+	defer scheduler.Stop()
+
+	service := &api{scheduler: scheduler, repository: repository}
+	server := &http.Server{
+		Handler:           service.handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute, // longer than a change and those that it queues behind
+		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(logs, slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	slog.Info("listening", "addr", listener.Addr().String())
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	release() // a second signal does not wait
+	slog.Info("draining")
+	// First no more changes, then no more runs, then no more database.
+	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	return server.Shutdown(drain)
+}
+
+// dialector opens PostgreSQL for a URL or for keyword=value pairs, and else a
+// SQLite file.
+func dialector(dsn string) gorm.Dialector {
+	keyword, _, pairs := strings.Cut(dsn, "=")
+	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") ||
+		pairs && !strings.ContainsAny(keyword, "/.:?") {
+		return postgres.Open(dsn)
+	}
+	if !strings.Contains(dsn, "?") {
+		// Lists do not wait for changes, nor changes for lists.
+		dsn += "?_journal_mode=WAL"
+	}
+	return sqlite.Open(dsn)
+}
