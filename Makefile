@@ -1,0 +1,45 @@
+# SQLite's driver is C.
+export CGO_ENABLED = 1
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+SOAK ?= 10m
+ARGS ?=
+
+# bench/ is a module of its own, with the peers among its dependencies.
+MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod))
+
+.PHONY: help demo test lint bench soak cover
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## run persistent jobs on a SQLite file; stop with Ctrl-C, and start again (ARGS="-for 5s" ends by itself)
+	@sh scripts/setup.sh compiler
+	go run ./examples/basic $(ARGS)
+
+test: ## run all tests, race detector on, on SQLite and a PostgreSQL of their own
+	@sh scripts/setup.sh compiler
+	@sh scripts/setup.sh postgres
+	SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
+
+lint: ## gofmt, go vet, staticcheck, go mod tidy: any finding fails
+	@sh scripts/setup.sh compiler
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi
+	@for module in $(MODULES); do \
+		(cd $$module && set -ex && go vet ./... && go run $(STATICCHECK) ./... && go mod tidy -diff) || exit 1; \
+	done
+
+bench: ## run the benchmarks of the hot paths
+	@sh scripts/setup.sh compiler
+	go test -run '^$$' -bench . -benchmem ./...
+
+soak: ## run everything at random for SOAK=10m
+	@sh scripts/setup.sh compiler
+	@sh scripts/setup.sh postgres
+	SMALLBEN_REQUIRE_POSTGRES=1 SMALLBEN_SOAK=$(SOAK) go test -race -run Soak -count=1 -timeout=0 -v .
+
+cover: ## say which statements the tests do not reach
+	@sh scripts/setup.sh compiler
+	@sh scripts/setup.sh postgres
+	SMALLBEN_REQUIRE_POSTGRES=1 go test -coverprofile=cover.out .
+	@go tool cover -func=cover.out | awk '$$3 != "100.0%"'
