@@ -73,7 +73,7 @@ type node struct {
 
 type engine struct{ fields []*node }
 
-// place keys what gob compiles: local is nil where nothing receives the value.
+// place is what gob compiles by: local is nil where nothing receives the value.
 type place struct {
 	local reflect.Type
 	id    int32
@@ -178,21 +178,20 @@ func (s *scanner) plan(id int32, local reflect.Type, scope map[place]*node) *nod
 	case structKind:
 		n.engine = s.compile(id, w, base)
 	case mapKind:
-		if local == nil {
-			n.key = s.plan(w.key, nil, scope)
-			n.elem = s.plan(w.elem, nil, scope)
-			break
+		var key, elem reflect.Type
+		if local != nil {
+			key, elem = base.Key(), base.Elem()
+			n.size = 2*int(key.Size()+elem.Size()) + 16 // as sparse as a new map gets
 		}
-		n.key = s.plan(w.key, base.Key(), scope)
-		n.elem = s.plan(w.elem, base.Elem(), scope)
-		n.size = 2*int(base.Key().Size()+base.Elem().Size()) + 16 // as sparse as a new map gets
+		n.key = s.plan(w.key, key, scope)
+		n.elem = s.plan(w.elem, elem, scope)
 	case arrayKind, sliceKind:
-		if local == nil {
-			n.elem = s.plan(w.elem, nil, scope)
-			break
+		var elem reflect.Type
+		if local != nil {
+			elem = base.Elem()
+			n.size = int(elem.Size())
 		}
-		n.elem = s.plan(w.elem, base.Elem(), scope)
-		n.size = int(base.Elem().Size())
+		n.elem = s.plan(w.elem, elem, scope)
 	}
 	return n
 }
@@ -218,15 +217,14 @@ func (s *scanner) compile(id int32, w *wire, local reflect.Type) *engine {
 	s.engines[place{local, id}] = e
 	scope := map[place]*node{}
 	for _, f := range w.fields {
-		var n *node
-		if local == nil {
-			n = s.plan(f.id, nil, map[place]*node{})
-		} else if lf, ok := local.FieldByName(f.name); ok && lf.IsExported() {
-			n = s.plan(f.id, lf.Type, scope)
-		} else {
-			n = s.plan(f.id, nil, map[place]*node{})
+		var to reflect.Type
+		in := map[place]*node{}
+		if local != nil {
+			if lf, ok := local.FieldByName(f.name); ok && lf.IsExported() {
+				to, in = lf.Type, scope
+			}
 		}
-		e.fields = append(e.fields, n)
+		e.fields = append(e.fields, s.plan(f.id, to, in))
 	}
 	return e
 }

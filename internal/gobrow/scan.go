@@ -143,8 +143,8 @@ func (s *scanner) typeID(inside bool) int32 {
 	return -1
 }
 
-// iface reads the value of an interface variable, the row's own at depth -1. gob ignores the length of
-// the concrete value, and so does the scan.
+// iface reads the value of an interface variable: the row's own at depth -1,
+// since that does not count. gob ignores the length here, and so does the scan.
 func (s *scanner) iface(depth int) {
 	top := depth < 0
 	name := s.bytes()
@@ -183,16 +183,11 @@ func (s *scanner) value(n *node, depth int) {
 	switch n.kind {
 	case numberKind:
 		s.uint()
-		return
 	case complexKind:
 		s.uint()
 		s.uint()
-		return
 	case bytesKind:
 		s.spend(len(s.bytes()))
-		return
-	}
-	switch n.kind {
 	case structKind:
 		s.structValue(n.engine, s.enter(1, depth))
 	case arrayKind:
