@@ -60,8 +60,12 @@ func jobErrorf(jobID int64, format string, args ...any) error {
 	return &JobError{JobID: jobID, Err: fmt.Errorf(format, args...)}
 }
 
-// wrap says at the package's edge what was being done: "add job 42: …".
+// wrap says at the package's edge what was being done: "add job 42: …". A
+// repository may have said it already.
 func wrap(operation string, err error) error {
+	if strings.HasPrefix(err.Error(), operation+" job") {
+		return err
+	}
 	if one, ok := err.(*JobError); ok {
 		return fmt.Errorf("%s %w", operation, one)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -12,7 +13,6 @@ import (
 const (
 	maxExpressionLength = 256                      // bytes
 	maxEvery            = 5 * 365 * 24 * time.Hour // as far ahead as robfig/cron looks
-	zonePrefix          = "TZ="                    // and CRON_TZ=
 	everyPrefix         = "@every "                // the only descriptor with an argument
 	wholeFields         = ^uint64(0) &^ (1 << 63)  // every bit of a field but robfig's star
 )
@@ -32,37 +32,90 @@ var strictParser = cron.NewParser(
 // grammar, with five fields or six. createdAt is the origin of @every. It never
 // panics, and Next of what it returns never takes longer than milliseconds.
 func parseExpression(expression string, createdAt time.Time) (cron.Schedule, error) {
-	return parseWith(lenientParser, expression, createdAt)
+	lenient := func() (cron.Schedule, error) { return parse(lenientParser, expression) }
+	var parsed cron.Schedule
+	var err error
+	if len(expression) <= maxExpressionLength {
+		parsed, err = parsedExpressions.get(expression, lenient)
+	} else {
+		parsed, err = lenient()
+	}
+	if every, ok := parsed.(cron.ConstantDelaySchedule); ok {
+		return everySchedule{origin: createdAt.Unix(), delay: int64(every.Delay / time.Second)}, err
+	}
+	return parsed, err
 }
 
-func parseWith(parser cron.Parser, expression string, createdAt time.Time) (schedule cron.Schedule, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			schedule, err = nil, fmt.Errorf("parse %q: %v", expression, r)
-		}
-	}()
-	if zone, fields, found := strings.Cut(expression, " "); isZone(zone) && (!found || strings.TrimSpace(fields) == "") {
-		return nil, fmt.Errorf("parse %q: nothing after the time zone", expression)
-	}
-	parsed, err := parser.Parse(expression)
-	if err != nil {
+func parse(parser cron.Parser, expression string) (schedule cron.Schedule, err error) {
+	fail := func(err error) (cron.Schedule, error) {
 		return nil, fmt.Errorf("parse %q: %w", expression, err)
 	}
-	switch parsed := parsed.(type) {
-	case cron.ConstantDelaySchedule:
-		return everySchedule{origin: createdAt.Unix(), delay: int64(parsed.Delay / time.Second)}, nil
-	case *cron.SpecSchedule:
-		if emptyField(parsed) {
+	defer func() {
+		if r := recover(); r != nil {
+			schedule, err = fail(fmt.Errorf("%v", r))
+		}
+	}()
+	location, fields := time.Local, expression
+	if zone, rest, _ := strings.Cut(expression, " "); strings.HasPrefix(zone, "TZ=") || strings.HasPrefix(zone, "CRON_TZ=") {
+		fields = strings.TrimSpace(rest)
+		if fields == "" {
+			// The parser panics on "TZ=UTC".
+			return fail(errors.New("nothing after the time zone"))
+		}
+		_, name, _ := strings.Cut(zone, "=")
+		if location, err = locations.get(name, func() (*time.Location, error) { return time.LoadLocation(name) }); err != nil {
+			return fail(fmt.Errorf("bad time zone %q: %w", name, err))
+		}
+	}
+	parsed, err := parser.Parse(fields)
+	if err != nil {
+		return fail(err)
+	}
+	if spec, ok := parsed.(*cron.SpecSchedule); ok {
+		if emptyField(spec) {
 			return neverSchedule{}, nil
 		}
-		return parsed, nil
-	default:
-		return nil, fmt.Errorf("parse %q: robfig/cron gave a schedule of the unknown type %T", expression, parsed)
+		spec.Location = location
 	}
+	return parsed, nil
 }
 
-func isZone(s string) bool {
-	return strings.HasPrefix(s, zonePrefix) || strings.HasPrefix(s, "CRON_"+zonePrefix)
+// The parser would load a time zone for each expression that names one, and each
+// takes kilobytes. Schedules and locations do not change, so jobs share them.
+var (
+	parsedExpressions shared[cron.Schedule]
+	locations         shared[*time.Location]
+)
+
+// shared keeps values that many jobs have in common. It forgets all of them when
+// it is full, which only costs making them again. The zero value is empty; it is
+// goroutine-safe.
+type shared[V any] struct {
+	mu     sync.RWMutex
+	values map[string]V
+}
+
+const maxShared = 4096
+
+// get returns the value of key, or makes it. Errors are not kept.
+func (s *shared[V]) get(key string, make func() (V, error)) (V, error) {
+	s.mu.RLock()
+	value, ok := s.values[key]
+	s.mu.RUnlock()
+	if ok {
+		return value, nil
+	}
+	value, err := make()
+	if err != nil {
+		return value, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values == nil || len(s.values) >= maxShared {
+		s.values = map[string]V{}
+	}
+	s.values[strings.Clone(key)] = value
+	return value, nil
 }
 
 // emptyField reports whether a field holds no value at all. robfig/cron's
@@ -92,18 +145,17 @@ func validateExpression(expression string, withSeconds bool) error {
 	if withSeconds {
 		parser = lenientParser
 	}
-	now := time.Now()
-	schedule, err := parseWith(parser, expression, now)
+	schedule, err := parse(parser, expression)
 	if err != nil {
 		return err
 	}
 	switch schedule.(type) {
 	case neverSchedule:
 		return fmt.Errorf("expression %q: a field is an empty list", expression)
-	case everySchedule:
+	case cron.ConstantDelaySchedule:
 		err = validateEvery(expression)
 	default:
-		if schedule.Next(now).IsZero() {
+		if schedule.Next(time.Now()).IsZero() {
 			err = errors.New("it never fires in the next five years")
 		}
 	}

@@ -52,7 +52,7 @@ func TestExpressionsThatAreRefusedSayWhy(t *testing.T) {
 		"TZ=UTC":                               "nothing after the time zone",
 		"CRON_TZ=Europe/Rome ":                 "nothing after the time zone",
 		"TZ=":                                  "nothing after the time zone",
-		"TZ=Mars/Olympus * * * * *":            "bad location",
+		"TZ=Mars/Olympus * * * * *":            "bad time zone",
 		"*\t* * * *":                           "printable ASCII",
 		"* * * * *\x00":                        "printable ASCII",
 		"\u0661 * * * *":                       "printable ASCII",

@@ -129,7 +129,7 @@ type entry struct {
 	ticks   tickQueue
 	session *session // nil if it is in no page, as the two below
 	page    *page
-	pageID  cron.EntryID
+	pageID  int32
 	dead    bool // it was removed or replaced: guarded by runMu
 }
 
@@ -298,7 +298,7 @@ func (s *scheduler) openPageLocked(entries []*entry) {
 
 func (p *page) add(e *entry) {
 	e.page = p
-	e.pageID = p.cron.Schedule(e, e)
+	e.pageID = int32(p.cron.Schedule(e, e))
 	p.live++
 }
 
@@ -352,7 +352,7 @@ func (s *scheduler) removeLocked(ids []int64) {
 			continue
 		}
 		for _, e := range entries {
-			p.cron.Remove(e.pageID)
+			p.cron.Remove(cron.EntryID(e.pageID))
 		}
 		s.session.listLocked(p)
 	}
