@@ -1,6 +1,9 @@
 package smallben
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Entry is an entry of the scheduler as the tests' invariant sees it.
 type Entry struct {
@@ -41,4 +44,28 @@ const PageSize = pageSize
 // SetClock replaces the clock that watches for steps, before Start.
 func SetClock(s *SmallBen, clock func() (wall time.Time, monotonic time.Duration)) {
 	s.scheduler.clock = clock
+}
+
+// NewPortableRepositoryGorm is NewRepositoryGorm with the statements that other
+// databases than PostgreSQL and SQLite take.
+func NewPortableRepositoryGorm(config *RepositoryGormConfig) (*RepositoryGorm, error) {
+	return newRepositoryGorm(config, true)
+}
+
+// DecodeRows decodes rows.
+func DecodeRows(rows []RawJob) ([]JobWithSchedule, []error) { return decodeRows(rows) }
+
+// Naming returns job as an update that names these columns makes it.
+func Naming(job JobWithSchedule, expression, input bool) JobWithSchedule {
+	job.changes = columnChanges{expression: expression, input: input}
+	return job
+}
+
+// Settled asks whether the outcome of a write is settled.
+func Settled(err error) (bool, error) {
+	var outcome interface{ settled() (bool, error) }
+	if !errors.As(err, &outcome) {
+		return false, err
+	}
+	return outcome.settled()
 }

@@ -1,0 +1,1680 @@
+package smallben_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+
+	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/pgtest"
+)
+
+// reminder is the job of the rows that the original library wrote.
+type reminder struct {
+	Text  string
+	Tries int
+}
+
+func (*reminder) Run(smallben.CronJobInput) {}
+
+func init() { gob.RegisterName("compat.Reminder", &reminder{}) }
+
+// storedReminder is &reminder{"five", 0}.
+const storedReminder = "OhAAD2NvbXBhdC5SZW1pbmRlcn8DAQEIUmVtaW5kZXIB/4AAAQIBBFRleHQBDAABBVRyaWVzAQQAAAAK/4AHAQRmaXZlAA=="
+
+// database is a real one, of the test's own.
+type database struct {
+	name     string
+	dsn      string
+	portable bool // with the statements for any database
+	pool     *sql.DB
+}
+
+func newSQLite(t testing.TB) *database {
+	path := filepath.Join(t.TempDir(), "jobs.db")
+	return newDatabase(t, "SQLite", path, "sqlite3")
+}
+
+func newPortable(t testing.TB) *database {
+	db := newSQLite(t)
+	db.portable = true
+	return db
+}
+
+func newPostgres(t testing.TB) *database {
+	return newDatabase(t, "PostgreSQL", pgtest.DSN(t), "pgx")
+}
+
+func newDatabase(t testing.TB, name, dsn, driver string) *database {
+	t.Helper()
+	pool, err := sql.Open(driver, dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	return &database{name: name, dsn: dsn, pool: pool}
+}
+
+// eachDatabase runs a test on SQLite and on PostgreSQL.
+func eachDatabase(t *testing.T, test func(t *testing.T, db *database)) {
+	t.Helper()
+	t.Parallel()
+	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
+		test(t, newSQLite(t))
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		t.Parallel()
+		test(t, newPostgres(t))
+	})
+}
+
+// eachStatements runs a test on both databases, and with the portable
+// statements.
+func eachStatements(t *testing.T, test func(t *testing.T, db *database)) {
+	t.Helper()
+	eachDatabase(t, test)
+	t.Run("portable", func(t *testing.T) {
+		t.Parallel()
+		test(t, newPortable(t))
+	})
+}
+
+func (db *database) sqlite() bool { return db.name == "SQLite" }
+
+func (db *database) dialector() gorm.Dialector {
+	if db.sqlite() {
+		return sqlite.Open(db.dsn)
+	}
+	return postgres.Open(db.dsn)
+}
+
+// tryOpen opens another repository on the database, as another process would.
+func (db *database) tryOpen(edit ...func(*smallben.RepositoryGormConfig)) (*smallben.RepositoryGorm, error) {
+	config := smallben.RepositoryGormConfig{Dialector: db.dialector()}
+	for _, edit := range edit {
+		edit(&config)
+	}
+	if db.portable {
+		return smallben.NewPortableRepositoryGorm(&config)
+	}
+	return smallben.NewRepositoryGorm(&config)
+}
+
+func (db *database) open(t testing.TB, edit ...func(*smallben.RepositoryGormConfig)) *smallben.RepositoryGorm {
+	t.Helper()
+	repository, err := db.tryOpen(edit...)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = repository.Close() })
+	return repository
+}
+
+func (db *database) exec(t testing.TB, statement string, args ...any) {
+	t.Helper()
+	_, err := db.pool.Exec(statement, args...)
+	require.NoError(t, err, statement)
+}
+
+// strings returns the only column of a query.
+func (db *database) strings(t testing.TB, query string) (values []string) {
+	t.Helper()
+	rows, err := db.pool.Query(query)
+	require.NoError(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var value string
+		require.NoError(t, rows.Scan(&value))
+		values = append(values, value)
+	}
+	require.NoError(t, rows.Err())
+	return values
+}
+
+// dump is the whole database as text: tables, indexes and rows.
+func (db *database) dump(t testing.TB) []string {
+	t.Helper()
+	if db.sqlite() {
+		return append(db.strings(t, "SELECT name || ': ' || coalesce(sql, '') FROM sqlite_master ORDER BY name"),
+			db.strings(t, `SELECT concat_ws(' ', quote(id), quote(group_id), quote(super_group_id), quote(paused), quote(cron_expression), quote(cron_id),
+quote(serialized_job), quote(serialized_job_input), quote(created_at), quote(updated_at)) FROM jobs ORDER BY id`)...)
+	}
+	return slices.Concat(
+		db.strings(t, "SELECT indexname || ': ' || indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1"),
+		db.strings(t, `SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default)
+FROM information_schema.columns WHERE table_schema = current_schema() ORDER BY table_name, ordinal_position`),
+		db.strings(t, "SELECT jobs::text FROM jobs ORDER BY id"))
+}
+
+// put stores a row as it is.
+func (db *database) put(t testing.TB, row smallben.RawJob) {
+	t.Helper()
+	const format = "2006-01-02 15:04:05.999999-07:00"
+	db.exec(t, `INSERT INTO jobs (id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, row.ID, row.GroupID, row.SuperGroupID, row.CronID, row.CronExpression, row.Paused,
+		row.CreatedAt.Format(format), row.UpdatedAt.Format(format), row.SerializedJob, row.SerializedJobInput)
+}
+
+// store is a Repository under the conformance suite.
+type store struct {
+	smallben.Repository
+	put func(t testing.TB, row smallben.RawJob) // stores a row as it is
+	big int64                                   // how many jobs make a large batch
+}
+
+// eachStore runs a test of the contract on every implementation of it.
+func eachStore(t *testing.T, test func(t *testing.T, s store)) {
+	t.Helper()
+	eachStatements(t, func(t *testing.T, db *database) {
+		big := int64(100_000)
+		if db.portable {
+			big = 2_000
+		}
+		test(t, store{db.open(t), db.put, big})
+	})
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		repository := newMemoryRepository()
+		test(t, store{repository, func(_ testing.TB, row smallben.RawJob) { repository.put(row) }, 100_000})
+	})
+}
+
+// past is when the rows of the tests were written.
+var past = time.Date(2024, 2, 29, 12, 34, 56, 789012000, time.UTC)
+
+// rawJob is a row that decodes.
+func rawJob(id int64) smallben.RawJob {
+	return smallben.RawJob{
+		ID: id, GroupID: id % 5, SuperGroupID: id % 3, CronID: id%1000 + 1, CronExpression: "*/5 * * * *",
+		CreatedAt: past, UpdatedAt: past.Add(time.Hour),
+		SerializedJob: storedReminder, SerializedJobInput: `{"id":` + fmt.Sprint(id) + `}`,
+	}
+}
+
+func rawJobs(ids ...int64) []smallben.RawJob {
+	rows := make([]smallben.RawJob, len(ids))
+	for i, id := range ids {
+		rows[i] = rawJob(id)
+	}
+	return rows
+}
+
+// withSchedule decodes rows, so that they can be stored.
+func withSchedule(t testing.TB, rows ...smallben.RawJob) []smallben.JobWithSchedule {
+	t.Helper()
+	jobs, problems := smallben.DecodeRows(rows)
+	require.NoError(t, errors.Join(problems...))
+	return jobs
+}
+
+func (s store) add(t testing.TB, rows ...smallben.RawJob) {
+	t.Helper()
+	require.NoError(t, s.AddJobs(withSchedule(t, rows...)))
+}
+
+func list(t testing.TB, repository smallben.Repository) []smallben.RawJob {
+	t.Helper()
+	rows, err := repository.ListJobs(nil)
+	require.NoError(t, err)
+	return rows
+}
+
+func rowIDs(rows []smallben.RawJob) []int64 {
+	ids := make([]int64, len(rows))
+	for i := range rows {
+		ids[i] = rows[i].ID
+	}
+	return ids
+}
+
+func built(t testing.TB, jobs []smallben.JobWithSchedule) []smallben.RawJob {
+	t.Helper()
+	rows := make([]smallben.RawJob, len(jobs))
+	for i := range jobs {
+		var err error
+		rows[i], err = jobs[i].BuildJob()
+		require.NoError(t, err)
+	}
+	return rows
+}
+
+// jobErrors returns the ids of the JobErrors of err that match target, sorted.
+// Every leaf of err must be a JobError.
+func jobErrors(t testing.TB, err, target error) (ids []int64) {
+	t.Helper()
+	var walk func(err error)
+	walk = func(err error) {
+		switch err := err.(type) {
+		case *smallben.JobError:
+			require.ErrorIs(t, err, target)
+			ids = append(ids, err.JobID)
+		case interface{ Unwrap() []error }:
+			for _, err := range err.Unwrap() {
+				walk(err)
+			}
+		default:
+			require.Fail(t, "a leaf that is no JobError", "%v", err)
+		}
+	}
+	require.Error(t, err)
+	walk(err)
+	slices.Sort(ids)
+	return ids
+}
+
+// recent checks that a time was set by a call that began at start.
+func recent(t testing.TB, got, start time.Time) {
+	t.Helper()
+	require.Equal(t, time.UTC, got.Location())
+	require.Zero(t, got.Nanosecond()%1000)
+	require.False(t, got.Before(start.Truncate(time.Microsecond)) || got.After(time.Now()), "%v is not between %v and now", got, start)
+}
+
+// The contract, on every implementation.
+
+func TestWhatIsAddedIsReadBackExactly(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(math.MinInt64, -1, 7, 1<<53+1, math.MaxInt64)
+		for i := range rows {
+			rows[i].GroupID, rows[i].SuperGroupID = math.MaxInt64-int64(i), math.MinInt64+int64(i)
+		}
+		rows[0].CreatedAt, rows[0].UpdatedAt = time.Date(1, 2, 3, 4, 5, 6, 7000, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)
+		rows[1].CronID, rows[1].Paused = 0, true
+		rows[2].CronExpression = "CRON_TZ=Europe/Rome 30 4 * * 1-5"
+		rows[2].SerializedJobInput = `{"to":"naïve – ✓ \"quoted\" \\ {a,b}","null":null,"n":9007199254740993}`
+		rows[3].SerializedJobInput = "{\n\t\"pretty\": [1, 2]\n}"
+		rows[4].SerializedJobInput = "null"
+		s.add(t, rows[3], rows[0], rows[4], rows[1], rows[2])
+
+		require.Equal(t, rows, list(t, s))
+		jobs, err := s.GetJobsByIds([]int64{math.MaxInt64, -1, -1, math.MinInt64, 7, 1<<53 + 1})
+		require.NoError(t, err)
+		require.Equal(t, rows, built(t, jobs))
+		jobs, err = s.GetAllJobsToExecute()
+		require.NoError(t, err)
+		require.Equal(t, append(rows[:1:1], rows[2:]...), built(t, jobs))
+		for i, row := range rows {
+			job, err := s.GetJob(row.ID)
+			require.NoError(t, err)
+			require.Equal(t, rows[i:i+1], built(t, []smallben.JobWithSchedule{job}))
+		}
+	})
+}
+
+func TestTimesAreStoredInMicrosecondsAndUTC(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		row := rawJob(1)
+		row.CreatedAt = time.Date(2024, 6, 1, 1, 2, 3, 123456789, time.FixedZone("here", 5*3600+1800))
+		row.UpdatedAt = row.CreatedAt.Add(time.Nanosecond)
+		s.add(t, row)
+		got := list(t, s)[0]
+		require.Equal(t, time.Date(2024, 5, 31, 19, 32, 3, 123456000, time.UTC), got.CreatedAt)
+		require.Equal(t, got.CreatedAt, got.UpdatedAt)
+	})
+}
+
+func TestZeroTimesOfAnAddedJobBecomeNow(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		row := rawJob(1)
+		row.CreatedAt, row.UpdatedAt = time.Time{}, time.Time{}
+		start := time.Now()
+		s.add(t, row)
+		got := list(t, s)[0]
+		recent(t, got.CreatedAt, start)
+		require.Equal(t, got.CreatedAt, got.UpdatedAt)
+	})
+}
+
+func TestAddJobsNamesEveryIDThatExistsAndStoresNothing(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		stored := rawJobs(3, 4, 5)
+		s.add(t, stored...)
+		err := s.AddJobs(withSchedule(t, rawJobs(1, 5, 2, 2, 3, 6, 2)...))
+		require.Equal(t, []int64{2, 3, 5}, jobErrors(t, err, smallben.ErrJobExists))
+		require.ErrorIs(t, err, gorm.ErrDuplicatedKey)
+
+		err = s.AddJobs(withSchedule(t, rawJobs(1, 4)...))
+		require.Equal(t, []int64{4}, jobErrors(t, err, smallben.ErrJobExists))
+		err = s.AddJobs(withSchedule(t, rawJobs(8, 8)...))
+		require.Equal(t, []int64{8}, jobErrors(t, err, smallben.ErrJobExists))
+		require.Equal(t, stored, list(t, s))
+	})
+}
+
+func TestAddJobsRefusesWhatNoTableCanHold(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		err := s.AddJobs(withSchedule(t, rawJobs(1, 0, 2)...))
+		require.Equal(t, []int64{0}, jobErrors(t, err, smallben.ErrInvalidJob))
+		err = s.AddJobs([]smallben.JobWithSchedule{{}})
+		require.Equal(t, []int64{0}, jobErrors(t, err, smallben.ErrInvalidJob))
+		require.Empty(t, list(t, s))
+	})
+}
+
+func TestPauseJobsWritesItsColumnsOnly(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3)
+		s.add(t, rows...)
+		start := time.Now()
+		require.NoError(t, s.PauseJobs([]smallben.RawJob{{ID: 3, CronID: 77, CronExpression: "not read"}, {ID: 1}, {ID: 3}}))
+		got := list(t, s)
+		for _, i := range []int{0, 2} {
+			recent(t, got[i].UpdatedAt, start)
+			rows[i].Paused, rows[i].CronID, rows[i].UpdatedAt = true, smallben.DefaultCronID, got[i].UpdatedAt
+		}
+		require.Equal(t, rows, got)
+	})
+}
+
+func TestResumeJobsWritesItsColumnsOnly(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3)
+		for i := range rows {
+			rows[i].Paused, rows[i].CronID = true, 0
+		}
+		s.add(t, rows...)
+		resumed := rawJob(2)
+		resumed.CronID, resumed.GroupID, resumed.CronExpression, resumed.SerializedJobInput = 99, 12, "@daily", `{"not":"written"}`
+		start := time.Now()
+		require.NoError(t, s.ResumeJobs(withSchedule(t, resumed, resumed)))
+		got := list(t, s)
+		recent(t, got[1].UpdatedAt, start)
+		rows[1].Paused, rows[1].CronID, rows[1].UpdatedAt = false, 99, got[1].UpdatedAt
+		require.Equal(t, rows, got)
+	})
+}
+
+func TestSetCronIdWritesNothingElse(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3)
+		s.add(t, rows...)
+		changed := rawJobs(3, 1)
+		for i := range changed {
+			changed[i].CronID = math.MaxInt32 - int64(i)
+			changed[i].CronExpression, changed[i].SerializedJobInput, changed[i].UpdatedAt = "@daily", "{}", time.Time{}
+		}
+		require.NoError(t, s.SetCronId(withSchedule(t, changed...)))
+		rows[2].CronID, rows[0].CronID = math.MaxInt32, math.MaxInt32-1
+		require.Equal(t, rows, list(t, s))
+	})
+}
+
+func TestAnUpdateWritesExpressionInputAndCronID(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3)
+		rows[2].Paused, rows[2].CronID = true, 0
+		s.add(t, rows...)
+		changed := rawJobs(3, 1)
+		changed[0].CronID, changed[0].CronExpression, changed[0].SerializedJobInput = 0, "@daily", "null"
+		changed[1].CronID, changed[1].CronExpression, changed[1].SerializedJobInput = 55, "CRON_TZ=Asia/Tokyo 1 2 * * *", "{\"a\":\"NULL, \\\"x\\\" {1}\",\n\"b\":[]}"
+		for i := range changed {
+			changed[i].GroupID, changed[i].Paused = 1234, true
+		}
+		start := time.Now()
+		require.NoError(t, s.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed...)))
+		got := list(t, s)
+		for i, from := range map[int]int{2: 0, 0: 1} {
+			recent(t, got[i].UpdatedAt, start)
+			rows[i].CronID, rows[i].CronExpression, rows[i].SerializedJobInput = changed[from].CronID, changed[from].CronExpression, changed[from].SerializedJobInput
+			rows[i].UpdatedAt = got[i].UpdatedAt
+		}
+		require.Equal(t, rows, got)
+	})
+}
+
+func TestDeleteJobsByIdsDeletesRows(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(-1, 1, 2, 3)
+		s.add(t, rows...)
+		require.NoError(t, s.DeleteJobsByIds([]int64{3, -1, 3}))
+		require.Equal(t, rows[1:3], list(t, s))
+		s.add(t, rawJob(3))
+		require.Equal(t, rows[1:], list(t, s))
+	})
+}
+
+func TestAWriteChangesWhatExistsAndNamesWhatDoesNot(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		s.add(t, rawJobs(1, 2, 3)...)
+		changed := rawJobs(9, 2, -4, 9, 1)
+		for i := range changed {
+			changed[i].CronID = 4242
+		}
+		jobs := withSchedule(t, changed...)
+		check := func(err error, changedRow func(row smallben.RawJob) bool) {
+			t.Helper()
+			require.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+			require.ErrorContains(t, err, "-4")
+			require.ErrorContains(t, err, "9")
+			for _, row := range list(t, s) {
+				require.Equal(t, row.ID != 3, changedRow(row), "job %d", row.ID)
+			}
+		}
+		check(s.SetCronId(jobs), func(row smallben.RawJob) bool { return row.CronID == 4242 && row.UpdatedAt.Equal(past.Add(time.Hour)) })
+		check(s.PauseJobs(changed), func(row smallben.RawJob) bool { return row.Paused && row.CronID == 0 })
+		check(s.ResumeJobs(jobs), func(row smallben.RawJob) bool { return !row.Paused && row.CronID == 4242 })
+		for i := range changed {
+			changed[i].CronExpression = "@monthly"
+		}
+		check(s.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed...)), func(row smallben.RawJob) bool { return row.CronExpression == "@monthly" })
+		check(s.DeleteJobsByIds([]int64{1, 2, -4, 9}), func(row smallben.RawJob) bool { return false })
+		require.Equal(t, []int64{3}, rowIDs(list(t, s)))
+	})
+}
+
+func TestReadsReturnWhatTheyFoundWithTheMismatchError(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		s.add(t, rawJobs(1, 2, 3)...)
+		jobs, err := s.GetJobsByIds([]int64{3, 8, 1, 8})
+		require.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+		require.ErrorContains(t, err, "8")
+		require.Equal(t, []int64{1, 3}, rowIDs(built(t, jobs)))
+
+		rows, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{3, 8, 1, 8}})
+		require.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+		require.ErrorContains(t, err, "8")
+		require.Equal(t, []int64{1, 3}, rowIDs(rows))
+
+		_, err = s.GetJob(8)
+		require.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+		require.ErrorContains(t, err, "8")
+
+		// With another filter no match is no error.
+		rows, err = s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{3, 8}, GroupIDs: []int64{3}})
+		require.NoError(t, err)
+		require.Equal(t, []int64{3}, rowIDs(rows))
+	})
+}
+
+func TestEmptyArgumentsAreASuccessThatChangesNothing(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2)
+		s.add(t, rows...)
+		for _, jobs := range [][]smallben.JobWithSchedule{nil, {}} {
+			require.NoError(t, s.AddJobs(jobs))
+			require.NoError(t, s.ResumeJobs(jobs))
+			require.NoError(t, s.SetCronId(jobs))
+			require.NoError(t, s.SetCronIdAndChangeScheduleAndJobInput(jobs))
+		}
+		require.NoError(t, s.PauseJobs(nil))
+		require.NoError(t, s.PauseJobs([]smallben.RawJob{}))
+		for _, ids := range [][]int64{nil, {}} {
+			require.NoError(t, s.DeleteJobsByIds(ids))
+			jobs, err := s.GetJobsByIds(ids)
+			require.NoError(t, err)
+			require.Empty(t, jobs)
+		}
+		require.Equal(t, rows, list(t, s))
+	})
+}
+
+func TestListJobsReturnsTheRowsThatMatchEveryFilter(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		var rows []smallben.RawJob
+		for id := range int64(60) {
+			row := rawJob(id - 20)
+			if row.ID == 0 {
+				continue
+			}
+			row.Paused = id%4 == 0
+			rows = append(rows, row)
+		}
+		s.add(t, rows...)
+		filters := [][]int64{nil, {}, {1}, {-3, 0, 1, 2, 2, 39}, {77}, {-20, -1, 4}}
+		for _, paused := range []*bool{nil, ptr(true), ptr(false)} {
+			for _, jobIDs := range filters {
+				for _, groups := range filters {
+					for _, superGroups := range filters {
+						matches := func(filter []int64, id int64) bool { return filter == nil || slices.Contains(filter, id) }
+						want := []int64{}
+						for _, row := range rows {
+							if matches(jobIDs, row.ID) && matches(groups, row.GroupID) && matches(superGroups, row.SuperGroupID) && (paused == nil || *paused == row.Paused) {
+								want = append(want, row.ID)
+							}
+						}
+						options := smallben.ListJobsOptions{JobIDs: jobIDs, GroupIDs: groups, SuperGroupIDs: superGroups, Paused: paused}
+						got, err := s.ListJobs(&options)
+						if !errors.Is(err, s.ErrorTypeIfMismatchCount()) {
+							require.NoError(t, err)
+						}
+						require.Equal(t, want, rowIDs(got), "%+v", options)
+					}
+				}
+			}
+		}
+		for _, options := range []smallben.ToListOptions{nil, &smallben.ListJobsOptions{}, smallben.ListJobsOptions{}, &smallben.PauseResumeOptions{}, &smallben.DeleteOptions{}, (*smallben.DeleteOptions)(nil)} {
+			got, err := s.ListJobs(options)
+			require.NoError(t, err)
+			require.Equal(t, rows, got)
+		}
+	})
+}
+
+func TestARowThatDoesNotDecodeHidesNoOther(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3, 4, 5, 6, 7)
+		rows[1].SerializedJob = "!"
+		rows[2].SerializedJobInput = "{"
+		rows[3].CronExpression = "TZ=UTC"
+		rows[4].SerializedJob, rows[4].Paused = "", true
+		for _, row := range rows {
+			s.put(t, row)
+		}
+		require.Equal(t, rows, list(t, s))
+		jobs, err := s.GetAllJobsToExecute()
+		require.Equal(t, []int64{2, 3, 4}, jobErrors(t, err, smallben.ErrUndecodable))
+		require.Equal(t, []int64{1, 6, 7}, rowIDs(built(t, jobs)))
+
+		jobs, err = s.GetJobsByIds([]int64{7, 5, 2})
+		require.Equal(t, []int64{2, 5}, jobErrors(t, err, smallben.ErrUndecodable))
+		require.Equal(t, []int64{7}, rowIDs(built(t, jobs)))
+		jobs, err = s.GetJobsByIds([]int64{7, 5, 8})
+		require.ErrorIs(t, err, smallben.ErrUndecodable)
+		require.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+		require.Equal(t, []int64{7}, rowIDs(built(t, jobs)))
+
+		_, err = s.GetJob(3)
+		require.Equal(t, []int64{3}, jobErrors(t, err, smallben.ErrUndecodable))
+
+		// It can be paused and deleted, and keeps what it holds.
+		require.NoError(t, s.PauseJobs(rows[1:3]))
+		got := list(t, s)
+		require.True(t, got[1].Paused && got[2].Paused)
+		require.Equal(t, rows[1].SerializedJob, got[1].SerializedJob)
+		require.NoError(t, s.DeleteJobsByIds([]int64{2, 3, 4, 5}))
+		require.Equal(t, []int64{1, 6, 7}, rowIDs(list(t, s)))
+	})
+}
+
+func TestResultsAndArgumentsBelongToTheCaller(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2)
+		jobs := withSchedule(t, rows...)
+		require.NoError(t, s.AddJobs(jobs))
+		clear(jobs)
+		got := list(t, s)
+		clear(got)
+		ids := []int64{2, 1, 2, 1}
+		_, err := s.GetJobsByIds(ids)
+		require.NoError(t, err)
+		_, err = s.ListJobs(&smallben.ListJobsOptions{JobIDs: ids, GroupIDs: ids})
+		require.NoError(t, err)
+		require.Equal(t, []int64{2, 1, 2, 1}, ids)
+		paused := rawJobs(2, 1, 2)
+		require.NoError(t, s.PauseJobs(paused))
+		require.Equal(t, rawJobs(2, 1, 2), paused)
+		require.NoError(t, s.DeleteJobsByIds(ids))
+		require.Equal(t, []int64{2, 1, 2, 1}, ids)
+	})
+}
+
+func TestTheMismatchErrorIsTheSameAtEachCall(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		require.Error(t, s.ErrorTypeIfMismatchCount())
+		require.Equal(t, s.ErrorTypeIfMismatchCount(), s.ErrorTypeIfMismatchCount())
+	})
+}
+
+// TestMethodsAreSafeForConcurrentUse has writers of the same rows, each batch of
+// which readers must see whole or not at all.
+func TestMethodsAreSafeForConcurrentUse(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3, 4)
+		for i := range rows {
+			rows[i].CronID = 7
+		}
+		s.add(t, rows...)
+		var writers, readers sync.WaitGroup
+		var done atomic.Bool
+		for w := range int64(4) {
+			writers.Go(func() {
+				for i := range int64(8) {
+					batch := rawJobs(100+w*100+i, 1000+w*100+i)
+					assert.NoError(t, s.AddJobs(withSchedule(t, batch...)))
+					assert.NoError(t, s.PauseJobs(rawJobs(1, 2, 3, 4)))
+					resumed := rawJobs(4, 3, 2, 1)
+					for i := range resumed {
+						resumed[i].CronID = w + 1
+					}
+					assert.NoError(t, s.ResumeJobs(withSchedule(t, resumed...)))
+					assert.NoError(t, s.DeleteJobsByIds(rowIDs(batch)))
+				}
+			})
+		}
+		for range 2 {
+			readers.Go(func() {
+				for !done.Load() {
+					rows, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{1, 2, 3, 4}})
+					if !assert.NoError(t, err) || !assert.Len(t, rows, 4) {
+						return
+					}
+					for _, row := range rows {
+						assert.Equal(t, [2]any{rows[0].Paused, rows[0].CronID}, [2]any{row.Paused, row.CronID})
+					}
+					jobs, err := s.GetAllJobsToExecute()
+					assert.NoError(t, err)
+					running := 0
+					for _, row := range built(t, jobs) {
+						if row.ID <= 4 {
+							running++
+						}
+					}
+					assert.Zero(t, running%4, "%d of 4 jobs are not paused", running)
+					assert.Zero(t, (len(jobs)-running)%2, "half a batch was added")
+				}
+			})
+		}
+		writers.Wait()
+		done.Store(true)
+		readers.Wait()
+		require.Equal(t, []int64{1, 2, 3, 4}, rowIDs(list(t, s)))
+	})
+}
+
+func TestOneOfManyConcurrentAddsOfAnIDSucceeds(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		var wg sync.WaitGroup
+		var added atomic.Int64
+		for i := range int64(8) {
+			wg.Go(func() {
+				err := s.AddJobs(withSchedule(t, rawJobs(42, 100+i)...))
+				if err == nil {
+					added.Add(1)
+					return
+				}
+				assert.Equal(t, []int64{42}, jobErrors(t, err, smallben.ErrJobExists))
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, added.Load())
+		require.Len(t, list(t, s), 2)
+	})
+}
+
+// manyJobs are shared by the tests of large batches.
+var manyJobs = sync.OnceValue(func() []smallben.JobWithSchedule {
+	rows := make([]smallben.RawJob, 100_000)
+	for i := range rows {
+		rows[i] = rawJob(int64(i + 1))
+	}
+	jobs, _ := smallben.DecodeRows(rows)
+	return jobs
+})
+
+func TestLargeBatchesAreOneWrite(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		jobs := manyJobs()[:s.big]
+		last := jobs[s.big-1:]
+		require.NoError(t, s.AddJobs(last))
+		require.Equal(t, []int64{s.big}, jobErrors(t, s.AddJobs(jobs), smallben.ErrJobExists))
+		require.Len(t, list(t, s), 1)
+		require.NoError(t, s.DeleteJobsByIds([]int64{s.big}))
+		require.NoError(t, s.AddJobs(jobs))
+
+		ids := make([]int64, s.big*7/10)
+		rows := make([]smallben.RawJob, len(ids))
+		for i := range ids {
+			ids[i] = int64(i + 1)
+			rows[i].ID = ids[i]
+		}
+		require.NoError(t, s.PauseJobs(rows))
+		unpaused, err := s.GetAllJobsToExecute()
+		require.NoError(t, err)
+		require.Len(t, unpaused, int(s.big)-len(ids))
+		require.NoError(t, s.ResumeJobs(jobs[:len(ids)]))
+		require.NoError(t, s.SetCronId(jobs))
+		require.NoError(t, s.SetCronIdAndChangeScheduleAndJobInput(jobs))
+		found, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: ids, Paused: ptr(false)})
+		require.NoError(t, err)
+		require.Len(t, found, len(ids))
+		require.ErrorIs(t, s.DeleteJobsByIds(append(ids, -1)), s.ErrorTypeIfMismatchCount())
+		require.Len(t, list(t, s), int(s.big)-len(ids))
+	})
+}
+
+func TestLargeRowsAreStored(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		rows := rawJobs(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+		for i := range rows {
+			rows[i].SerializedJobInput = `{"a":"` + strings.Repeat(`\"`, 500_000) + `"}`
+		}
+		s.add(t, rows...)
+		require.NoError(t, s.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rows...)))
+		got := list(t, s)
+		require.Len(t, got, len(rows))
+		for i := range got {
+			require.True(t, got[i].SerializedJobInput == rows[i].SerializedJobInput)
+		}
+	})
+}
+
+// RepositoryGorm.
+
+func TestTheMismatchErrorOfGormNamesAtMostTwentyJobs(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		require.Equal(t, gorm.ErrRecordNotFound, r.ErrorTypeIfMismatchCount())
+		require.EqualError(t, r.PauseJobs(rawJobs(9, 3)), "pause jobs: record not found: jobs 3, 9")
+		require.EqualError(t, r.DeleteJobsByIds([]int64{9}), "delete jobs: record not found: job 9")
+		many := make([]int64, 1000)
+		for i := range many {
+			many[i] = int64(i + 1)
+		}
+		require.EqualError(t, r.DeleteJobsByIds(many),
+			"delete jobs: record not found: jobs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20 and 980 more")
+	})
+}
+
+func TestAnUpdateLeavesOutTheColumnsThatItDoesNotName(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		rows := rawJobs(1, 2, 3)
+		require.NoError(t, r.AddJobs(withSchedule(t, rows...)))
+		changed := rawJobs(1, 2, 3)
+		for i := range changed {
+			changed[i].CronExpression, changed[i].SerializedJobInput = "@daily", "null"
+		}
+		jobs := withSchedule(t, changed...)
+		require.NoError(t, r.SetCronIdAndChangeScheduleAndJobInput([]smallben.JobWithSchedule{
+			smallben.Naming(jobs[0], true, false), smallben.Naming(jobs[1], false, true), smallben.Naming(jobs[2], true, true),
+		}))
+		got := list(t, r)
+		require.Equal(t, []string{"@daily", rows[1].CronExpression, "@daily"}, []string{got[0].CronExpression, got[1].CronExpression, got[2].CronExpression})
+		require.Equal(t, []string{rows[0].SerializedJobInput, "null", "null"}, []string{got[0].SerializedJobInput, got[1].SerializedJobInput, got[2].SerializedJobInput})
+	})
+}
+
+func TestTextThatTheDatabaseCannotHoldIsRefused(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		rows := rawJobs(1, 2, 3)
+		rows[0].SerializedJobInput = "{\"a\":\"\xff\"}"
+		rows[2].CreatedAt = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)
+		jobs := withSchedule(t, rows...)
+		require.Equal(t, []int64{1, 3}, jobErrors(t, r.AddJobs(jobs), smallben.ErrInvalidJob))
+		require.Empty(t, list(t, r))
+		require.NoError(t, r.AddJobs(jobs[1:2]))
+		require.Equal(t, []int64{1}, jobErrors(t, r.SetCronIdAndChangeScheduleAndJobInput(jobs), smallben.ErrInvalidJob))
+	})
+}
+
+func TestTheConfigMustNameADatabase(t *testing.T) {
+	t.Parallel()
+	_, err := smallben.NewRepositoryGorm(nil)
+	require.ErrorContains(t, err, "the config is nil")
+	_, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{})
+	require.ErrorContains(t, err, "Dialector is nil")
+}
+
+func TestAFileThatIsNoDatabaseIsAnError(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "jobs.db")
+	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("not a database ", 100)), 0o600))
+	_, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(path)})
+	require.ErrorContains(t, err, "open repository: ")
+}
+
+func TestANewTableHas64BitIDsAndItsIndexes(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		db.open(t)
+		dump := strings.Join(db.dump(t), "\n")
+		for _, index := range []string{"paused_idx", "super_group_idx", "group_idx"} {
+			require.Contains(t, dump, index)
+		}
+		types := "SELECT type FROM pragma_table_info('jobs') WHERE name LIKE '%id'"
+		times := "SELECT type FROM pragma_table_info('jobs') WHERE name LIKE '%_at'"
+		timeType := "datetime"
+		if !db.sqlite() {
+			types = "SELECT data_type FROM information_schema.columns WHERE table_schema = current_schema() AND column_name LIKE '%id'"
+			times = "SELECT data_type FROM information_schema.columns WHERE table_schema = current_schema() AND column_name LIKE '%_at'"
+			timeType = "timestamp with time zone"
+		}
+		require.Equal(t, []string{"bigint", "bigint", "bigint", "bigint"}, db.strings(t, types))
+		require.Equal(t, []string{timeType, timeType}, db.strings(t, times))
+	})
+}
+
+func TestOpeningAgainAltersNothing(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		require.NoError(t, db.open(t).AddJobs(withSchedule(t, rawJobs(1, 2)...)))
+		before := db.dump(t)
+		r := db.open(t)
+		require.Equal(t, before, db.dump(t))
+		require.Equal(t, rawJobs(1, 2), list(t, r))
+	})
+}
+
+func TestManyMayCreateTheTableAtOnce(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		var wg sync.WaitGroup
+		for i := range int64(12) {
+			wg.Go(func() {
+				r, err := db.tryOpen()
+				if assert.NoError(t, err) {
+					assert.NoError(t, r.AddJobs(withSchedule(t, rawJob(i+1))))
+					assert.NoError(t, r.Close())
+				}
+			})
+		}
+		wg.Wait()
+		require.Len(t, list(t, db.open(t)), 12)
+		require.Contains(t, strings.Join(db.dump(t), "\n"), "super_group_idx")
+	})
+}
+
+const openEnv = "SMALLBEN_TEST_OPEN"
+
+// TestOpenForAnotherProcess is what the processes of the next test run.
+func TestOpenForAnotherProcess(t *testing.T) {
+	name, dsn, found := strings.Cut(os.Getenv(openEnv), " ")
+	if !found {
+		t.Skip("for TestManyProcessesMayCreateTheTableAtOnce")
+	}
+	db := &database{name: name, dsn: dsn}
+	require.NoError(t, db.open(t).AddJobs(withSchedule(t, rawJob(int64(os.Getpid())))))
+}
+
+func TestManyProcessesMayCreateTheTableAtOnce(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOpenForAnotherProcess$")
+				child.Env = append(os.Environ(), openEnv+"="+db.name+" "+db.dsn)
+				out, err := child.CombinedOutput()
+				assert.NoError(t, err, "%s", out)
+			})
+		}
+		wg.Wait()
+		require.Len(t, list(t, db.open(t)), 4)
+	})
+}
+
+func TestIndexNamesOfAnotherTableDoNotStandInTheWay(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		db.exec(t, "CREATE TABLE other (paused bigint)")
+		db.exec(t, "CREATE INDEX paused_idx ON other (paused)")
+		db.open(t)
+		require.Contains(t, strings.Join(db.dump(t), "\n"), "jobs_paused_idx")
+	})
+}
+
+func TestSkipMigrationLeavesTheTableToTheUser(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		skip := func(config *smallben.RepositoryGormConfig) { config.SkipMigration = true }
+		_, err := db.tryOpen(skip)
+		require.ErrorContains(t, err, "the table jobs is missing")
+		r := db.open(t)
+		require.NoError(t, r.AddJobs(withSchedule(t, rawJob(1))))
+		require.Len(t, list(t, db.open(t, skip)), 1)
+	})
+}
+
+func TestATableWithoutAColumnIsAnErrorAtOpening(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		db.exec(t, "CREATE TABLE jobs (id bigint PRIMARY KEY, group_id bigint)")
+		_, err := db.tryOpen()
+		require.ErrorContains(t, err, "open repository: table jobs: ")
+		require.ErrorContains(t, err, "super_group_id")
+	})
+}
+
+// fixture loads the table and rows that the original library wrote.
+func fixture(t testing.TB, db *database) {
+	t.Helper()
+	file := "v0_10_postgres.sql"
+	if db.sqlite() {
+		file = "v0_10_sqlite.sql"
+	}
+	script, err := os.ReadFile(filepath.Join("testdata", file))
+	require.NoError(t, err)
+	db.exec(t, string(script))
+}
+
+func TestTheOriginalsDataOpensAsItIs(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		fixture(t, db)
+		before := db.dump(t)
+		r := db.open(t)
+		rows := list(t, r)
+		require.Equal(t, before, db.dump(t))
+
+		at := func(micros int) time.Time { return time.Date(2026, 11, 23, 16, 21, 16, micros*1000, time.UTC) }
+		const input = `{"count":3,"nested":{"a":[1,2,3]},"ratio":0.5,"to":"ops@example.com","unicode":"naïve – ✓"}`
+		job := func(last string) string {
+			return "OhAAD2NvbXBhdC5SZW1pbmRlcn8DAQEIUmVtaW5kZXIB/4AAAQIBBFRleHQBDAABBVRyaWVzAQQAAAA" + last
+		}
+		require.Equal(t, []smallben.RawJob{
+			{ID: -5, GroupID: 12, CronID: 6, CronExpression: "15,45 8-18/2 * * MON", CreatedAt: at(630679), UpdatedAt: at(630679), SerializedJob: job("L/4AIAQNuZWcBBAA="), SerializedJobInput: input},
+			{ID: 1, GroupID: 10, SuperGroupID: 100, CronID: 7, CronExpression: "@weekly", CreatedAt: at(630479), UpdatedAt: at(634398), SerializedJob: job("O/4ALAQZob3VybHkBAgA="), SerializedJobInput: input},
+			{ID: 2, GroupID: 10, SuperGroupID: 100, Paused: true, CronExpression: "*/5 * * * *", CreatedAt: at(630484), UpdatedAt: at(630484), SerializedJob: job("K/4AHAQRmaXZlAA=="), SerializedJobInput: "{}"},
+			{ID: 3, GroupID: 11, SuperGroupID: 100, CronID: 3, CronExpression: "CRON_TZ=Europe/Rome 30 4 * * 1-5", CreatedAt: at(630671), UpdatedAt: at(630671), SerializedJob: job("M/4AJAQRyb21lAQ0A"), SerializedJobInput: "null"},
+			{ID: 4, GroupID: 11, SuperGroupID: 200, Paused: true, CronExpression: "@daily", CreatedAt: at(630672), UpdatedAt: at(630672), SerializedJob: job("E/4ABAA=="), SerializedJobInput: input},
+			{ID: 1<<53 + 1, GroupID: -1, SuperGroupID: math.MaxInt32, CronID: 5, CronExpression: "0 0 29 2 *", CreatedAt: at(630674), UpdatedAt: at(630674), SerializedJob: job("M/4AJAQRsZWFwAQQA"), SerializedJobInput: input},
+		}, rows)
+		jobs, err := r.GetAllJobsToExecute()
+		require.NoError(t, err)
+		require.Equal(t, []int64{-5, 1, 3, 1<<53 + 1}, rowIDs(built(t, jobs)))
+	})
+}
+
+func TestJobsAreAddedToTheOriginalsTable(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		fixture(t, db)
+		r := db.open(t)
+		row := rawJob(77)
+		row.SuperGroupID = math.MinInt32
+		require.NoError(t, r.AddJobs(withSchedule(t, row)))
+		require.NoError(t, r.PauseJobs(rawJobs(3, 77)))
+		require.NoError(t, r.SetCronId(withSchedule(t, row)))
+		got, err := r.ListJobs(&smallben.ListJobsOptions{SuperGroupIDs: []int64{math.MinInt32}})
+		require.NoError(t, err)
+		row.Paused, row.UpdatedAt = true, got[0].UpdatedAt
+		require.Equal(t, []smallben.RawJob{row}, got)
+	})
+}
+
+func TestASuperGroupBeyond32BitsIsRefusedInTheOriginalsTable(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		fixture(t, db)
+		r := db.open(t)
+		before := db.dump(t)
+		rows := rawJobs(71, 72, 73, 3)
+		rows[0].SuperGroupID = math.MaxInt32 + 1
+		rows[1].GroupID = math.MaxInt64 // the original's column has 64 bits
+		rows[2].SuperGroupID = math.MinInt32 - 1
+		err := r.AddJobs(withSchedule(t, rows[:3]...))
+		require.Equal(t, []int64{71, 73}, jobErrors(t, err, smallben.ErrInvalidJob))
+		require.ErrorContains(t, err, "super_group_id")
+		// Together with every other problem of the batch.
+		err = r.AddJobs(withSchedule(t, rows...))
+		require.ErrorIs(t, err, smallben.ErrInvalidJob)
+		require.ErrorIs(t, err, smallben.ErrJobExists)
+		require.Equal(t, before, db.dump(t))
+		require.NoError(t, r.AddJobs(withSchedule(t, rows[1])))
+	})
+}
+
+// looseTable is one in which anything can stand.
+func looseTable(t testing.TB, db *database) {
+	t.Helper()
+	timeType := "datetime"
+	if !db.sqlite() {
+		timeType = "timestamptz"
+	}
+	db.exec(t, `CREATE TABLE jobs (id bigint, group_id bigint, super_group_id bigint, paused boolean, cron_expression varchar(256), cron_id bigint,
+serialized_job text, serialized_job_input text, created_at `+timeType+`, updated_at `+timeType+`)`)
+}
+
+func TestANULLHoldsItsRowBackAndNoOther(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		looseTable(t, db)
+		r := db.open(t)
+		columns := []string{"group_id", "super_group_id", "paused", "cron_expression", "cron_id", "serialized_job", "serialized_job_input", "created_at", "updated_at"}
+		var broken []int64
+		db.put(t, rawJob(50))
+		for i, column := range columns {
+			id := int64(i + 1)
+			db.put(t, rawJob(id))
+			db.exec(t, fmt.Sprintf("UPDATE jobs SET %s = NULL WHERE id = %d", column, id))
+			broken = append(broken, id)
+		}
+		before := db.dump(t)
+		rows := list(t, r)
+		require.Equal(t, append(broken, 50), rowIDs(rows))
+		for i, column := range columns {
+			_, err := rows[i].ToJobWithSchedule()
+			require.Equal(t, []int64{int64(i + 1)}, jobErrors(t, err, smallben.ErrUndecodable))
+			require.ErrorContains(t, err, "column "+column+" is NULL")
+		}
+		jobs, err := r.GetAllJobsToExecute()
+		require.Equal(t, broken, jobErrors(t, err, smallben.ErrUndecodable))
+		require.Equal(t, []int64{50}, rowIDs(built(t, jobs)))
+		require.Equal(t, before, db.dump(t))
+
+		// A row whose paused is NULL is not paused.
+		unpaused, err := r.ListJobs(&smallben.ListJobsOptions{Paused: ptr(false)})
+		require.NoError(t, err)
+		require.Equal(t, append(broken, 50), rowIDs(unpaused))
+		require.NoError(t, r.PauseJobs(rows))
+		paused, err := r.ListJobs(&smallben.ListJobsOptions{Paused: ptr(true)})
+		require.NoError(t, err)
+		require.Equal(t, append(broken, 50), rowIDs(paused))
+		require.NoError(t, r.DeleteJobsByIds(broken))
+		require.Equal(t, []int64{50}, rowIDs(list(t, r)))
+	})
+}
+
+func TestAnIDThatCannotBeReadIsZeroAndFirst(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		looseTable(t, db)
+		r := db.open(t)
+		db.put(t, rawJob(1))
+		db.put(t, rawJob(2))
+		db.exec(t, "UPDATE jobs SET id = NULL WHERE id = 1")
+		if db.sqlite() {
+			db.put(t, rawJob(3))
+			db.exec(t, "UPDATE jobs SET id = 'three' WHERE id = 3")
+		}
+		rows := list(t, r)
+		jobs, err := r.GetAllJobsToExecute()
+		require.Equal(t, []int64{2}, rowIDs(built(t, jobs)))
+		bad := jobErrors(t, err, smallben.ErrUndecodable)
+		require.Equal(t, append(bad, 2), rowIDs(rows))
+		for _, id := range bad {
+			require.Zero(t, id)
+		}
+	})
+}
+
+func TestAValueOfAnotherTypeHoldsItsRowBackOnSQLite(t *testing.T) {
+	t.Parallel()
+	db := newSQLite(t)
+	r := db.open(t)
+	values := []string{
+		"group_id = 'x'", "super_group_id = 1.5", "cron_id = x'3132'", "paused = 'maybe'", "paused = 0.5",
+		"created_at = 'yesterday'", "created_at = 1.5", "updated_at = ''", "updated_at = '2024-13-01 00:00:00'",
+	}
+	for i, value := range values {
+		db.put(t, rawJob(int64(i+1)))
+		db.exec(t, fmt.Sprintf("UPDATE jobs SET %s WHERE id = %d", value, i+1))
+	}
+	rows := list(t, r)
+	require.Len(t, rows, len(values))
+	for i, value := range values {
+		_, err := rows[i].ToJobWithSchedule()
+		column, _, _ := strings.Cut(value, " ")
+		require.ErrorIs(t, err, smallben.ErrUndecodable)
+		require.ErrorContains(t, err, "column "+column+" holds ")
+		require.Equal(t, storedReminder, rows[i].SerializedJob)
+	}
+	// Each row is either paused or not.
+	unpaused, err := r.ListJobs(&smallben.ListJobsOptions{Paused: ptr(false)})
+	require.NoError(t, err)
+	require.Equal(t, rows, unpaused)
+	require.NoError(t, r.PauseJobs(rows))
+	unpaused, err = r.ListJobs(&smallben.ListJobsOptions{Paused: ptr(false)})
+	require.NoError(t, err)
+	require.Empty(t, unpaused)
+}
+
+func TestTimesThatOthersWroteAreRead(t *testing.T) {
+	t.Parallel()
+	db := newSQLite(t)
+	r := db.open(t)
+	at := time.Date(2024, 2, 29, 12, 34, 56, 0, time.UTC)
+	for i, value := range []any{
+		"2024-02-29 12:34:56", "2024-02-29T12:34:56Z", "2024-02-29 14:34:56+02:00", "2024-02-29T12:34:56.000000999",
+		at.Unix(), at.UnixMilli(), at.String(), at, []byte("2024-02-29 12:34:56"),
+	} {
+		db.put(t, rawJob(int64(i+1)))
+		db.exec(t, "UPDATE jobs SET created_at = ? WHERE id = ?", value, i+1)
+	}
+	for _, row := range list(t, r) {
+		require.Equal(t, at, row.CreatedAt, "row %d", row.ID)
+		_, err := row.ToJobWithSchedule()
+		require.NoError(t, err)
+	}
+}
+
+// methods are all calls that reach the database, by name. They expect jobs 1 to
+// 9, and change them only with success.
+var methods = map[string]func(t testing.TB, r smallben.Repository) error{
+	"AddJobs":   func(t testing.TB, r smallben.Repository) error { return r.AddJobs(withSchedule(t, rawJobs(11, 12)...)) },
+	"PauseJobs": func(t testing.TB, r smallben.Repository) error { return r.PauseJobs(rawJobs(1, 2)) },
+	"ResumeJobs": func(t testing.TB, r smallben.Repository) error {
+		return r.ResumeJobs(withSchedule(t, rawJobs(3, 4)...))
+	},
+	"SetCronId": func(t testing.TB, r smallben.Repository) error {
+		rows := rawJobs(5, 6)
+		rows[0].CronID, rows[1].CronID = 555, 666
+		return r.SetCronId(withSchedule(t, rows...))
+	},
+	"SetCronIdAndChangeScheduleAndJobInput": func(t testing.TB, r smallben.Repository) error {
+		return r.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(7, 8)...))
+	},
+	"DeleteJobsByIds": func(t testing.TB, r smallben.Repository) error { return r.DeleteJobsByIds([]int64{9}) },
+	"GetJob":          func(t testing.TB, r smallben.Repository) error { _, err := r.GetJob(1); return err },
+	"GetJobsByIds":    func(t testing.TB, r smallben.Repository) error { _, err := r.GetJobsByIds([]int64{1}); return err },
+	"GetAllJobsToExecute": func(t testing.TB, r smallben.Repository) error {
+		_, err := r.GetAllJobsToExecute()
+		return err
+	},
+	"ListJobs": func(t testing.TB, r smallben.Repository) error { _, err := r.ListJobs(nil); return err },
+}
+
+var methodRows = []int64{1, 2, 3, 4, 5, 6, 7, 8, 9}
+
+// lock takes the table away from everybody else until unlock.
+func (db *database) lock(t testing.TB) (unlock func()) {
+	t.Helper()
+	conn, err := db.pool.Conn(context.Background())
+	require.NoError(t, err)
+	statements := []string{"BEGIN", "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"}
+	if db.sqlite() {
+		statements = []string{"BEGIN EXCLUSIVE"}
+	}
+	for _, statement := range statements {
+		_, err := conn.ExecContext(context.Background(), statement)
+		require.NoError(t, err)
+	}
+	return sync.OnceFunc(func() {
+		_, err := conn.ExecContext(context.Background(), "ROLLBACK")
+		assert.NoError(t, err)
+		assert.NoError(t, conn.Close())
+	})
+}
+
+func timeout(d time.Duration) func(*smallben.RepositoryGormConfig) {
+	return func(config *smallben.RepositoryGormConfig) { config.Timeout = d }
+}
+
+func TestALockedTableIsAnErrorWithinTheTimeout(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		r := db.open(t, timeout(400*time.Millisecond))
+		require.NoError(t, db.open(t).AddJobs(withSchedule(t, rawJobs(methodRows...)...)))
+		before := db.dump(t)
+		unlock := db.lock(t)
+		defer unlock()
+		var wg sync.WaitGroup
+		for name, call := range methods {
+			wg.Go(func() {
+				start := time.Now()
+				err := call(t, r)
+				assert.Error(t, err, name)
+				assert.NotErrorIs(t, err, smallben.ErrOutcomeUnknown, name)
+				assert.Less(t, time.Since(start), 4*time.Second, name)
+			})
+		}
+		wg.Wait()
+		start := time.Now()
+		_, err := db.tryOpen(timeout(400 * time.Millisecond))
+		require.Error(t, err)
+		require.Less(t, time.Since(start), 4*time.Second)
+		unlock()
+		require.Equal(t, before, db.dump(t))
+		for name, call := range methods {
+			require.NoError(t, call(t, db.open(t)), name)
+		}
+	})
+}
+
+func TestAServerThatDoesNotAnswerIsAnErrorWithinTheTimeout(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	start := time.Now()
+	_, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+		Dialector: postgres.Open("postgres://u@" + listener.Addr().String() + "/d?sslmode=disable"), Timeout: 300 * time.Millisecond,
+	})
+	require.ErrorContains(t, err, "open repository: ")
+	require.Less(t, time.Since(start), 3*time.Second)
+}
+
+func TestWithoutATimeoutACallWaitsForTheLock(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		r := db.open(t, timeout(-1))
+		require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(methodRows...)...)))
+		unlock := db.lock(t)
+		defer unlock()
+		done := make(chan error)
+		go func() { done <- r.PauseJobs(rawJobs(1)) }()
+		select {
+		case err := <-done:
+			t.Fatal("it did not wait: ", err)
+		case <-time.After(200 * time.Millisecond):
+		}
+		unlock()
+		require.NoError(t, <-done)
+	})
+}
+
+func TestAClosedRepositoryReturnsErrors(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		require.NoError(t, r.Close())
+		for name, call := range methods {
+			require.ErrorContains(t, call(t, r), "closed", name)
+		}
+		require.NoError(t, r.Close())
+	})
+}
+
+func TestAFailedOpeningClosesOnlyItsOwnPool(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		before := runtime.NumGoroutine()
+		for _, dialector := range []gorm.Dialector{postgres.New(postgres.Config{Conn: db.pool}), postgres.Dialector{Config: &postgres.Config{Conn: db.pool}}} {
+			if db.sqlite() {
+				dialector = sqlite.New(sqlite.Config{Conn: db.pool})
+			}
+			_, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, SkipMigration: true})
+			require.ErrorContains(t, err, "the table jobs is missing")
+			require.NoError(t, db.pool.Ping())
+		}
+		_ = before
+	})
+}
+
+func TestAnInMemoryDatabaseIsOneDatabase(t *testing.T) {
+	t.Parallel()
+	for _, dsn := range []string{":memory:", "file::memory:?cache=shared", "file:TestAnInMemoryDatabase?mode=memory&cache=shared", ""} {
+		t.Run(dsn, func(t *testing.T) {
+			r, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(dsn)})
+			require.NoError(t, err)
+			defer r.Close()
+			require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(methodRows...)...)))
+			var wg sync.WaitGroup
+			for name, call := range methods {
+				wg.Go(func() { assert.NoError(t, call(t, r), name) })
+			}
+			wg.Wait()
+			require.Len(t, list(t, r), 10)
+		})
+	}
+}
+
+// statementLog is a GORM logger that keeps statements.
+type statementLog struct {
+	logger.Interface
+	mu         sync.Mutex
+	statements []string
+}
+
+func (l *statementLog) Trace(_ context.Context, _ time.Time, statement func() (string, int64), _ error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text, _ := statement()
+	l.statements = append(l.statements, text)
+}
+
+func TestTheUsersLoggerSeesAsManyStatementsAsThereAreChunks(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		log := &statementLog{Interface: logger.Discard}
+		r := db.open(t, func(config *smallben.RepositoryGormConfig) { config.Config.Logger = log })
+		count := func(call error) int {
+			t.Helper()
+			require.NoError(t, call)
+			n := len(log.statements)
+			log.statements = nil
+			return n
+		}
+		log.statements = nil
+		jobs := manyJobs()[:20_000]
+		rows := built(t, jobs)
+		require.Equal(t, 20, count(r.AddJobs(jobs)))
+		require.Equal(t, 2, count(r.SetCronId(jobs)))
+		require.Equal(t, 2, count(r.PauseJobs(rows)))
+		require.Equal(t, 2, count(r.ResumeJobs(jobs)))
+		require.Equal(t, 2, count(r.SetCronIdAndChangeScheduleAndJobInput(jobs)))
+		_, err := r.GetAllJobsToExecute()
+		require.Equal(t, 1, count(err))
+		_, err = r.GetJobsByIds(rowIDs(rows))
+		require.Equal(t, 1, count(err))
+		_, err = r.ListJobs(&smallben.ListJobsOptions{JobIDs: rowIDs(rows)})
+		require.Equal(t, 1, count(err))
+		require.Equal(t, 2, count(r.DeleteJobsByIds(rowIDs(rows))))
+	})
+}
+
+// The fate of a COMMIT.
+
+// faulty opens a repository over faults on the database, with jobs 1 to 9.
+func faulty(t testing.TB, db *database, edit ...func(*smallben.RepositoryGormConfig)) (*faultsql.Faults, *smallben.RepositoryGorm) {
+	t.Helper()
+	var faults *faultsql.Faults
+	dialector := gorm.Dialector(nil)
+	if db.sqlite() {
+		faults = faultsql.SQLite(db.dsn)
+		dialector = sqlite.New(sqlite.Config{Conn: faults.DB()})
+	} else {
+		var err error
+		faults, err = faultsql.Postgres(db.dsn)
+		require.NoError(t, err)
+		dialector = postgres.New(postgres.Config{Conn: faults.DB()})
+	}
+	r := db.open(t, append(edit, func(config *smallben.RepositoryGormConfig) { config.Dialector = dialector })...)
+	return faults, r
+}
+
+// refill brings jobs 1 to 9 to their first state.
+func refill(t testing.TB, db *database) {
+	t.Helper()
+	db.exec(t, "DELETE FROM jobs")
+	for _, row := range rawJobs(methodRows...) {
+		db.put(t, row)
+	}
+}
+
+// TestAnErrorIsTrueWhateverFails makes each operation of each call fail, in each
+// way. Nil must mean that the write happened, an error that it did not.
+func TestAnErrorIsTrueWhateverFails(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		for name, mode := range map[string]faultsql.Mode{"before": faultsql.Before, "after": faultsql.After, "bad connection": faultsql.BadConn, "midway": faultsql.Midway} {
+			for _, persistent := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, persistent %v", name, persistent), func(t *testing.T) {
+					faults, r := faulty(t, db, timeout(2*time.Second))
+					if persistent {
+						faults, r = faulty(t, db, timeout(200*time.Millisecond))
+					}
+					for method, call := range methods {
+						for n := 1; ; n++ {
+							refill(t, db)
+							before := db.dump(t)
+							faults.FailNth(n, mode, persistent)
+							err := call(t, r)
+							fired := faults.Fired()
+							faults.Heal()
+							changed := !slices.Equal(before, db.dump(t))
+							isRead := strings.HasPrefix(method, "Get") || method == "ListJobs"
+							switch {
+							case err == nil:
+								require.Equal(t, !isRead, changed, "%s, operation %d: no error", method, n)
+							case errors.Is(err, smallben.ErrOutcomeUnknown):
+								require.False(t, isRead)
+								settled, err := smallben.Settled(err)
+								require.NoError(t, err)
+								require.True(t, settled)
+							default:
+								require.False(t, changed, "%s, operation %d: %v", method, n, err)
+							}
+							require.NoError(t, call(t, reset(t, db, r)), "%s after operation %d", method, n)
+							if fired == 0 {
+								require.NoError(t, err)
+								break
+							}
+						}
+					}
+				})
+			}
+		}
+	})
+}
+
+func reset(t testing.TB, db *database, r smallben.Repository) smallben.Repository {
+	t.Helper()
+	refill(t, db)
+	return r
+}
+
+// TestAHangEndsWithTheTimeout makes each operation of each call hang.
+func TestAHangEndsWithTheTimeout(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		for name, mode := range map[string]faultsql.Mode{"before": faultsql.Hang, "after": faultsql.HangAfter} {
+			t.Run(name, func(t *testing.T) {
+				faults, r := faulty(t, db, timeout(100*time.Millisecond))
+				for method, call := range methods {
+					for n := 1; ; n++ {
+						refill(t, db)
+						before := db.dump(t)
+						faults.FailNth(n, mode, false)
+						start := time.Now()
+						err := call(t, r)
+						require.Less(t, time.Since(start), 3*time.Second)
+						fired := faults.Fired()
+						faults.Heal()
+						changed := !slices.Equal(before, db.dump(t))
+						if err == nil {
+							require.Equal(t, !strings.HasPrefix(method, "Get") && method != "ListJobs", changed, "%s, operation %d: no error", method, n)
+						} else if !errors.Is(err, smallben.ErrOutcomeUnknown) {
+							require.False(t, changed, "%s, operation %d: %v", method, n, err)
+						}
+						if fired == 0 {
+							break
+						}
+					}
+				}
+			})
+		}
+	})
+}
+
+// overProxy opens a repository with jobs 1 to 9 that reaches PostgreSQL through
+// a proxy.
+func overProxy(t *testing.T, limit time.Duration) (*database, *pgtest.Proxy, *smallben.RepositoryGorm) {
+	t.Helper()
+	t.Parallel()
+	db := newPostgres(t)
+	db.open(t)
+	refill(t, db)
+	proxy := pgtest.NewProxy(t, db.dsn)
+	r, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: postgres.Open(proxy.DSN()), Timeout: limit})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = r.Close() })
+	return db, proxy, r
+}
+
+func writes() map[string]func(t testing.TB, r smallben.Repository) error {
+	writing := make(map[string]func(t testing.TB, r smallben.Repository) error)
+	for name, call := range methods {
+		if !strings.HasPrefix(name, "Get") && name != "ListJobs" {
+			writing[name] = call
+		}
+	}
+	return writing
+}
+
+func TestACommitWhoseReplyIsLostIsASuccess(t *testing.T) {
+	db, proxy, r := overProxy(t, 10*time.Second)
+	for name, call := range writes() {
+		refill(t, db)
+		before := db.dump(t)
+		proxy.DropAfterCommit()
+		require.NoError(t, call(t, r), name)
+		require.NotEqual(t, before, db.dump(t), name)
+	}
+}
+
+func TestACommitThatArrivesLateIsAwaited(t *testing.T) {
+	db, proxy, r := overProxy(t, 20*time.Second)
+	for name, call := range writes() {
+		refill(t, db)
+		before := db.dump(t)
+		proxy.HoldCommit(300 * time.Millisecond)
+		require.NoError(t, call(t, r), name)
+		require.NotEqual(t, before, db.dump(t), name)
+	}
+}
+
+func TestACommitThatArrivesTooLateHasAnUnknownOutcomeUntilItDoes(t *testing.T) {
+	db, proxy, r := overProxy(t, 800*time.Millisecond)
+	before := db.dump(t)
+	proxy.HoldCommit(2 * time.Second)
+	err := r.PauseJobs(rawJobs(1))
+	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
+	require.ErrorContains(t, err, "pause jobs: outcome of the write unknown: commit: ")
+	settled, settledErr := smallben.Settled(err)
+	require.NoError(t, settledErr)
+	require.False(t, settled)
+	require.Eventually(t, func() bool {
+		settled, err := smallben.Settled(err)
+		return err == nil && settled
+	}, 20*time.Second, 20*time.Millisecond)
+	require.NotEqual(t, before, db.dump(t))
+}
+
+func TestACommitThatNeverArrivesHasAnUnknownOutcomeUntilTheServerAnswers(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	db.open(t)
+	refill(t, db)
+	before := db.dump(t)
+	proxy := pgtest.NewProxy(t, db.dsn)
+	faults, err := faultsql.Postgres(proxy.DSN())
+	require.NoError(t, err)
+	r, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+		Dialector: postgres.New(postgres.Config{Conn: faults.DB()}), Timeout: 800 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	defer r.Close()
+	faults.OnOp(func(op faultsql.Op) {
+		if op.Kind == faultsql.Commit {
+			proxy.BlackHole()
+		}
+	})
+	err = r.PauseJobs(rawJobs(1))
+	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
+	_, settledErr := smallben.Settled(err)
+	require.Error(t, settledErr)
+	proxy.Pass()
+	require.Eventually(t, func() bool {
+		settled, err := smallben.Settled(err)
+		return err == nil && settled
+	}, 20*time.Second, 20*time.Millisecond)
+	require.Equal(t, before, db.dump(t))
+}
+
+func TestACrashDuringACommitIsToldAsItIs(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	db := newDatabase(t, "PostgreSQL", server.DSN(), "pgx")
+	faults, r := faulty(t, db, timeout(20*time.Second))
+	refill(t, db)
+	before := db.dump(t)
+	require.NoError(t, db.pool.Close())
+	faults.OnOp(func(op faultsql.Op) {
+		if op.Kind == faultsql.Commit {
+			faults.OnOp(nil)
+			server.Restart()
+		}
+	})
+	err := r.PauseJobs(rawJobs(1))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown)
+	after := newDatabase(t, "PostgreSQL", server.DSN(), "pgx")
+	require.Equal(t, before, after.dump(t))
+}
+
+func TestDeadConnectionsInThePoolFailNoCall(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	db.open(t)
+	for name, call := range methods {
+		refill(t, db)
+		pool := newDatabase(t, "PostgreSQL", db.dsn, "pgx").pool
+		pool.SetMaxIdleConns(8)
+		r, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: postgres.New(postgres.Config{Conn: pool})})
+		require.NoError(t, err)
+		// Eight connections, all of which the server ends.
+		conns := make([]*sql.Conn, 8)
+		for i := range conns {
+			conns[i], err = pool.Conn(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, conns[i].PingContext(t.Context()))
+		}
+		for _, conn := range conns {
+			require.NoError(t, conn.Close())
+		}
+		require.Equal(t, 8, pool.Stats().Idle)
+		db.exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = current_schema() AND pid <> pg_backend_pid()")
+		require.NoError(t, call(t, r), name)
+	}
+}
+
+// Benchmarks.
+
+func benchmarkDatabases(b *testing.B, bench func(b *testing.B, db *database)) {
+	b.Run("SQLite", func(b *testing.B) { bench(b, newSQLite(b)) })
+	b.Run("PostgreSQL", func(b *testing.B) { bench(b, newPostgres(b)) })
+}
+
+// BenchmarkAddJobs adds 1,000 jobs at a time: with RepositoryGorm, and the same
+// rows with GORM's CreateInBatches.
+func BenchmarkAddJobs(b *testing.B) {
+	benchmarkDatabases(b, func(b *testing.B, db *database) {
+		jobs := manyJobs()[:1000]
+		rows := built(b, jobs)
+		b.Run("SmallBen", func(b *testing.B) {
+			r := db.open(b)
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, r.AddJobs(jobs))
+				b.StopTimer()
+				db.exec(b, "DELETE FROM jobs")
+				b.StartTimer()
+			}
+		})
+		b.Run("GORM", func(b *testing.B) {
+			g, err := gorm.Open(db.dialector(), &gorm.Config{Logger: logger.Discard})
+			require.NoError(b, err)
+			pool, err := g.DB()
+			require.NoError(b, err)
+			defer pool.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, g.CreateInBatches(slices.Clone(rows), 1000).Error)
+				b.StopTimer()
+				db.exec(b, "DELETE FROM jobs")
+				b.StartTimer()
+			}
+		})
+	})
+}
+
+func BenchmarkListJobs30000(b *testing.B) {
+	benchmarkDatabases(b, func(b *testing.B, db *database) {
+		r := db.open(b)
+		require.NoError(b, r.AddJobs(manyJobs()[:30_000]))
+		b.ReportAllocs()
+		for b.Loop() {
+			require.Len(b, list(b, r), 30_000)
+		}
+	})
+}
+
+func BenchmarkGetAllJobsToExecute30000(b *testing.B) {
+	benchmarkDatabases(b, func(b *testing.B, db *database) {
+		r := db.open(b)
+		require.NoError(b, r.AddJobs(manyJobs()[:30_000]))
+		b.ReportAllocs()
+		for b.Loop() {
+			_, err := r.GetAllJobsToExecute()
+			require.NoError(b, err)
+		}
+	})
+}
+
+// BenchmarkChanges15000 makes each change to every other one of 30,000 jobs.
+func BenchmarkChanges15000(b *testing.B) {
+	benchmarkDatabases(b, func(b *testing.B, db *database) {
+		r := db.open(b)
+		require.NoError(b, r.AddJobs(manyJobs()[:30_000]))
+		var jobs []smallben.JobWithSchedule
+		for i := 0; i < 30_000; i += 2 {
+			jobs = append(jobs, manyJobs()[i])
+		}
+		rows := built(b, jobs)
+		for name, change := range map[string]func() error{
+			"PauseJobs":  func() error { return r.PauseJobs(rows) },
+			"ResumeJobs": func() error { return r.ResumeJobs(jobs) },
+			"SetCronId":  func() error { return r.SetCronId(jobs) },
+			"Update":     func() error { return r.SetCronIdAndChangeScheduleAndJobInput(jobs) },
+		} {
+			b.Run(name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					require.NoError(b, change())
+				}
+			})
+		}
+	})
+}
