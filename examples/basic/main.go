@@ -103,7 +103,7 @@ func run(db string, limit time.Duration) (err error) {
 
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(db)})
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", db, err)
 	}
 	defer func() { err = errors.Join(err, repository.Close()) }()
 

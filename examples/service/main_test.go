@@ -362,7 +362,8 @@ func startService(t *testing.T, dsn string) *service {
 		draining: make(chan struct{}),
 		exited:   make(chan struct{}),
 	}
-	s.command.Env = append(os.Environ(), childVariable+"=1")
+	// Under the race detector a process sleeps for a second before it exits.
+	s.command.Env = append(os.Environ(), childVariable+"=1", "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=20")
 	_, err = s.command.StdinPipe()
 	require.NoError(t, err)
 	logs, err := s.command.StderrPipe()
@@ -480,7 +481,7 @@ type receiver struct {
 }
 
 func newReceiver(t *testing.T) *receiver {
-	r := &receiver{t: t, deliveries: make(chan delivery)}
+	r := &receiver{t: t, deliveries: make(chan delivery, 100)}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		var d delivery
 		if err := json.NewDecoder(request.Body).Decode(&d); err != nil {
@@ -488,7 +489,7 @@ func newReceiver(t *testing.T) *receiver {
 		}
 		select {
 		case r.deliveries <- d:
-		default: // nobody waits for one
+		default: // nobody has waited for a while
 		}
 	}))
 	t.Cleanup(server.Close)
