@@ -239,6 +239,7 @@ func TestErrorsHaveTheirStatusAndNameTheJob(t *testing.T) {
 		execute(t, db, "UPDATE jobs SET serialized_job = 'broken' WHERE id = 1")
 		s.expect("POST", "/jobs", strings.Replace(stored, "1", "2", 1), http.StatusCreated)
 		require.Equal(t, []int64{2}, ids(s.list("")), "the broken row hides the other one")
+		require.Contains(t, string(s.expect("GET", "/jobs", "", http.StatusOK)), `"error":"list job 1: undecodable row`)
 		s.expect("GET", "/jobs/1", "", http.StatusInternalServerError)
 		s.expect("PATCH", "/jobs/1", `{"cron_expression": "@daily"}`, http.StatusInternalServerError)
 		s.expect("DELETE", "/jobs/1", "", http.StatusNoContent)
