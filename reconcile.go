@@ -30,15 +30,27 @@ func (s *SmallBen) failed(err error, ids []int64, reserved []int32) {
 	for _, id := range reserved {
 		s.scheduler.cronIDs.release(id)
 	}
-	if unknown || s.isMismatch(err) {
+	if unknown {
 		s.unsettled = append(s.unsettled, write)
 	}
 	s.mu.Unlock()
-	if !unknown {
-		// An error leaves the write unsettled, for the background.
-		_ = s.settle(nil)
+	switch {
+	case unknown:
+		s.wakeReconciliation()
+	case s.isMismatch(err):
+		s.reread(write)
 	}
-	s.wakeReconciliation()
+}
+
+// reread reads the rows of a write again, and leaves that to the background if
+// the database does not answer.
+func (s *SmallBen) reread(write unsettledWrite) {
+	s.mu.Lock()
+	s.unsettled = append(s.unsettled, write)
+	s.mu.Unlock()
+	if s.settle(nil) != nil {
+		s.wakeReconciliation()
+	}
 }
 
 func (s *SmallBen) wakeReconciliation() {

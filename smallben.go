@@ -344,7 +344,6 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 	}
 	undecodable := s.undecodableOf(rows)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.forgetLocked(ids)
 	for _, id := range ids {
 		if _, bad := undecodable[id]; bad {
@@ -352,6 +351,11 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 		} else {
 			s.paused[id] = struct{}{}
 		}
+	}
+	s.mu.Unlock()
+	if len(undecodable) > 0 {
+		// They decode now if it was a column that a pause writes.
+		s.reread(unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
 	}
 	return ids, nil
 }
