@@ -49,8 +49,8 @@ type RepositoryGormConfig struct {
 	Dialector gorm.Dialector
 
 	// Config configures GORM. The repository copies it.
-	// Zero means that nothing is logged. Three fields have no effect: GORM
-	// neither pings, nor opens transactions, nor skips statements (DryRun).
+	// Zero means that nothing is logged. Those fields have no effect that make
+	// GORM ping, open transactions, prepare statements or skip them (DryRun).
 	Config gorm.Config
 
 	// SkipMigration leaves the creation of the table "jobs" and its indexes
@@ -63,7 +63,8 @@ type RepositoryGormConfig struct {
 	// Zero means 30 s, negative no bound.
 	//
 	// On SQLite it takes the place of the busy timeout of a connection, also
-	// of one in a pool that the dialector was given.
+	// of one in a pool that the dialector was given; cache_spill is switched
+	// off there.
 	Timeout time.Duration
 }
 
@@ -291,6 +292,7 @@ func (r *RepositoryGorm) open(ctx context.Context, config *RepositoryGormConfig)
 	own.DisableAutomaticPing = true
 	own.SkipDefaultTransaction = true
 	own.DryRun = false
+	own.PrepareStmt = false
 	own.ClauseBuilders = maps.Clone(own.ClauseBuilders)
 	own.Plugins = maps.Clone(own.Plugins)
 	if own.Logger == nil {
@@ -451,7 +453,7 @@ func (r *RepositoryGorm) conn(ctx context.Context) (*sql.Conn, error) {
 		if t.err != nil {
 			return nil, t.err
 		}
-		return t.conn, setBusyTimeout(ctx, t.conn)
+		return t.conn, readySQLite(ctx, t.conn)
 	case <-ctx.Done():
 		go func() {
 			if t := <-done; t.conn != nil {
@@ -462,16 +464,18 @@ func (r *RepositoryGorm) conn(ctx context.Context) (*sql.Conn, error) {
 	}
 }
 
-// setBusyTimeout makes SQLite wait for locks until ctx ends: mattn's driver does
-// not heed ctx while it waits.
-func setBusyTimeout(ctx context.Context, conn interface {
+// readySQLite makes SQLite wait for locks until ctx ends: mattn's driver does not
+// heed ctx while it waits. It also makes a large transaction keep its pages in
+// memory until it commits: to spill them it would lock readers out for the rest
+// of its time.
+func readySQLite(ctx context.Context, conn interface {
 	ExecContext(context.Context, string, ...any) (sql.Result, error)
 }) error {
 	wait := int64(math.MaxInt32)
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = min(wait, max(1, time.Until(deadline).Milliseconds()))
 	}
-	_, err := conn.ExecContext(ctx, "PRAGMA busy_timeout = "+strconv.FormatInt(wait, 10))
+	_, err := conn.ExecContext(ctx, "PRAGMA cache_spill = 0; PRAGMA busy_timeout = "+strconv.FormatInt(wait, 10))
 	return err
 }
 
@@ -492,7 +496,7 @@ func (r *RepositoryGorm) acquire(ctx context.Context, first func(conn *sql.Conn)
 	for pooled := r.pool.Stats().OpenConnections; ; pooled-- {
 		conn, err := r.conn(ctx)
 		if conn == nil {
-			return nil, err
+			return nil, overdue(ctx, err)
 		}
 		if err == nil {
 			err = first(conn)
@@ -503,9 +507,18 @@ func (r *RepositoryGorm) acquire(ctx context.Context, first func(conn *sql.Conn)
 		dead := pooled > 0 && ctx.Err() == nil && conn.PingContext(ctx) != nil
 		_ = conn.Close()
 		if !dead {
-			return nil, err
+			return nil, overdue(ctx, err)
 		}
 	}
+}
+
+// overdue puts the end of ctx before what drivers and database/sql make of it:
+// pgx calls a connection bad on which it began nothing any more.
+func overdue(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrTxDone)) {
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return err
 }
 
 // read returns the rows that match, in the order of their ids.
@@ -717,20 +730,20 @@ func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gor
 
 	note, err := body(r.session(txCtx, tx))
 	if err == nil && r.db.Name() == "sqlite" {
-		err = setBusyTimeout(txCtx, tx)
+		err = readySQLite(txCtx, tx)
 	}
 	if err == nil {
 		err = txCtx.Err()
 	}
 	if err != nil {
-		return r.failed(op, err)
+		return r.failed(op, overdue(txCtx, err))
 	}
 	err = tx.Commit()
 	if err == nil {
 		return nil
 	}
 	if err == sql.ErrTxDone { //nolint:errorlint // as such, database/sql sent no COMMIT: txCtx ended, and it rolled back
-		return r.failed(op, txCtx.Err())
+		return r.failed(op, cmp.Or(txCtx.Err(), err))
 	}
 	r.abandon(ctx, conn)
 	return r.settle(ctx, &unknownOutcome{op: op, cause: err, note: note, took: took, repository: r})
