@@ -1,0 +1,233 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// goals are those of works on 30,000 jobs, in seconds.
+var goals = map[work]float64{
+	starting: .7, renumbering: .7, pausing: .4, resuming: .7, deleting: .3, listing: .35, updating: 1.5,
+}
+
+const (
+	goalJobs   = 30_000
+	goalAdd    = 2.5 // times GORM's bare insert
+	goalGrowth = 4.5 // from 30,000 to 100,000 jobs
+	goalHeap   = 600 // bytes
+	goalP99    = 20  // ms
+	goalRun    = 3   // µs
+	goalIdle   = 1   // % of a core
+)
+
+type printer struct {
+	w io.Writer
+	o *options
+	r results
+}
+
+func report(w io.Writer, o *options, r results) {
+	p := &printer{w, o, r}
+	p.printf("%s, %s, GOMAXPROCS %d, %s, medians of rounds: %d\n",
+		time.Now().UTC().Format(time.DateOnly), processor(), runtime.GOMAXPROCS(0), runtime.Version(), o.rounds)
+	for _, db := range databases(r) {
+		p.works(db)
+		p.growth(db)
+	}
+	p.heaps()
+	p.reads()
+	p.memory()
+	p.firing()
+}
+
+func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.w, format, args...) }
+
+// table begins one, under a title.
+func (p *printer) table(title string, columns ...string) {
+	p.printf("\n%s\n\n| %s |\n|%s|\n", title, strings.Join(columns, " | "), strings.Repeat(" --- |", len(columns)-1)+" ---")
+}
+
+func (p *printer) row(cells ...string) { p.printf("| %s |\n", strings.Join(cells, " | ")) }
+
+func (p *printer) seconds(c cell) string {
+	value, ok := p.r.median(c)
+	switch {
+	case !ok:
+		return "–"
+	case value < .01:
+		return fmt.Sprintf("%.2f ms", value*1e3)
+	}
+	return fmt.Sprintf("%.3f s", value)
+}
+
+func met(ok bool) string {
+	if ok {
+		return "yes"
+	}
+	return "**no**"
+}
+
+// works is a database's table, SmallBen beside the bare database.
+func (p *printer) works(db *database) {
+	if !p.o.wants("databases") {
+		return
+	}
+	head := []string{"work"}
+	for _, s := range db.subjects {
+		head = append(head, s.name)
+	}
+	p.table(fmt.Sprintf("%s, %s jobs", db.name, thousands(p.o.n)), append(head, "to the fastest bare", "goal", "met")...)
+	for _, w := range life {
+		line := []string{string(w)}
+		fastest := 0.0
+		for _, s := range db.subjects {
+			c := cell{db.name, s.name, w, p.o.n}
+			line = append(line, p.seconds(c))
+			if value, ok := p.r.median(c); ok && s.name != "SmallBen" && (fastest == 0 || value < fastest) {
+				fastest = value
+			}
+		}
+		ours, _ := p.r.median(cell{db.name, "SmallBen", w, p.o.n})
+		ratio := "–"
+		if fastest > 0 {
+			ratio = fmt.Sprintf("× %.1f", ours/fastest)
+		}
+		goal, ok := "works", true
+		if limit, limited := goals[w]; limited {
+			limit *= float64(p.o.n) / goalJobs
+			goal, ok = fmt.Sprintf("%.2f s", limit), ours <= limit
+		}
+		if w == adding {
+			gorm, _ := p.r.median(cell{db.name, "GORM", w, p.o.n})
+			goal, ok = fmt.Sprintf("× %.1f of GORM; × %.1f", goalAdd, ours/gorm), ours <= goalAdd*gorm
+		}
+		p.row(append(line, ratio, goal, met(ok))...)
+	}
+}
+
+// growth is what more jobs cost.
+func (p *printer) growth(db *database) {
+	if !p.o.wants("databases") || p.o.big <= p.o.n {
+		return
+	}
+	head := []string{"work", "SmallBen, " + thousands(p.o.big)}
+	for _, s := range db.subjects {
+		head = append(head, s.name+" grows")
+	}
+	p.table(fmt.Sprintf("%s, from %s to %s jobs (× %.1f)", db.name, thousands(p.o.n), thousands(p.o.big), float64(p.o.big)/float64(p.o.n)),
+		append(head, "goal", "met")...)
+	for _, w := range life {
+		line := []string{string(w), p.seconds(cell{db.name, "SmallBen", w, p.o.big})}
+		ours := 0.0
+		for _, s := range db.subjects {
+			few, ok := p.r.median(cell{db.name, s.name, w, p.o.n})
+			many, _ := p.r.median(cell{db.name, s.name, w, p.o.big})
+			if !ok {
+				line = append(line, "–")
+				continue
+			}
+			line = append(line, fmt.Sprintf("× %.1f", many/few))
+			if s.name == "SmallBen" {
+				ours = many / few
+			}
+		}
+		p.row(append(line, fmt.Sprintf("× %.1f", goalGrowth), met(ours <= goalGrowth))...)
+	}
+}
+
+func (p *printer) heaps() {
+	if !p.o.wants("databases") {
+		return
+	}
+	p.table("Heap for each job, with its database", "jobs", "SQLite, added", "SQLite, started", "PostgreSQL, added", "PostgreSQL, started", "goal", "met")
+	for _, n := range p.o.sizes() {
+		line, ok := []string{thousands(n)}, true
+		for _, place := range []string{"SQLite", "PostgreSQL"} {
+			for _, w := range []work{heapAdded, heapStarted} {
+				value, _ := p.r.median(cell{place, "SmallBen", w, n})
+				line = append(line, fmt.Sprintf("%.0f B", value))
+				ok = ok && value <= goalHeap
+			}
+		}
+		if n >= p.o.n {
+			p.row(append(line, fmt.Sprintf("%d B", goalHeap), met(ok))...)
+		}
+	}
+}
+
+func (p *printer) reads() {
+	if !p.o.wants("reads") {
+		return
+	}
+	p.table(fmt.Sprintf("Reads during one AddJobs of %s", thousands(max(p.o.big, p.o.n))), "read", "database", "at rest, median", "slowest", "during AddJobs, median", "slowest")
+	for _, place := range []string{"SQLite", "PostgreSQL"} {
+		for _, w := range []work{listingSome, readingSome, scraping} {
+			rest, write := cell{place, atRest, w, p.o.n}, cell{place, inWrite, w, p.o.n}
+			p.row(string(w), place, p.seconds(rest), milliseconds(p.r.slowest(rest)), p.seconds(write), milliseconds(p.r.slowest(write)))
+		}
+	}
+}
+
+func milliseconds(seconds float64) string { return fmt.Sprintf("%.1f ms", seconds*1e3) }
+
+func (p *printer) memory() {
+	if !p.o.wants("memory") {
+		return
+	}
+	p.table(fmt.Sprintf("In memory, %s jobs", thousands(p.o.n)), "scheduler", string(addingInMem), string(removingHalf), string(heapInMem))
+	for _, c := range contenders {
+		bytes, _ := p.r.median(cell{memory, c.name, heapInMem, p.o.n})
+		p.row(c.name, p.seconds(cell{memory, c.name, addingInMem, p.o.n}), p.seconds(cell{memory, c.name, removingHalf, p.o.n}), fmt.Sprintf("%.0f B", bytes))
+	}
+}
+
+func (p *printer) firing() {
+	if p.o.wants("fire") {
+		p.table(fmt.Sprintf("%s jobs, each every second", thousands(firingJobs)), "scheduler", string(runsSeen), string(median), string(p99), string(cpuRun))
+		for _, c := range contenders {
+			line := []string{c.name}
+			for _, w := range []work{runsSeen, median, p99, cpuRun} {
+				if value, ok := p.r.median(cell{memory, c.name, w, firingJobs}); ok {
+					line = append(line, fmt.Sprintf("%.1f", value))
+				} else {
+					line = append(line, "–")
+				}
+			}
+			if _, ok := p.r.median(cell{memory, c.name, runsSeen, firingJobs}); ok {
+				p.row(line...)
+			}
+		}
+		late, _ := p.r.median(cell{memory, "SmallBen", p99, firingJobs})
+		used, _ := p.r.median(cell{memory, "SmallBen", cpuRun, firingJobs})
+		p.printf("\nGoals: p99 at most %d ms: %s; CPU at most %d µs a run: %s.\n", goalP99, met(late <= goalP99), goalRun, met(used <= goalRun))
+	}
+	if p.o.wants("idle") {
+		used, _ := p.r.median(cell{memory, "SmallBen", idleCPU, idleJobs})
+		p.printf("\n%s jobs spread over a day: %.2f %% of a core. Goal: under %d %%: %s.\n", thousands(idleJobs), used, goalIdle, met(used < goalIdle))
+	}
+}
+
+func thousands(n int) string {
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+}
+
+// processor is its name, where the system tells.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	for line := range strings.Lines(string(info)) {
+		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
