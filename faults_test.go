@@ -1,0 +1,513 @@
+package smallben_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+
+	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/pgtest"
+)
+
+// hasty bounds calls that meet a fault which lasts.
+const hasty = 120 * time.Millisecond
+
+// brittle is a database that can be made to fail, and the ways to see it past
+// the faults.
+type brittle struct {
+	faults     *faultsql.Faults
+	repository *hurried
+	truth      *smallben.RepositoryGorm
+	db         *sql.DB
+	reset      func(testing.TB)
+}
+
+// hurried is a repository whose calls have a short timeout while in a hurry, and
+// the default one otherwise.
+type hurried struct {
+	hurry      atomic.Bool
+	fast, slow *smallben.RepositoryGorm
+}
+
+func (h *hurried) now() *smallben.RepositoryGorm {
+	if h.hurry.Load() {
+		return h.fast
+	}
+	return h.slow
+}
+
+func (h *hurried) AddJobs(jobs []smallben.JobWithSchedule) error { return h.now().AddJobs(jobs) }
+func (h *hurried) GetJob(id int64) (smallben.JobWithSchedule, error) {
+	return h.now().GetJob(id)
+}
+func (h *hurried) PauseJobs(jobs []smallben.RawJob) error           { return h.now().PauseJobs(jobs) }
+func (h *hurried) ResumeJobs(jobs []smallben.JobWithSchedule) error { return h.now().ResumeJobs(jobs) }
+func (h *hurried) GetAllJobsToExecute() ([]smallben.JobWithSchedule, error) {
+	return h.now().GetAllJobsToExecute()
+}
+func (h *hurried) GetJobsByIds(ids []int64) ([]smallben.JobWithSchedule, error) {
+	return h.now().GetJobsByIds(ids)
+}
+func (h *hurried) DeleteJobsByIds(ids []int64) error               { return h.now().DeleteJobsByIds(ids) }
+func (h *hurried) SetCronId(jobs []smallben.JobWithSchedule) error { return h.now().SetCronId(jobs) }
+func (h *hurried) SetCronIdAndChangeScheduleAndJobInput(jobs []smallben.JobWithSchedule) error {
+	return h.now().SetCronIdAndChangeScheduleAndJobInput(jobs)
+}
+func (h *hurried) ListJobs(options smallben.ToListOptions) ([]smallben.RawJob, error) {
+	return h.now().ListJobs(options)
+}
+func (h *hurried) ErrorTypeIfMismatchCount() error { return h.slow.ErrorTypeIfMismatchCount() }
+
+// openGorm opens a repository on a pool that the test keeps.
+func openGorm(t testing.TB, dialector gorm.Dialector, timeout time.Duration) *smallben.RepositoryGorm {
+	t.Helper()
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, Timeout: timeout})
+	require.NoError(t, err)
+	return repository
+}
+
+// openHasty opens a repository of which a busy machine may not be able to open
+// one in time.
+func openHasty(t testing.TB, dialector gorm.Dialector) *smallben.RepositoryGorm {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, Timeout: hasty})
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) || time.Now().After(deadline) {
+			require.NoError(t, err)
+			return repository
+		}
+	}
+}
+
+// newBrittle opens a repository over faults, and another past them.
+func newBrittle(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialector func(*sql.DB) gorm.Dialector) *brittle {
+	t.Helper()
+	pool := faults.DB()
+	t.Cleanup(func() {
+		faults.Heal()
+		assert.NoError(t, errors.Join(pool.Close(), db.Close()))
+	})
+	db.SetMaxOpenConns(2)
+	b := &brittle{
+		faults: faults,
+		repository: &hurried{
+			slow: openGorm(t, dialector(pool), 0),
+			fast: openHasty(t, dialector(pool)),
+		},
+		truth: openGorm(t, dialector(db), 0),
+		db:    db,
+	}
+	b.reset = seed(t, b.truth, db)
+	return b
+}
+
+// refresh leaves one connection in the pool, which is new, or none if pooled is
+// not set, so that a call does the same operations each time.
+func (b *brittle) refresh(t testing.TB, pooled bool) {
+	t.Helper()
+	pool := b.faults.DB()
+	pool.SetMaxIdleConns(-1)
+	if pooled {
+		pool.SetMaxIdleConns(1)
+		require.NoError(t, pool.PingContext(t.Context()))
+	}
+}
+
+func onSQLite(db *sql.DB) gorm.Dialector   { return sqlite.New(sqlite.Config{Conn: db}) }
+func onPostgres(db *sql.DB) gorm.Dialector { return postgres.New(postgres.Config{Conn: db}) }
+
+func openSQLDB(t testing.TB, driver, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, dsn)
+	require.NoError(t, err)
+	return db
+}
+
+func brittleSQLite(t testing.TB) *brittle {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "jobs.db")
+	return newBrittle(t, faultsql.SQLite(path, "_synchronous=OFF"), openSQLDB(t, "sqlite3", "file:"+path+"?_synchronous=OFF"), onSQLite)
+}
+
+func brittlePostgres(t testing.TB) *brittle {
+	t.Helper()
+	dsn := pgtest.DSN(t)
+	faults, err := faultsql.Postgres(dsn)
+	require.NoError(t, err)
+	return newBrittle(t, faults, openSQLDB(t, "pgx", dsn), onPostgres)
+}
+
+var _ = stdlib.GetDefaultDriver // registers "pgx"
+
+// seed fills the table with jobs of every state: 1 to 3 run, 4 and 5 are paused,
+// 6 and 7 do not decode, 7 being paused, and 8 and 9 are nobody's business. It
+// returns a function that brings them back, as they were before a Start.
+func seed(t testing.TB, repository smallben.Repository, db *sql.DB) (reset func(t testing.TB)) {
+	t.Helper()
+	s := smallben.New(repository, &smallben.Config{Logger: quiet})
+	jobs := make([]smallben.Job, 9)
+	for i := range jobs {
+		jobs[i] = job(int64(i+1), "0 0 1 1 *", idle())
+		jobs[i].JobInput = map[string]any{"n": i}
+	}
+	require.NoError(t, s.AddJobs(jobs))
+	require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{4, 5, 7}}))
+	for _, statement := range []string{
+		"UPDATE jobs SET serialized_job = '!' WHERE id IN (6, 7)",
+		"CREATE TABLE seed AS SELECT * FROM jobs",
+	} {
+		_, err := db.Exec(statement)
+		require.NoError(t, err)
+	}
+	return func(t testing.TB) {
+		t.Helper()
+		tx, err := db.Begin()
+		require.NoError(t, err)
+		_, err = tx.Exec("DELETE FROM jobs")
+		require.NoError(t, err)
+		_, err = tx.Exec("INSERT INTO jobs SELECT * FROM seed")
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit())
+	}
+}
+
+// snapshot is the rows of the table by id.
+func snapshot(t testing.TB, repository smallben.Repository) map[int64]smallben.RawJob {
+	t.Helper()
+	rows, err := repository.ListJobs(nil)
+	require.NoError(t, err)
+	snapshot := make(map[int64]smallben.RawJob, len(rows))
+	for _, row := range rows {
+		snapshot[row.ID] = row
+	}
+	return snapshot
+}
+
+// changes says by id what became of the rows that are not as before. Of times it
+// says only whether they changed, and of cron ids nothing: checkInvariant does.
+func changes(before, now map[int64]smallben.RawJob) map[int64]string {
+	changes := make(map[int64]string)
+	for id := range before {
+		if _, still := now[id]; !still {
+			changes[id] = "deleted"
+		}
+	}
+	for id, row := range now {
+		old, existed := before[id]
+		if existed && row == old {
+			continue
+		}
+		changes[id] = fmt.Sprintf("existed %t, created then %t, changed since %t, paused %t, groups %d %d, %q %s %s",
+			existed, row.CreatedAt.Equal(old.CreatedAt), row.UpdatedAt.After(old.UpdatedAt),
+			row.Paused, row.GroupID, row.SuperGroupID, row.CronExpression, row.SerializedJob, row.SerializedJobInput)
+	}
+	return changes
+}
+
+// faultCall is a call that meets faults. Once it has happened, calling it again
+// changes nothing more, and its error is again.
+type faultCall struct {
+	name  string
+	call  func(t testing.TB, s *smallben.SmallBen) error
+	again error
+	// rereads says that the call reads rows again that did not decode, once it
+	// has happened, and leaves that to the background if it fails.
+	rereads bool
+}
+
+var writeCalls = []faultCall{
+	{"AddJobs", func(_ testing.TB, s *smallben.SmallBen) error {
+		return s.AddJobs([]smallben.Job{job(11, "0 0 1 1 *", idle()), job(12, "@every 1000h", idle()), job(13, "0 0 1 1 *", valueJob{"text", 7})})
+	}, smallben.ErrJobExists, false},
+	{"PauseJobs", func(_ testing.TB, s *smallben.SmallBen) error {
+		return s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1, 2, 4, 6}})
+	}, nil, true},
+	{"ResumeJobs", func(_ testing.TB, s *smallben.SmallBen) error {
+		return s.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1, 4, 5}})
+	}, nil, false},
+	{"UpdateJobs", func(_ testing.TB, s *smallben.SmallBen) error {
+		return s.UpdateJobs([]smallben.UpdateOption{
+			{JobID: 4, CronExpression: ptr("@yearly"), JobOtherInputs: &map[string]any{"new": true}},
+			{JobID: 1, CronExpression: ptr("@every 2000h")},
+			{JobID: 2, JobOtherInputs: &map[string]any{"new": 2}},
+		})
+	}, nil, false},
+	{"DeleteJobs", func(_ testing.TB, s *smallben.SmallBen) error {
+		return s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{1, 4, 6, 7}}})
+	}, gorm.ErrRecordNotFound, false},
+}
+
+var listCall = faultCall{"ListJobs", func(t testing.TB, s *smallben.SmallBen) error {
+	jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{1, 2, 3, 4, 5}})
+	if err != nil {
+		assert.Empty(t, jobs)
+		return err
+	}
+	assert.Equal(t, []int64{1, 2, 3, 4, 5}, ids(jobs))
+	return nil
+}, nil, false}
+
+var startCall = faultCall{"Start", func(_ testing.TB, s *smallben.SmallBen) error { return s.Start() }, nil, false}
+
+// settled waits until the outcome of every write is known.
+func settled(t testing.TB, s *smallben.SmallBen) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); gauges(t, s)["smallben_scheduler_unsettled_writes"] != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the outcome of a write is still unknown after 30 s")
+		}
+	}
+}
+
+// oracle judges a call by its error, what it did to the rows, and memory: an
+// error means that nothing changed anywhere, nil that everything did, and an
+// unknown outcome one of the two, as soon as the database answers. It reports
+// whether the call has happened.
+type oracle struct {
+	truth   smallben.Repository
+	before  map[int64]smallben.RawJob
+	want    map[int64]string // the changes of a call that has happened
+	rereads bool             // see faultCall
+}
+
+func (o *oracle) judge(t testing.TB, s *smallben.SmallBen, err error) (happened bool) {
+	t.Helper()
+	if o.rereads || errors.Is(err, smallben.ErrOutcomeUnknown) {
+		settled(t, s)
+	}
+	changed := changes(o.before, snapshot(t, o.truth))
+	happened = err == nil || errors.Is(err, smallben.ErrOutcomeUnknown) && len(changed) > 0
+	want := o.want
+	if !happened {
+		want = map[int64]string{}
+	}
+	assert.Equal(t, want, changed, "the rows after: %v", err)
+	if counted, _ := smallben.Pages(s); counted == nil {
+		// Start failed: nothing runs, and the next one reads afresh.
+		assert.Error(t, err)
+		assert.Empty(t, smallben.Entries(s))
+		return happened
+	}
+	checkInvariant(t, s, o.truth)
+	return happened
+}
+
+// fault is a way for an operation to fail. Only operations of kind count, if that
+// is set; all that follow fail too if it is persistent.
+type fault struct {
+	mode       faultsql.Mode
+	persistent bool
+	kind       faultsql.Kind
+	unpooled   bool // each use of the pool connects
+}
+
+// lasts reports whether only a timeout ends a call that meets the fault.
+func (f fault) lasts() bool {
+	return f.persistent || f.mode == faultsql.Hang || f.mode == faultsql.HangAfter
+}
+
+// inject makes the nth operation from now on fail, and returns a function that
+// says of what kind it was, if it has come.
+func (f fault) inject(faults *faultsql.Faults, n int) (hit func() faultsql.Kind) {
+	var met int
+	var kind atomic.Value
+	kind.Store(faultsql.Kind(""))
+	faults.FailWhen(func(op faultsql.Op) bool {
+		if f.kind != "" && op.Kind != f.kind {
+			return f.persistent && met >= n
+		}
+		if met++; met == n {
+			kind.Store(op.Kind)
+		}
+		return met == n || f.persistent && met > n
+	}, faultsql.Fault{Mode: f.mode})
+	return func() faultsql.Kind { return kind.Load().(faultsql.Kind) }
+}
+
+// stage is where calls are judged: a SmallBen on repository, and the truth.
+type stage struct {
+	repository smallben.Repository
+	truth      smallben.Repository
+	reset      func(testing.TB)
+}
+
+// begin sets the stage for a call.
+func (st stage) begin(t testing.TB, call faultCall) (*smallben.SmallBen, *oracle) {
+	t.Helper()
+	st.reset(t)
+	s := create(t, st.repository, &smallben.Config{Logger: quiet})
+	if call.name != startCall.name {
+		require.NoError(t, s.Start())
+	}
+	return s, &oracle{truth: st.truth, before: snapshot(t, st.truth), want: map[int64]string{}, rereads: call.rereads}
+}
+
+// rehearse returns what the call changes when nothing fails.
+func (st stage) rehearse(t testing.TB, call faultCall) map[int64]string {
+	t.Helper()
+	s, o := st.begin(t, call)
+	defer s.Stop()
+	require.NoError(t, call.call(t, s))
+	changed := changes(o.before, snapshot(t, st.truth))
+	if call.name != listCall.name {
+		require.NotEmpty(t, changed)
+	}
+	return changed
+}
+
+// again calls once more what has happened, or has not.
+func (o *oracle) again(t testing.TB, s *smallben.SmallBen, call faultCall, happened bool) {
+	t.Helper()
+	if err := call.call(t, s); happened && call.again != nil {
+		assert.ErrorIs(t, err, call.again)
+	} else {
+		assert.NoError(t, err)
+	}
+	o.judge(t, s, nil)
+}
+
+// sweep makes the first operation of the call fail, then the second, and so on,
+// until the call meets no fault any more. It returns how often which kind of
+// operation failed, and how many outcomes were unknown.
+func sweep(t *testing.T, w *brittle, call faultCall, fault fault) (hits map[faultsql.Kind]int, unknown int) {
+	st := stage{w.repository, w.truth, func(t testing.TB) {
+		w.reset(t)
+		w.refresh(t, !fault.unpooled)
+	}}
+	want := st.rehearse(t, call)
+	hits = make(map[faultsql.Kind]int)
+	tries := 0
+	for n := 1; ; n++ {
+		s, o := st.begin(t, call)
+		o.want = want
+		entries := smallben.Entries(s)
+		w.repository.hurry.Store(fault.lasts())
+		hit := fault.inject(w.faults, n)
+		err := call.call(t, s)
+		kind := hit()
+		if errors.Is(err, smallben.ErrOutcomeUnknown) {
+			unknown++
+			if fault.persistent {
+				assert.Equal(t, entries, smallben.Entries(s), "as long as the outcome is unknown, memory stays as it was")
+			}
+		}
+		w.faults.Heal()
+		w.repository.hurry.Store(false)
+		happened := o.judge(t, s, err)
+
+		o.again(t, s, call, happened)
+		s.Stop()
+		if t.Failed() {
+			t.Fatalf("%+v: operation %d, a %s", fault, n, kind)
+		}
+		switch {
+		case kind == "" && err == nil:
+			return hits, unknown
+		case kind == "" || kind == faultsql.Rollback:
+			// On a busy machine the timeout may come before the fault.
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Less(t, tries, 100)
+			tries++
+			n--
+		default:
+			hits[kind]++
+		}
+	}
+}
+
+var faultModes = map[string]faultsql.Mode{
+	"error before":        faultsql.Before,
+	"error after":         faultsql.After,
+	"connection lost":     faultsql.BadConn,
+	"error while reading": faultsql.Midway,
+	"hang before":         faultsql.Hang,
+	"hang after":          faultsql.HangAfter,
+}
+
+func TestNothingIsLostWhicheverOperationFails(t *testing.T) {
+	t.Parallel()
+	modes := slices.Sorted(maps.Keys(faultModes))
+	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, call faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
+		for _, persistent := range []bool{false, true} {
+			hits, unknown := sweep(fault{mode: mode, persistent: persistent})
+			t.Logf("persistent %t: %d outcomes unknown, operations that failed: %v", persistent, unknown, hits)
+			assert.Positive(t, hits[faultsql.Query]+hits[faultsql.Exec])
+			if call.name != listCall.name {
+				assert.Equal(t, 1, hits[faultsql.Begin])
+				assert.Equal(t, 1, hits[faultsql.Commit])
+			}
+		}
+	})
+}
+
+func TestNothingIsLostWhicheverConnectionFails(t *testing.T) {
+	t.Parallel()
+	calls := []faultCall{startCall, listCall, writeCalls[0], writeCalls[1]}
+	sweepAll(t, calls, []string{"error before", "hang before"}, func(t *testing.T, call faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
+		for _, persistent := range []bool{false, true} {
+			hits, _ := sweep(fault{mode: mode, persistent: persistent, kind: faultsql.Connect, unpooled: true})
+			assert.Positive(t, hits[faultsql.Connect])
+		}
+	})
+}
+
+// TestSoakFaultSweep fails every operation of calls that connect anew for each
+// use of the pool.
+func TestSoakFaultSweep(t *testing.T) {
+	if os.Getenv("SMALLBEN_SOAK") == "" {
+		t.Skip("a part of make soak, which sets SMALLBEN_SOAK")
+	}
+	t.Parallel()
+	modes := slices.Sorted(maps.Keys(faultModes))
+	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, _ faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
+		for _, persistent := range []bool{false, true} {
+			sweep(fault{mode: mode, persistent: persistent, unpooled: true})
+		}
+	})
+}
+
+// sweepAll sweeps each call on each database in each mode. The sweeps wait more
+// than they work, so they run side by side, whatever -parallel says: those of
+// one call and database one after the other, except the ones that hang.
+func sweepAll(t *testing.T, calls []faultCall, modes []string,
+	test func(t *testing.T, call faultCall, sweep func(fault) (hits map[faultsql.Kind]int, unknown int), mode faultsql.Mode)) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	for database, open := range map[string]func(testing.TB) *brittle{"SQLite": brittleSQLite, "PostgreSQL": brittlePostgres} {
+		for _, call := range calls {
+			for _, hang := range []bool{false, true} {
+				group.Go(func() {
+					t.Run(fmt.Sprintf("%s/%s/hang %t", database, call.name, hang), func(t *testing.T) {
+						w := open(t)
+						for _, name := range modes {
+							if strings.HasPrefix(name, "hang") != hang {
+								continue
+							}
+							t.Run(name, func(t *testing.T) {
+								test(t, call, func(f fault) (map[faultsql.Kind]int, int) { return sweep(t, w, call, f) }, faultModes[name])
+							})
+						}
+					})
+				})
+			}
+		}
+	}
+}
