@@ -187,7 +187,7 @@ func (r *RepositoryGorm) AddJobs(jobs []JobWithSchedule) error {
 		problems = append(problems, jobErrorf(id, "%w", ErrJobExists))
 	}
 	if len(problems) == 0 {
-		return r.failed("add jobs", refused)
+		return refused
 	}
 	return errors.Join(problems...)
 }
@@ -211,7 +211,10 @@ func (r *RepositoryGorm) insert(ctx context.Context, rows []RawJob, ids []int64)
 		stored, err := r.readIDs(ctx, ids)
 		return len(stored) == len(ids), err
 	})
-	return refused, err
+	if refused != nil {
+		return err, nil
+	}
+	return nil, err
 }
 
 // GetJob implements Repository.
