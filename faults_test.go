@@ -267,8 +267,8 @@ var listCall = faultCall{"ListJobs", func(t testing.TB, s *smallben.SmallBen) er
 
 var startCall = faultCall{"Start", func(_ testing.TB, s *smallben.SmallBen) error { return s.Start() }, nil, false}
 
-// settled waits until the outcome of every write is known.
-func settled(t testing.TB, s *smallben.SmallBen) {
+// converge waits until the outcome of every write is known.
+func converge(t testing.TB, s *smallben.SmallBen) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); gauges(t, s)["smallben_scheduler_unsettled_writes"] != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -291,7 +291,7 @@ type oracle struct {
 func (o *oracle) judge(t testing.TB, s *smallben.SmallBen, err error) (happened bool) {
 	t.Helper()
 	if o.rereads || errors.Is(err, smallben.ErrOutcomeUnknown) {
-		settled(t, s)
+		converge(t, s)
 	}
 	changed := changes(o.before, snapshot(t, o.truth))
 	happened = err == nil || errors.Is(err, smallben.ErrOutcomeUnknown) && len(changed) > 0
