@@ -398,6 +398,9 @@ func (m *machine) restart(fresh bool) {
 func (m *machine) start() error {
 	err := m.s.Start()
 	m.started = m.started || err == nil
+	if err == nil {
+		settled(m.t, m.s) // writes from before
+	}
 	return err
 }
 
