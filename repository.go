@@ -88,3 +88,24 @@ type Repository interface {
 	// ids do not exist. It is the same at each call.
 	ErrorTypeIfMismatchCount() error
 }
+
+// Upserter is an optional ability of a Repository, which UpsertJobs needs to
+// replace jobs.
+type Upserter interface {
+	// UpsertJobs stores the jobs of add as AddJobs does, and sets GroupID,
+	// SuperGroupID, CronID, CronExpression, SerializedJob and
+	// SerializedJobInput of those of replace to the ones that BuildJob gives,
+	// and their UpdatedAt to the current time. It is one write for both: an id
+	// of add that exists means that nothing changes, and an id of replace that
+	// is missing is reported with the mismatch error after the rest happened.
+	UpsertJobs(add, replace []JobWithSchedule) error
+}
+
+// Pager is an optional ability of a Repository, with which SmallBen.Jobs does
+// not hold all rows at once.
+type Pager interface {
+	// ListJobsAfter returns the rows that match every filter of options and
+	// whose id is greater than *after, in the order of their ids, limit at most.
+	// A nil after means from the first. Ids that do not exist are no error.
+	ListJobsAfter(options ToListOptions, after *int64, limit int) ([]RawJob, error)
+}

@@ -31,7 +31,6 @@ const (
 	changeChunk    = 10_000  // rows of one UPDATE or DELETE, which takes them as one parameter
 	portableChunk  = 200     // rows of one portable statement: SQL Server allows 2,100 binds
 	chunkBytes     = 8 << 20 // text of one statement, about
-	listedIDs      = 20      // ids that a message names
 	jobColumns     = "id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input"
 	// timeFormat is how the original wrote times to SQLite, and how mattn's
 	// driver reads them first. PostgreSQL reads it as well.
@@ -83,7 +82,11 @@ type RepositoryGorm struct {
 	timeout time.Duration // 0: none
 }
 
-var _ Repository = (*RepositoryGorm)(nil)
+var (
+	_ Repository = (*RepositoryGorm)(nil)
+	_ Upserter   = (*RepositoryGorm)(nil)
+	_ Pager      = (*RepositoryGorm)(nil)
+)
 
 // NewRepositoryGorm opens the database, and creates the table "jobs" with its
 // indexes if it is missing. Several processes may do so at once.
@@ -136,24 +139,26 @@ func (r *RepositoryGorm) ErrorTypeIfMismatchCount() error { return gorm.ErrRecor
 
 // AddJobs implements Repository.
 func (r *RepositoryGorm) AddJobs(jobs []JobWithSchedule) error {
-	if len(jobs) == 0 {
+	return r.store("add jobs", jobs, nil)
+}
+
+// UpsertJobs implements Upserter.
+func (r *RepositoryGorm) UpsertJobs(add, replace []JobWithSchedule) error {
+	return r.store("upsert jobs", add, replace)
+}
+
+// store adds and replaces rows in one transaction.
+func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error {
+	if len(add)+len(replace) == 0 {
 		return nil
 	}
-	rows := make([]RawJob, 0, len(jobs))
-	ids := make([]int64, 0, len(jobs))
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	var problems []error
-	for i := range jobs {
-		row, err := jobs[i].BuildJob()
-		if err == nil {
-			err = checkRow(&row)
-		}
-		if err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		row.CreatedAt, row.UpdatedAt = storedTime(row.CreatedAt, now), storedTime(row.UpdatedAt, now)
-		rows, ids = append(rows, row), append(ids, row.ID)
+	added, problems := buildRows(add, now)
+	replacing, more := buildRows(replace, now)
+	problems = append(problems, more...)
+	ids := make([]int64, len(added))
+	for i := range added {
+		ids[i] = added[i].ID
 	}
 	slices.Sort(ids)
 	for i := 1; i < len(ids); i++ {
@@ -165,15 +170,20 @@ func (r *RepositoryGorm) AddJobs(jobs []JobWithSchedule) error {
 
 	ctx, cancel := r.context()
 	defer cancel()
-	narrow, err := r.narrowRows(ctx, rows)
+	narrow, err := r.narrowRows(ctx, slices.Concat(added, replacing))
 	if err != nil {
-		return r.failed("add jobs", err)
+		return r.failed(op, err)
 	}
 	problems = append(problems, narrow...)
 
 	var refused error
 	if len(problems) == 0 {
-		refused, err = r.insert(ctx, rows, ids)
+		targets := make([]rowChange, len(replacing))
+		for i := range replacing {
+			row := &replacing[i]
+			targets[i] = rowChange{id: row.ID, cronID: row.CronID, row: row, expression: &row.CronExpression, input: &row.SerializedJobInput}
+		}
+		refused, err = r.insert(ctx, op, added, ids, sorted(targets), now)
 		if refused == nil {
 			return err
 		}
@@ -181,7 +191,7 @@ func (r *RepositoryGorm) AddJobs(jobs []JobWithSchedule) error {
 	// Nothing is stored. Name every id that is in the way.
 	existing, err := r.readIDs(ctx, ids)
 	if err != nil && refused == nil {
-		return errors.Join(append(problems, r.failed("add jobs", err))...)
+		return join(append(problems, r.failed(op, err)))
 	}
 	for _, id := range existing {
 		problems = append(problems, jobErrorf(id, "%w", ErrJobExists))
@@ -189,13 +199,33 @@ func (r *RepositoryGorm) AddJobs(jobs []JobWithSchedule) error {
 	if len(problems) == 0 {
 		return refused
 	}
-	return errors.Join(problems...)
+	return join(problems)
 }
 
-// insert stores rows. It returns the refusal of a statement apart from other
-// errors.
-func (r *RepositoryGorm) insert(ctx context.Context, rows []RawJob, ids []int64) (refused, err error) {
-	err = r.write(ctx, "add jobs", func(tx *gorm.DB) (note string, err error) {
+// buildRows returns the rows of jobs, and a JobError for each that no table can
+// hold.
+func buildRows(jobs []JobWithSchedule, now time.Time) (rows []RawJob, problems []error) {
+	rows = make([]RawJob, 0, len(jobs))
+	for i := range jobs {
+		row, err := jobs[i].BuildJob()
+		if err == nil {
+			err = checkRow(&row)
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		row.CreatedAt, row.UpdatedAt = storedTime(row.CreatedAt, now), storedTime(row.UpdatedAt, now)
+		rows = append(rows, row)
+	}
+	return rows, problems
+}
+
+// insert stores rows, and changes targets in the same transaction. It returns the
+// refusal of an INSERT apart from other errors.
+func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, ids []int64, targets []rowChange, now time.Time) (refused, err error) {
+	var missing []int64
+	err = r.write(ctx, op, func(tx *gorm.DB) (note string, err error) {
 		limit := insertChunk
 		if _, ok := r.dialect.(portableDialect); ok {
 			limit = portableChunk
@@ -206,13 +236,22 @@ func (r *RepositoryGorm) insert(ctx context.Context, rows []RawJob, ids []int64)
 				return "", err
 			}
 		}
-		return note, nil
+		if len(targets) > 0 {
+			missing, note, err = r.changeRows(tx, replacing, targets, now)
+		}
+		return note, err
 	}, func(ctx context.Context) (bool, error) {
 		stored, err := r.readIDs(ctx, ids)
-		return len(stored) == len(ids), err
+		if err != nil || len(stored) < len(ids) || len(targets) == 0 {
+			return err == nil && len(stored) == len(ids), err
+		}
+		return r.changed(ctx, replacing, targets, missing, now)
 	})
 	if refused != nil {
 		return err, nil
+	}
+	if err == nil {
+		err = mismatch(op, missing)
 	}
 	return nil, err
 }
@@ -286,6 +325,14 @@ func (r *RepositoryGorm) GetJobsByIds(jobsID []int64) ([]JobWithSchedule, error)
 // ListJobs implements Repository.
 func (r *RepositoryGorm) ListJobs(options ToListOptions) ([]RawJob, error) {
 	return r.read("list jobs", ResolveListOptions(options))
+}
+
+// ListJobsAfter implements Pager.
+func (r *RepositoryGorm) ListJobsAfter(options ToListOptions, after *int64, limit int) ([]RawJob, error) {
+	ctx, cancel := r.context()
+	defer cancel()
+	rows, err := r.readPage(ctx, selected{ListJobsOptions: ResolveListOptions(options), after: after, limit: limit})
+	return rows, r.failed("list jobs", err)
 }
 
 // open lets GORM open the pool, within ctx: some drivers connect here and do not
@@ -544,6 +591,17 @@ func (r *RepositoryGorm) read(op string, options ListJobsOptions) ([]RawJob, err
 }
 
 func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) (rows []RawJob, err error) {
+	return r.readPage(ctx, selected{ListJobsOptions: options})
+}
+
+// selected is which rows to read.
+type selected struct {
+	ListJobsOptions
+	after *int64 // nil: from the first
+	limit int    // 0: all
+}
+
+func (r *RepositoryGorm) readPage(ctx context.Context, options selected) (rows []RawJob, err error) {
 	for _, ids := range [][]int64{options.JobIDs, options.GroupIDs, options.SuperGroupIDs} {
 		if ids != nil && len(ids) == 0 {
 			return []RawJob{}, nil
@@ -580,21 +638,11 @@ func mismatch(op string, missing []int64) error {
 	}
 	slices.Sort(missing)
 	missing = slices.Compact(missing)
-	var list strings.Builder
-	for i, id := range missing[:min(len(missing), listedIDs)] {
-		if i > 0 {
-			list.WriteString(", ")
-		}
-		list.WriteString(strconv.FormatInt(id, 10))
-	}
-	if more := len(missing) - listedIDs; more > 0 {
-		fmt.Fprintf(&list, " and %d more", more)
-	}
 	noun := "jobs"
 	if len(missing) == 1 {
 		noun = "job"
 	}
-	return fmt.Errorf("%s: %w: %s %s", op, gorm.ErrRecordNotFound, noun, list.String())
+	return fmt.Errorf("%s: %w: %s %s", op, gorm.ErrRecordNotFound, noun, idText(missing))
 }
 
 // changeKind is what a change does to rows.
@@ -605,6 +653,7 @@ const (
 	resuming
 	settingCronID
 	updating
+	replacing
 	deleting
 )
 
@@ -612,6 +661,14 @@ const (
 type rowChange struct {
 	id, cronID        int64
 	expression, input *string // nil: not written
+	row               *RawJob // of a replacement, and else nil
+}
+
+// sorted puts changes in the order of their ids, so that two processes do not
+// wait for each other, and keeps one of each.
+func sorted(targets []rowChange) []rowChange {
+	slices.SortStableFunc(targets, func(a, b rowChange) int { return cmp.Compare(a.id, b.id) })
+	return slices.CompactFunc(targets, func(a, b rowChange) bool { return a.id == b.id })
 }
 
 func (r *RepositoryGorm) changeJobs(op string, kind changeKind, jobs []JobWithSchedule) error {
@@ -638,7 +695,7 @@ func (r *RepositoryGorm) changeJobs(op string, kind changeKind, jobs []JobWithSc
 		}
 	}
 	if len(problems) > 0 {
-		return errors.Join(problems...)
+		return join(problems)
 	}
 	return r.change(op, kind, targets)
 }
@@ -648,36 +705,14 @@ func (r *RepositoryGorm) change(op string, kind changeKind, targets []rowChange)
 	if len(targets) == 0 {
 		return nil
 	}
-	// In the order of ids, so that two processes do not wait for each other.
-	slices.SortStableFunc(targets, func(a, b rowChange) int { return cmp.Compare(a.id, b.id) })
-	targets = slices.CompactFunc(targets, func(a, b rowChange) bool { return a.id == b.id })
-
+	targets = sorted(targets)
 	ctx, cancel := r.context()
 	defer cancel()
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	var missing []int64
 	err := r.write(ctx, op, func(tx *gorm.DB) (note string, err error) {
-		limit := changeChunk
-		if _, ok := r.dialect.(portableDialect); ok {
-			limit = portableChunk
-		}
-		size := func(t *rowChange) (n int) {
-			for _, text := range []*string{t.expression, t.input} {
-				if text != nil {
-					n += len(*text)
-				}
-			}
-			return n
-		}
-		for chunk := range chunks(targets, limit, size) {
-			var lost []int64
-			lost, note, err = r.dialect.change(tx, kind, chunk, now)
-			if err != nil {
-				return "", err
-			}
-			missing = append(missing, lost...)
-		}
-		return note, nil
+		missing, note, err = r.changeRows(tx, kind, targets, now)
+		return note, err
 	}, func(ctx context.Context) (bool, error) {
 		return r.changed(ctx, kind, targets, missing, now)
 	})
@@ -685,6 +720,34 @@ func (r *RepositoryGorm) change(op string, kind changeKind, targets []rowChange)
 		return err
 	}
 	return mismatch(op, missing)
+}
+
+// changeRows changes targets chunk by chunk. It returns the ids that do not exist.
+func (r *RepositoryGorm) changeRows(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, note string, err error) {
+	limit := changeChunk
+	if _, ok := r.dialect.(portableDialect); ok {
+		limit = portableChunk
+	}
+	size := func(t *rowChange) (n int) {
+		for _, text := range []*string{t.expression, t.input} {
+			if text != nil {
+				n += len(*text)
+			}
+		}
+		if t.row != nil {
+			n += len(t.row.SerializedJob)
+		}
+		return n
+	}
+	for chunk := range chunks(targets, limit, size) {
+		var lost []int64
+		lost, note, err = r.dialect.change(tx, kind, chunk, now)
+		if err != nil {
+			return nil, "", err
+		}
+		missing = append(missing, lost...)
+	}
+	return missing, note, nil
 }
 
 // changed reports whether the rows are as a change leaves them.
@@ -924,7 +987,7 @@ type dialect interface {
 	// create creates the table and its indexes.
 	create(tx *gorm.DB) error
 	// read returns the rows that match.
-	read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, error)
+	read(tx *gorm.DB, options selected) ([]RawJob, error)
 	// insert adds rows. The note is for fate.
 	insert(tx *gorm.DB, rows []RawJob) (note string, err error)
 	// change changes the targets that exist, and returns the ids of the
@@ -1015,9 +1078,9 @@ func (postgresDialect) create(tx *gorm.DB) error {
 		"SELECT EXISTS (SELECT 1 FROM pg_class WHERE relname = $1::text AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'jobs'::regclass))")
 }
 
-func (postgresDialect) read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, error) {
+func (postgresDialect) read(tx *gorm.DB, options selected) ([]RawJob, error) {
 	text, args := selection(options, "SELECT "+jobColumns+" FROM jobs",
-		"paused IS TRUE", "paused IS NOT TRUE", "%s = ANY($%d::bigint[])",
+		"paused IS TRUE", "paused IS NOT TRUE", "id > $%d", "%s = ANY($%d::bigint[])",
 		func(ids []int64) string { return pgArray(ids, appendInt) })
 	rows, err := query(tx, text, args...)
 	if err != nil {
@@ -1028,10 +1091,10 @@ func (postgresDialect) read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, err
 
 func (postgresDialect) insert(tx *gorm.DB, rows []RawJob) (xid string, err error) {
 	args := []any{
-		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.ID, 10) }),
-		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.GroupID, 10) }),
-		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.SuperGroupID, 10) }),
-		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendInt(b, row.CronID, 10) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendInt(b, row.ID) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendInt(b, row.GroupID) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendInt(b, row.SuperGroupID) }),
+		pgArray(rows, func(b []byte, row RawJob) []byte { return appendInt(b, row.CronID) }),
 		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.CronExpression) }),
 		pgArray(rows, func(b []byte, row RawJob) []byte { return strconv.AppendBool(b, row.Paused) }),
 		pgArray(rows, func(b []byte, row RawJob) []byte { return appendQuoted(b, row.CreatedAt.Format(timeFormat)) }),
@@ -1046,7 +1109,7 @@ SELECT pg_current_xact_id()::text`, args, &xid)
 }
 
 // postgresChanges are the statements of changes. $1 are ids, $2 cron ids, $3 the
-// time, $4 expressions, $5 inputs.
+// time, $4 expressions, $5 inputs, $6 groups, $7 super-groups, $8 jobs.
 var postgresChanges = map[changeKind]struct {
 	text string
 	args int
@@ -1058,16 +1121,26 @@ var postgresChanges = map[changeKind]struct {
 	updating: {`UPDATE jobs SET cron_id = v.cron_id, updated_at = $3::timestamptz,
 	cron_expression = coalesce(v.expression, jobs.cron_expression), serialized_job_input = coalesce(v.input, jobs.serialized_job_input)
 FROM unnest($1::bigint[], $2::bigint[], $4::text[], $5::text[]) AS v(id, cron_id, expression, input) WHERE jobs.id = v.id`, 5},
+	replacing: {`UPDATE jobs SET cron_id = v.cron_id, updated_at = $3::timestamptz, cron_expression = v.expression, serialized_job_input = v.input,
+	group_id = v.group_id, super_group_id = v.super_group_id, serialized_job = v.job
+FROM unnest($1::bigint[], $2::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[])
+	AS v(id, cron_id, expression, input, group_id, super_group_id, job) WHERE jobs.id = v.id`, 8},
 }
 
 func (postgresDialect) change(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, xid string, err error) {
 	change := postgresChanges[kind]
 	args := []any{
-		pgArray(targets, func(b []byte, t rowChange) []byte { return strconv.AppendInt(b, t.id, 10) }),
-		pgArray(targets, func(b []byte, t rowChange) []byte { return strconv.AppendInt(b, t.cronID, 10) }),
+		pgArray(targets, func(b []byte, t rowChange) []byte { return appendInt(b, t.id) }),
+		pgArray(targets, func(b []byte, t rowChange) []byte { return appendInt(b, t.cronID) }),
 		now.Format(timeFormat),
 		pgArray(targets, func(b []byte, t rowChange) []byte { return appendNullable(b, t.expression) }),
 		pgArray(targets, func(b []byte, t rowChange) []byte { return appendNullable(b, t.input) }),
+	}
+	if kind == replacing {
+		args = append(args,
+			pgArray(targets, func(b []byte, t rowChange) []byte { return appendInt(b, t.row.GroupID) }),
+			pgArray(targets, func(b []byte, t rowChange) []byte { return appendInt(b, t.row.SuperGroupID) }),
+			pgArray(targets, func(b []byte, t rowChange) []byte { return appendQuoted(b, t.row.SerializedJob) }))
 	}
 	var list string
 	err = queryRow(tx, "WITH changed AS ("+change.text+` RETURNING jobs.id)
@@ -1121,6 +1194,9 @@ func pgArray[T any](values []T, appendValue func([]byte, T) []byte) string {
 			b = append(b, ',')
 		}
 		b = appendValue(b, v)
+		if i == 0 {
+			b = slices.Grow(b, len(b)*len(values))
+		}
 	}
 	return string(append(b, '}'))
 }
@@ -1161,11 +1237,11 @@ func (sqliteDialect) create(tx *gorm.DB) error {
 
 // read hides the declared types, by which drivers convert what is stored: a
 // timestamp that cannot be read would become the zero time.
-func (sqliteDialect) read(tx *gorm.DB, options ListJobsOptions) ([]RawJob, error) {
+func (sqliteDialect) read(tx *gorm.DB, options selected) ([]RawJob, error) {
 	const isPaused = "typeof(paused) = 'integer' AND paused <> 0"
 	text, args := selection(options,
 		"SELECT +id, +group_id, +super_group_id, +cron_id, +cron_expression, +paused, +created_at, +updated_at, +serialized_job, +serialized_job_input FROM jobs",
-		"("+isPaused+")", "NOT ("+isPaused+")", "%s IN (SELECT value FROM json_each(?%d))", jsonIDs)
+		"("+isPaused+")", "NOT ("+isPaused+")", "id > ?%d", "%s IN (SELECT value FROM json_each(?%d))", jsonIDs)
 	rows, err := query(tx, text, args...)
 	if err != nil {
 		return nil, err
@@ -1185,7 +1261,8 @@ func (sqliteDialect) insert(tx *gorm.DB, rows []RawJob) (string, error) {
 }
 
 // sqliteChanges are the statements of changes. ?1 is the array of rows, each an
-// array of id, cron id, expression and input, and ?2 the time.
+// array of id, cron id, expression and input, and for a replacement groups,
+// super-group and job; ?2 is the time.
 var sqliteChanges = map[changeKind]struct {
 	text string
 	args int
@@ -1196,16 +1273,22 @@ var sqliteChanges = map[changeKind]struct {
 	resuming:      {"UPDATE jobs SET paused = false, cron_id = v.cron_id, updated_at = ?2" + sqliteSource, 2},
 	updating: {`UPDATE jobs SET cron_id = v.cron_id, updated_at = ?2,
 	cron_expression = coalesce(v.expression, jobs.cron_expression), serialized_job_input = coalesce(v.input, jobs.serialized_job_input)` + sqliteSource, 2},
+	replacing: {`UPDATE jobs SET cron_id = v.cron_id, updated_at = ?2, cron_expression = v.expression, serialized_job_input = v.input,
+	group_id = v.group_id, super_group_id = v.super_group_id, serialized_job = v.job` + sqliteSource, 2},
 }
 
-const sqliteSource = ` FROM (SELECT value ->> 0 AS id, value ->> 1 AS cron_id, value ->> 2 AS expression, value ->> 3 AS input FROM json_each(?1)) AS v
+const sqliteSource = ` FROM (SELECT value ->> 0 AS id, value ->> 1 AS cron_id, value ->> 2 AS expression, value ->> 3 AS input,
+	value ->> 4 AS group_id, value ->> 5 AS super_group_id, value ->> 6 AS job FROM json_each(?1)) AS v
 WHERE jobs.id = v.id`
 
 func (sqliteDialect) change(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, note string, err error) {
 	change := sqliteChanges[kind]
-	sources := make([][4]any, len(targets))
+	sources := make([][]any, len(targets))
 	for i, t := range targets {
-		sources[i] = [4]any{t.id, t.cronID, t.expression, t.input}
+		sources[i] = []any{t.id, t.cronID, t.expression, t.input}
+		if kind == replacing {
+			sources[i] = append(sources[i], t.row.GroupID, t.row.SuperGroupID, t.row.SerializedJob)
+		}
 	}
 	source, err := json.Marshal(sources)
 	if err != nil {
@@ -1257,7 +1340,7 @@ func (portableDialect) exists(tx *gorm.DB) (bool, error) {
 
 func (portableDialect) create(tx *gorm.DB) error { return tx.Migrator().CreateTable(&RawJob{}) }
 
-func (portableDialect) read(tx *gorm.DB, options ListJobsOptions) (found []RawJob, err error) {
+func (portableDialect) read(tx *gorm.DB, options selected) (found []RawJob, err error) {
 	column, ids := "id", options.JobIDs
 	switch {
 	case options.JobIDs != nil:
@@ -1267,6 +1350,12 @@ func (portableDialect) read(tx *gorm.DB, options ListJobsOptions) (found []RawJo
 		column, ids = "super_group_id", options.SuperGroupIDs
 	}
 	read := func(tx *gorm.DB) error {
+		if options.after != nil {
+			tx = tx.Where("id > ?", *options.after)
+		}
+		if options.limit > 0 && ids == nil && options.Paused == nil {
+			tx = tx.Limit(options.limit)
+		}
 		rows, err := tx.Model(&RawJob{}).Select(strings.Split(jobColumns, ", ")).Order("id").Rows()
 		if err != nil {
 			return err
@@ -1283,11 +1372,16 @@ func (portableDialect) read(tx *gorm.DB, options ListJobsOptions) (found []RawJo
 			break
 		}
 	}
-	return slices.DeleteFunc(found, func(row RawJob) bool {
+	found = slices.DeleteFunc(found, func(row RawJob) bool {
 		return options.Paused != nil && *options.Paused != row.Paused ||
 			options.GroupIDs != nil && !slices.Contains(options.GroupIDs, row.GroupID) ||
 			options.SuperGroupIDs != nil && !slices.Contains(options.SuperGroupIDs, row.SuperGroupID)
-	}), err
+	})
+	if options.limit > 0 && len(found) > options.limit {
+		slices.SortFunc(found, func(a, b RawJob) int { return cmp.Compare(a.ID, b.ID) })
+		found = found[:options.limit]
+	}
+	return found, err
 }
 
 func (portableDialect) insert(tx *gorm.DB, rows []RawJob) (string, error) {
@@ -1338,6 +1432,9 @@ func (portableDialect) change(tx *gorm.DB, kind changeKind, targets []rowChange,
 		if t.input != nil {
 			columns["serialized_job_input"] = *t.input
 		}
+		if t.row != nil {
+			columns["group_id"], columns["super_group_id"], columns["serialized_job"] = t.row.GroupID, t.row.SuperGroupID, t.row.SerializedJob
+		}
 		if err := tx.Model(&RawJob{}).Where("id = ?", t.id).UpdateColumns(columns).Error; err != nil {
 			return nil, "", err
 		}
@@ -1354,9 +1451,9 @@ func (portableDialect) fate(ctx context.Context, _ *RepositoryGorm, _ string, to
 	return obscure, nil
 }
 
-// selection builds a query. ids is the condition on a column and a parameter,
-// which encode makes.
-func selection(options ListJobsOptions, text, paused, notPaused, ids string, encode func([]int64) string) (string, []any) {
+// selection builds a query. after is the condition on a parameter, and ids that
+// on a column and a parameter, which encode makes.
+func selection(options selected, text, paused, notPaused, after, ids string, encode func([]int64) string) (string, []any) {
 	var conditions []string
 	var args []any
 	for _, filter := range []struct {
@@ -1374,10 +1471,18 @@ func selection(options ListJobsOptions, text, paused, notPaused, ids string, enc
 		}
 		conditions = append(conditions, paused)
 	}
+	if options.after != nil {
+		args = append(args, *options.after)
+		conditions = append(conditions, fmt.Sprintf(after, len(args)))
+	}
 	if len(conditions) > 0 {
 		text += " WHERE " + strings.Join(conditions, " AND ")
 	}
-	return text + " ORDER BY id", args
+	text += " ORDER BY id"
+	if options.limit > 0 {
+		text += " LIMIT " + strconv.Itoa(options.limit)
+	}
+	return text, args
 }
 
 func unique(ids []int64) []int64 {
