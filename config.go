@@ -19,8 +19,16 @@ type Config struct {
 	// panicked, a row held back. It may be called from several goroutines,
 	// and never while a lock of SmallBen is held.
 	// Zero means DefaultLogger. logr.Discard() is that zero value too: to
-	// silence SmallBen, set DefaultLogger to cron.DiscardLogger.
+	// silence one SmallBen, give logr.FromSlogHandler(slog.DiscardHandler).
 	Logger logr.Logger
+
+	// WrapRun wraps each run, for tracing and error reports: it returns a
+	// function that calls next, and may do something before and after. The
+	// error of next is that of a ContextJob, or that of a panic, which has a
+	// method Stack() []byte. What the function returns is what SmallBen logs
+	// and counts.
+	// Nil means that runs are not wrapped.
+	WrapRun func(next RunFunc) RunFunc
 }
 
 // SchedulerConfig says how jobs are scheduled. The zero value works.
@@ -43,6 +51,11 @@ type SchedulerConfig struct {
 	// WithLocation is the time zone of expressions that do not name one.
 	// Zero means time.Local.
 	WithLocation *time.Location
+
+	// RunTimeout ends the context of each run of a ContextJob after this time.
+	// A job that goes on regardless is not interrupted.
+	// Zero or less means no limit.
+	RunTimeout time.Duration
 }
 
 // location is never nil.
@@ -75,10 +88,14 @@ func newDefaultLogger() cron.Logger {
 type eventLog struct{ sink cron.Logger }
 
 func newEventLog(config *Config) eventLog {
-	if config.Logger.GetSink() == nil {
-		return eventLog{DefaultLogger}
+	sink := DefaultLogger
+	if config.Logger.GetSink() != nil {
+		sink = config.Logger
 	}
-	return eventLog{config.Logger}
+	if logger, ok := sink.(logr.Logger); ok {
+		sink = logger.WithCallDepth(1) // the methods below
+	}
+	return eventLog{sink}
 }
 
 func (l eventLog) Info(msg string, keysAndValues ...any) {

@@ -161,6 +161,9 @@ type CronJobInput struct {
 	// ScheduledAt is the tick: the nominal instant that the run was started
 	// for.
 	ScheduledAt time.Time
+	// Triggered tells a run of TriggerJobs, whose ScheduledAt is the time of
+	// that call, from one of the schedule.
+	Triggered bool
 
 	// stored is the JSON of OtherInputs as the row has it.
 	stored string
@@ -185,6 +188,11 @@ func (in CronJobInput) Decode(v any) error {
 	return nil
 }
 
+// String names the run, without the input.
+func (in CronJobInput) String() string {
+	return fmt.Sprintf("run of job %d for %s", in.JobID, in.ScheduledAt.Format(time.RFC3339))
+}
+
 // Job is a job as users see it: what AddJobs takes and ListJobs returns.
 type Job struct {
 	// ID names the job. It is unique in the repository, and not 0.
@@ -206,6 +214,10 @@ type Job struct {
 	paused    bool
 	createdAt time.Time
 	updatedAt time.Time
+	schedule  cron.Schedule  // nil for a Job that does not come from ListJobs
+	location  *time.Location // where the schedule is read
+	lastRun   RunResult
+	running   bool
 }
 
 // CreatedAt returns when the job was added, in UTC. It is the zero time for a
@@ -218,6 +230,47 @@ func (j *Job) UpdatedAt() time.Time { return j.updatedAt }
 
 // Paused reports whether the job was paused when it was listed.
 func (j *Job) Paused() bool { return j.paused }
+
+// LastRun returns the run of the job that ended last in this process, when it
+// was listed. The zero value means none.
+func (j *Job) LastRun() RunResult { return j.lastRun }
+
+// Running reports whether the job ran in this process when it was listed.
+func (j *Job) Running() bool { return j.running }
+
+// NextRun returns the next tick of the job: the zero time if it was paused when
+// it was listed, or if no tick comes in the next five years.
+func (j *Job) NextRun() time.Time {
+	if next := j.NextRuns(1); len(next) > 0 && !j.paused {
+		return next[0]
+	}
+	return time.Time{}
+}
+
+// NextRuns returns the next n ticks that the job's schedule has, fewer if it has
+// fewer, whether it is paused or not. For a Job that does not come from ListJobs
+// the expression is read in the local time zone, and none is returned for one
+// that does not parse.
+func (j *Job) NextRuns(n int) []time.Time {
+	now, schedule, location := time.Now(), j.schedule, j.location
+	if schedule == nil {
+		var err error
+		if schedule, err = parseExpression(j.CronExpression, now); err != nil {
+			return nil
+		}
+		location = time.Local
+	}
+	return nextTicks(schedule, now.In(location), n)
+}
+
+// String names the job, without its input.
+func (j Job) String() string {
+	text := fmt.Sprintf("job %d (group %d, super-group %d) %q", j.ID, j.GroupID, j.SuperGroupID, j.CronExpression)
+	if j.paused {
+		text += ", paused"
+	}
+	return text
+}
 
 // build validates the job and encodes it into a row created at createdAt. It
 // calls the user's encoding methods.
@@ -316,11 +369,12 @@ type JobWithSchedule struct {
 	job      CronJob
 	input    map[string]any
 
-	// changes says which columns an update names. Nothing set means both.
+	// changes says which columns a change names. For an update, nothing set
+	// means both expression and input.
 	changes columnChanges
 }
 
-type columnChanges struct{ expression, input bool }
+type columnChanges struct{ expression, input, job bool }
 
 func newJobWithSchedule(raw RawJob, schedule cron.Schedule, job CronJob, input map[string]any) JobWithSchedule {
 	raw.CreatedAt = raw.CreatedAt.UTC()
@@ -353,6 +407,7 @@ func (j *JobWithSchedule) toJob() Job {
 		paused:         j.rawJob.Paused,
 		createdAt:      j.rawJob.CreatedAt,
 		updatedAt:      j.rawJob.UpdatedAt,
+		schedule:       j.schedule,
 	}
 }
 
@@ -427,10 +482,25 @@ func encodeInput(input map[string]any) (stored string, err error) {
 	}
 	// What json writes it can mostly read: not a json.Number of 1e999, nor
 	// nesting beyond its decoder's limit.
-	if _, err := decodeInput(string(encoded)); err != nil {
-		return "", fmt.Errorf("the encoded input cannot be read back: %w", err)
+	if !plain(input) {
+		if _, err := decodeInput(string(encoded)); err != nil {
+			return "", fmt.Errorf("the encoded input cannot be read back: %w", err)
+		}
 	}
 	return string(encoded), nil
+}
+
+// plain reports whether input holds nothing but what json is certain to read
+// back.
+func plain(input map[string]any) bool {
+	for _, value := range input {
+		switch value.(type) {
+		case nil, bool, string, int, int64, float64:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 func decodeInput(stored string) (map[string]any, error) {

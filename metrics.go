@@ -37,7 +37,7 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 //
 // Of runs, by the Go type of the job (label job_type):
 //
-//	smallben_runs_total                   ended, by outcome: ok, panic
+//	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout
 //	smallben_runs_skipped_total           ticks that did not run, by reason: overlap
 //	smallben_runs_in_progress             running now
 //	smallben_run_duration_seconds         start to end
@@ -132,9 +132,10 @@ func (m *runMetrics) vecs() []prometheus.Collector {
 // typeMetrics are the run metrics of one type of job, looked up once for each
 // entry and not at each run.
 type typeMetrics struct {
-	ok, panicked, skipped prometheus.Counter
-	inProgress            prometheus.Gauge
-	duration, lateness    prometheus.Observer
+	outcomes           map[Outcome]prometheus.Counter
+	skipped            prometheus.Counter
+	inProgress         prometheus.Gauge
+	duration, lateness prometheus.Observer
 }
 
 func (m *runMetrics) forType(jobType reflect.Type) *typeMetrics {
@@ -142,9 +143,12 @@ func (m *runMetrics) forType(jobType reflect.Type) *typeMetrics {
 		return known.(*typeMetrics)
 	}
 	name := jobType.String()
+	outcomes := make(map[Outcome]prometheus.Counter)
+	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout} {
+		outcomes[outcome] = m.ended.WithLabelValues(name, string(outcome))
+	}
 	known, _ := m.types.LoadOrStore(jobType, &typeMetrics{
-		ok:         m.ended.WithLabelValues(name, "ok"),
-		panicked:   m.ended.WithLabelValues(name, "panic"),
+		outcomes:   outcomes,
 		skipped:    m.skipped.WithLabelValues(name, "overlap"),
 		inProgress: m.inProgress.WithLabelValues(name),
 		duration:   m.duration.WithLabelValues(name),
@@ -158,12 +162,8 @@ func (m *typeMetrics) started(lateness time.Duration) {
 	m.lateness.Observe(lateness.Seconds())
 }
 
-func (m *typeMetrics) finished(duration time.Duration, failure error) {
+func (m *typeMetrics) ended(result RunResult) {
 	m.inProgress.Dec()
-	m.duration.Observe(duration.Seconds())
-	if failure != nil {
-		m.panicked.Inc()
-		return
-	}
-	m.ok.Inc()
+	m.duration.Observe(result.Duration.Seconds())
+	m.outcomes[result.Outcome].Inc()
 }

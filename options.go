@@ -2,6 +2,8 @@ package smallben
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 )
 
 // ErrUpdateOptionInvalid is what errors.Is finds in the error of an update
@@ -30,6 +32,30 @@ type ListJobsOptions struct {
 
 func (o ListJobsOptions) toListOptions() ListJobsOptions { return o }
 
+// String says in words which jobs are selected.
+func (o ListJobsOptions) String() string {
+	var filters []string
+	if o.Paused != nil {
+		filters = append(filters, map[bool]string{true: "paused", false: "not paused"}[*o.Paused])
+	}
+	for _, filter := range []struct {
+		name string
+		ids  []int64
+	}{{"ids", o.JobIDs}, {"groups", o.GroupIDs}, {"super-groups", o.SuperGroupIDs}} {
+		switch {
+		case filter.ids == nil:
+		case len(filter.ids) == 0:
+			filters = append(filters, "of "+filter.name+" (none)")
+		default:
+			filters = append(filters, "of "+filter.name+" "+idText(filter.ids))
+		}
+	}
+	if len(filters) == 0 {
+		return "all jobs"
+	}
+	return "jobs " + strings.Join(filters, ", ")
+}
+
 // onlyJobIDs reports whether the ids of jobs are the only filter, so that an
 // id that does not exist is an error.
 func (o ListJobsOptions) onlyJobIDs() bool {
@@ -51,6 +77,9 @@ func (o PauseResumeOptions) toListOptions() ListJobsOptions {
 	return ListJobsOptions{JobIDs: o.JobIDs, GroupIDs: o.GroupIDs, SuperGroupIDs: o.SuperGroupIDs}
 }
 
+// String says in words which jobs are selected.
+func (o PauseResumeOptions) String() string { return o.toListOptions().String() }
+
 // DeleteOptions selects the jobs to delete: those that match every filter that
 // is given.
 //
@@ -68,6 +97,9 @@ func (o DeleteOptions) toListOptions() ListJobsOptions {
 	options.Paused = o.Paused
 	return options
 }
+
+// String says in words which jobs are selected.
+func (o DeleteOptions) String() string { return o.toListOptions().String() }
 
 // ResolveListOptions gives the filters that options stand for, so that a
 // Repository can be written in another package. Nil, or a nil pointer, gives
@@ -102,6 +134,18 @@ type UpdateOption struct {
 	// JobOtherInputs is the new input, in place of the whole old one.
 	// Nil means no change.
 	JobOtherInputs *map[string]interface{}
+}
+
+// String says what would change, without the input.
+func (u UpdateOption) String() string {
+	var changes []string
+	if u.CronExpression != nil {
+		changes = append(changes, fmt.Sprintf("expression %q", *u.CronExpression))
+	}
+	if u.JobOtherInputs != nil {
+		changes = append(changes, "input")
+	}
+	return fmt.Sprintf("update of job %d: %s", u.JobID, strings.Join(changes, ", "))
 }
 
 // Valid reports whether the option can be given to UpdateJobs: it returns a

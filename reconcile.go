@@ -106,7 +106,9 @@ func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
 		delete(gone, jobs[i].rawJob.ID)
 	}
 	s.mu.Lock()
-	s.forgetLocked(slices.Collect(maps.Keys(gone)))
+	missing := slices.Collect(maps.Keys(gone))
+	s.forgetLocked(missing)
+	s.scheduler.forgetLocked(missing)
 	for _, err := range undecodable {
 		s.undecodable[jobID(err)] = struct{}{}
 	}

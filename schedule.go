@@ -32,18 +32,20 @@ var strictParser = cron.NewParser(
 // grammar, with five fields or six. createdAt is the origin of @every. It never
 // panics, and Next of what it returns never takes longer than milliseconds.
 func parseExpression(expression string, createdAt time.Time) (cron.Schedule, error) {
-	lenient := func() (cron.Schedule, error) { return parse(lenientParser, expression) }
-	var parsed cron.Schedule
-	var err error
-	if len(expression) <= maxExpressionLength {
-		parsed, err = parsedExpressions.get(expression, lenient)
-	} else {
-		parsed, err = lenient()
-	}
+	parsed, err := parseLeniently(expression)
 	if every, ok := parsed.(cron.ConstantDelaySchedule); ok {
 		return everySchedule{origin: createdAt.Unix(), delay: int64(every.Delay / time.Second)}, err
 	}
 	return parsed, err
+}
+
+// parseLeniently is parse by the lenient parser, or what it gave before.
+func parseLeniently(expression string) (cron.Schedule, error) {
+	parse := func() (cron.Schedule, error) { return parse(lenientParser, expression) }
+	if len(expression) > maxExpressionLength {
+		return parse()
+	}
+	return parsedExpressions.get(expression, parse)
 }
 
 func parse(parser cron.Parser, expression string) (schedule cron.Schedule, err error) {
@@ -141,11 +143,11 @@ func validateExpression(expression string, withSeconds bool) error {
 			return fmt.Errorf("expression %q: only printable ASCII is allowed", expression)
 		}
 	}
-	parser := strictParser
-	if withSeconds {
-		parser = lenientParser
+	schedule, err := parseLeniently(expression)
+	if !withSeconds && (err != nil || len(strings.Fields(expression)) > 5) {
+		// The parsers agree on five fields.
+		schedule, err = parse(strictParser, expression)
 	}
-	schedule, err := parse(parser, expression)
 	if err != nil {
 		return err
 	}
@@ -163,6 +165,36 @@ func validateExpression(expression string, withSeconds bool) error {
 		return fmt.Errorf("expression %q: %w", expression, err)
 	}
 	return nil
+}
+
+// NextRuns returns the next n ticks of an expression, fewer if it has fewer, or
+// why AddJobs would refuse it: for a form in which a user types one. It goes by
+// WithSeconds and WithLocation of config; nil means the zero SchedulerConfig.
+// The ticks of @every count from now, as if the job were added now.
+func NextRuns(expression string, n int, config *SchedulerConfig) ([]time.Time, error) {
+	if config == nil {
+		config = &SchedulerConfig{}
+	}
+	if err := validateExpression(expression, config.WithSeconds); err != nil {
+		return nil, err
+	}
+	now := time.Now().In(config.location())
+	schedule, err := parseExpression(expression, now)
+	if err != nil {
+		return nil, err
+	}
+	return nextTicks(schedule, now, n), nil
+}
+
+func nextTicks(schedule cron.Schedule, from time.Time, n int) []time.Time {
+	var ticks []time.Time
+	for range n {
+		if from = schedule.Next(from); from.IsZero() {
+			break
+		}
+		ticks = append(ticks, from)
+	}
+	return ticks
 }
 
 // validateEvery checks the duration that robfig/cron rounds in silence.

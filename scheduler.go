@@ -1,10 +1,9 @@
 package smallben
 
 import (
-	"errors"
-	"fmt"
+	"context"
+	"maps"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +28,7 @@ type scheduler struct {
 	overlap  overlap
 	log      eventLog
 	metrics  *runMetrics
+	runs     runner
 	clock    func() (wall time.Time, monotonic time.Duration)
 
 	// mu is SmallBen's. It guards the fields below, and the fields of sessions
@@ -38,15 +38,12 @@ type scheduler struct {
 	session *session         // nil while not started
 	cronIDs cronIDs
 
-	// runMu guards what runs share with changes: guards, and the fields of
+	// runMu guards what runs share with changes: states, and the fields of
 	// entries and sessions that say so. It is a leaf, held for moments: nothing
 	// is called under it.
 	runMu  sync.Mutex
-	guards map[int64]*guard // by job id; only of jobs that run
+	states map[int64]*jobState // by job id
 }
-
-// errGoexit is the failure of a run that left its goroutine.
-var errGoexit = errors.New("runtime.Goexit was called")
 
 // overlap is what happens to a tick that comes while its job still runs.
 type overlap int
@@ -57,20 +54,21 @@ const (
 	overlapDelay
 )
 
-func newScheduler(config *SchedulerConfig, mu *sync.RWMutex, log eventLog, metrics *runMetrics) *scheduler {
+func newScheduler(config *Config, mu *sync.RWMutex, log eventLog) *scheduler {
 	s := &scheduler{
-		location: config.location(),
+		location: config.SchedulerConfig.location(),
 		log:      log,
-		metrics:  metrics,
+		metrics:  newRunMetrics(),
+		runs:     newRunner(config),
 		clock:    processClock(),
 		mu:       mu,
 		entries:  make(map[int64]*entry),
-		guards:   make(map[int64]*guard),
+		states:   make(map[int64]*jobState),
 	}
 	switch {
-	case config.DelayIfStillRunning:
+	case config.SchedulerConfig.DelayIfStillRunning:
 		s.overlap = overlapDelay
-	case config.SkipIfStillRunning:
+	case config.SchedulerConfig.SkipIfStillRunning:
 		s.overlap = overlapSkip
 	}
 	return s
@@ -80,8 +78,10 @@ func newScheduler(config *SchedulerConfig, mu *sync.RWMutex, log eventLog, metri
 type session struct {
 	scheduler *scheduler
 	pages     map[*page]struct{}
-	roomy     []*page       // pages that may have room; stale ones are dropped when met
-	stop      chan struct{} // closed by Stop
+	roomy     []*page         // pages that may have room; stale ones are dropped when met
+	stop      chan struct{}   // closed by Stop
+	context   context.Context // of its runs
+	cancel    context.CancelFunc
 
 	// running counts the runs in progress, and stopped ends the starting of
 	// runs. Both are guarded by runMu.
@@ -142,16 +142,20 @@ func (s *scheduler) newTarget(job *JobWithSchedule) target {
 		metrics:   s.metrics.forType(reflect.TypeOf(job.job)),
 		job:       job.job,
 	}
-	t.describe(job)
+	s.describe(&t, job)
 	return t
 }
 
 // describe sets what an update changes in place. An input that did not change
 // keeps its values.
-func (t *target) describe(job *JobWithSchedule) {
+func (s *scheduler) describe(t *target, job *JobWithSchedule) {
 	t.groupID = job.rawJob.GroupID
 	t.superGroupID = job.rawJob.SuperGroupID
 	t.expression = job.rawJob.CronExpression
+	if job.changes.job {
+		t.job = job.job
+		t.metrics = s.metrics.forType(reflect.TypeOf(job.job))
+	}
 	if t.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
 		return
 	}
@@ -167,13 +171,14 @@ func (t *target) describe(job *JobWithSchedule) {
 
 // inputAt is what a run of the tick receives, its own map excepted: that one is
 // made by execute, outside the lock.
-func (t *target) inputAt(tick time.Time) CronJobInput {
+func (t *target) inputAt(at tick) CronJobInput {
 	return CronJobInput{
 		JobID:          t.id,
 		GroupID:        t.groupID,
 		SuperGroupID:   t.superGroupID,
 		CronExpression: t.expression,
-		ScheduledAt:    tick,
+		ScheduledAt:    at.at,
+		Triggered:      at.triggered,
 		stored:         t.storedInput,
 	}
 }
@@ -192,7 +197,7 @@ func (e *entry) Next(now time.Time) time.Time {
 // Run implements cron.Job.
 func (e *entry) Run() {
 	s := e.session.scheduler
-	s.tick(e, time.Unix(e.ticks.pop(), 0).In(s.location))
+	s.fireAndExecute(e, tick{at: time.Unix(e.ticks.pop(), 0).In(s.location)})
 }
 
 // tickQueue holds the ticks that an entry was armed for and that no run has
@@ -223,8 +228,11 @@ func (q *tickQueue) pop() int64 {
 // startLocked puts the targets, in place of all entries before, into pages of a
 // new session. It expects the scheduler not to be started.
 func (s *scheduler) startLocked(targets []target) {
+	ctx, cancel := context.WithCancel(context.Background())
 	s.session = &session{
 		scheduler: s,
+		context:   ctx,
+		cancel:    cancel,
 		pages:     make(map[*page]struct{}),
 		stop:      make(chan struct{}),
 		idle:      make(chan struct{}),
@@ -324,11 +332,21 @@ func (s *session) roomyPageLocked() *page {
 }
 
 // removeLocked removes the entries of the ids that have one, and frees their cron
-// ids. Once it has returned, no run of theirs starts.
-func (s *scheduler) removeLocked(ids []int64) {
+// ids. Once it has returned, no run of theirs starts, not even one that waited:
+// those it returns.
+func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
 	removed := make(map[*page][]*entry)
 	s.runMu.Lock()
 	for _, id := range ids {
+		if state := s.states[id]; state != nil && state.waiting != nil {
+			if s.liveLocked(state.waiting) {
+				if waited == nil {
+					waited = make(map[*entry]tick)
+				}
+				waited[state.waiting] = state.tick
+			}
+			state.waiting = nil
+		}
 		e, ok := s.entries[id]
 		if !ok {
 			continue
@@ -342,7 +360,7 @@ func (s *scheduler) removeLocked(ids []int64) {
 	}
 	s.runMu.Unlock()
 	if s.session == nil {
-		return
+		return waited
 	}
 	for p, entries := range removed {
 		p.live -= len(entries)
@@ -356,13 +374,35 @@ func (s *scheduler) removeLocked(ids []int64) {
 		}
 		s.session.listLocked(p)
 	}
+	return waited
+}
+
+// replaceLocked removes the entries of the ids and adds the targets. A tick that
+// waits for the end of a run waits on, if its job is among the targets.
+func (s *scheduler) replaceLocked(ids []int64, targets []target) {
+	waited := s.removeLocked(ids)
+	s.addLocked(targets)
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	for old, at := range waited {
+		e, ok := s.entries[old.id]
+		if !ok || e.createdAt != old.createdAt || e.session == nil || !s.liveLocked(e) {
+			continue
+		}
+		if state := s.states[e.id]; state != nil && state.running > 0 {
+			state.waiting, state.tick = e, at
+		} else {
+			// The run that it waited for has ended meanwhile.
+			go s.fireAndExecute(e, at)
+		}
+	}
 }
 
 // describeLocked changes an entry in place: its ticks go on.
 func (s *scheduler) describeLocked(e *entry, job *JobWithSchedule) {
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
-	e.describe(job)
+	s.describe(&e.target, job)
 }
 
 // rescheduledLocked gives the target that takes the place of an entry whose
@@ -372,7 +412,7 @@ func (s *scheduler) rescheduledLocked(e *entry, job *JobWithSchedule) target {
 	defer s.runMu.Unlock()
 	t := e.target
 	t.schedule = job.schedule
-	t.describe(job)
+	s.describe(&t, job)
 	return t
 }
 
@@ -393,6 +433,24 @@ func (s *scheduler) rearmLocked() {
 	s.session.pages = make(map[*page]struct{})
 	s.session.roomy = nil
 	s.addLocked(targets)
+}
+
+// triggerLocked begins a run of each job: through its entry, or, where it has none
+// because it is paused, through one that is in no page.
+func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick) (begun []*run, skipped []*entry) {
+	for i := range jobs {
+		e, ok := s.entries[jobs[i].rawJob.ID]
+		if !ok {
+			e = &entry{target: s.newTarget(&jobs[i]), session: s.session}
+		}
+		r, skip := s.admit(e, at)
+		if skip {
+			skipped = append(skipped, e)
+		} else if r != nil {
+			begun = append(begun, r)
+		}
+	}
+	return begun, skipped
 }
 
 // keepTime makes the pages read the clock every clockInterval. cron compares
@@ -455,118 +513,146 @@ func processClock() func() (time.Time, time.Duration) {
 	}
 }
 
-// guard keeps a job from overlapping itself. It belongs to the job's id, so that
-// it outlives entries, and exists while a run lasts.
-type guard struct {
-	waiting *entry // whose tick waits for the end of the run, if any
-	tick    time.Time
+// jobState is what is known of a job by its id, whatever its entries: it keeps a
+// job from overlapping itself across updates, pauses and a deletion, and
+// remembers the last run. It exists from the first run on.
+type jobState struct {
+	running int    // runs in progress
+	waiting *entry // whose tick waits for the end of a run, if any
+	tick    tick
+	last    RunResult
+	gone    bool // the job was deleted: the state goes with its last run
+}
+
+// tick is an instant that a run is for.
+type tick struct {
+	at        time.Time
+	triggered bool // by TriggerJobs, not by the schedule
 }
 
 func (s *scheduler) liveLocked(e *entry) bool { return !e.dead && !e.session.stopped }
 
-// tick is the one way for a job to run: it admits the tick, or lets it wait, or
-// skips it.
-func (s *scheduler) tick(e *entry, tick time.Time) {
-	r, skipped := s.admit(e, tick)
-	if skipped {
-		e.metrics.skipped.Inc()
-		s.log.Info("run skipped: the job is still running", "job", e.id, "tick", tick)
-	}
-	if r != nil {
+func (s *scheduler) fireAndExecute(e *entry, at tick) {
+	if r := s.fire(e, at); r != nil {
 		s.execute(r)
 	}
 }
 
-// run is one run that was admitted.
-type run struct {
-	entry *entry
-	job   CronJob
-	input CronJobInput
-	rest  []inputField // to become input.OtherInputs
+// fire is the one way for a job to run: it admits the tick, or lets it wait, or
+// skips it. A run that is admitted is for the caller to execute.
+func (s *scheduler) fire(e *entry, at tick) *run {
+	r, skipped := s.admit(e, at)
+	if skipped {
+		s.skipped(e, at)
+	}
+	return r
 }
 
-func (s *scheduler) admit(e *entry, tick time.Time) (r *run, skipped bool) {
+func (s *scheduler) skipped(e *entry, at tick) {
+	e.metrics.skipped.Inc()
+	s.log.Info("run skipped: the job is still running", "job", e.id, "tick", at.at)
+}
+
+func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
 	if !s.liveLocked(e) {
 		return nil, false
 	}
-	if s.overlap != overlapAllow {
-		g, running := s.guards[e.id]
+	state := s.states[e.id]
+	if state == nil {
+		state = &jobState{}
+		s.states[e.id] = state
+	}
+	state.gone = false // perhaps one of the same id was deleted
+	if state.running > 0 {
 		switch {
-		case !running:
-			s.guards[e.id] = &guard{}
-		case s.overlap == overlapDelay && (g.waiting == nil || !s.liveLocked(g.waiting)):
-			g.waiting, g.tick = e, tick
+		case s.overlap == overlapAllow:
+		case s.overlap == overlapDelay && (state.waiting == nil || !s.liveLocked(state.waiting)):
+			state.waiting, state.tick = e, at
 			return nil, false
 		default:
 			return nil, true
 		}
 	}
-	return s.beginLocked(e, tick), false
+	return s.beginLocked(state, e, at), false
 }
 
 // beginLocked expects runMu.
-func (s *scheduler) beginLocked(e *entry, tick time.Time) *run {
+func (s *scheduler) beginLocked(state *jobState, e *entry, at tick) *run {
+	state.running++
 	e.session.running++
-	return &run{entry: e, job: e.job, input: e.inputAt(tick), rest: e.input}
-}
-
-// execute calls the job and survives it. The guard is released, and the session
-// told, before anything is logged: a sink that blocks holds up nothing else.
-func (s *scheduler) execute(r *run) {
-	if r.rest != nil {
-		r.input.OtherInputs = make(map[string]any, len(r.rest))
-		for _, field := range r.rest {
-			r.input.OtherInputs[field.key] = field.value
-		}
-	}
-	metrics := r.entry.metrics
-	start := time.Now()
-	metrics.started(start.Sub(r.input.ScheduledAt))
-	returned := false
-	defer func() {
-		var failure error
-		var stack []byte
-		if !returned {
-			if recovered := recover(); recovered != nil {
-				failure = fmt.Errorf("panic: %v", recovered)
-			} else {
-				failure = errGoexit
-			}
-			stack = debug.Stack()
-		}
-		metrics.finished(time.Since(start), failure)
-		if next := s.end(r.entry); next != nil {
-			go s.execute(next)
-		}
-		if failure != nil {
-			s.log.Error(failure, "run failed", "job", r.input.JobID, "group", r.input.GroupID,
-				"superGroup", r.input.SuperGroupID, "tick", r.input.ScheduledAt, "stack", string(stack))
-		}
-	}()
-	r.job.Run(r.input)
-	returned = true
+	return &run{session: e.session, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start.
-func (s *scheduler) end(e *entry) (next *run) {
+func (s *scheduler) end(r *run, result RunResult) (next *run) {
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
-	if g := s.guards[e.id]; g != nil {
-		if g.waiting != nil && s.liveLocked(g.waiting) {
-			next = s.beginLocked(g.waiting, g.tick)
-			g.waiting = nil
-		} else {
-			delete(s.guards, e.id)
+	id := r.input.JobID
+	state := s.states[id]
+	state.running--
+	state.last = result
+	if state.running == 0 && state.waiting != nil {
+		if s.liveLocked(state.waiting) {
+			next = s.beginLocked(state, state.waiting, state.tick)
 		}
+		state.waiting = nil
 	}
-	e.session.running--
-	if e.session.stopped && e.session.running == 0 {
-		close(e.session.idle)
+	if state.gone && state.running == 0 {
+		delete(s.states, id)
+	}
+	r.session.running--
+	if r.session.stopped && r.session.running == 0 {
+		close(r.session.idle)
 	}
 	return next
+}
+
+// forgetLocked drops what is known of the runs of jobs that were deleted.
+func (s *scheduler) forgetLocked(ids []int64) {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	for _, id := range ids {
+		if state := s.states[id]; state != nil {
+			state.gone = true
+			if state.running == 0 {
+				delete(s.states, id)
+			}
+		}
+	}
+}
+
+// ranLocked returns the ids of the jobs that have run in this process.
+func (s *scheduler) ranLocked() []int64 {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	return slices.Collect(maps.Keys(s.states))
+}
+
+// runsOf returns the last run of a job in this process, and whether it runs.
+func (s *scheduler) runsOf(id int64) (last RunResult, running bool) {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	if state := s.states[id]; state != nil {
+		return state.last, state.running > 0
+	}
+	return RunResult{}, false
+}
+
+// runningJobs returns the ids of the jobs that run, in order.
+func (s *scheduler) runningJobs() []int64 {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	var ids []int64
+	for id, state := range s.states {
+		if state.running > 0 {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // cronIDs hands out the numbers of entries: positive, and unique in this

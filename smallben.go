@@ -29,9 +29,12 @@
 package smallben
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -81,7 +84,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
 	}
-	s.scheduler = newScheduler(&config.SchedulerConfig, &s.mu, s.log, newRunMetrics())
+	s.scheduler = newScheduler(config, &s.mu, s.log)
 	return s
 }
 
@@ -150,6 +153,7 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	for _, err := range loaded.heldBack {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
+	s.scheduler.forgetLocked(slices.DeleteFunc(s.scheduler.ranLocked(), s.knownLocked))
 	go s.reconcileUntil(s.scheduler.session.stop)
 	if len(s.unsettled) > 0 {
 		s.wakeReconciliation()
@@ -199,6 +203,14 @@ func (s *SmallBen) load() (contents, error) {
 // meanwhile is answered. Start may be called again after it. If nothing is
 // started, Stop only waits for the runs of the last session, if some still are.
 func (s *SmallBen) Stop() {
+	// Without a deadline there is no error.
+	_ = s.StopContext(context.Background())
+}
+
+// StopContext is Stop with a deadline: if ctx ends while runs are in progress, it
+// ends their contexts, which only a ContextJob heeds, and returns at once with
+// an error that names their jobs and wraps that of ctx.
+func (s *SmallBen) StopContext(ctx context.Context) error {
 	s.mu.Lock()
 	ending, stopping := s.lastSession, s.scheduler.session != nil
 	if stopping {
@@ -206,12 +218,22 @@ func (s *SmallBen) Stop() {
 	}
 	s.mu.Unlock()
 	if ending == nil {
-		return
+		return nil
 	}
-	<-ending.idle
+	defer ending.cancel()
+	select {
+	case <-ending.idle:
+	case <-ctx.Done():
+		if running := s.scheduler.runningJobs(); len(running) > 0 {
+			return fmt.Errorf("stop: %w: still running: jobs %s", ctx.Err(), idText(running))
+		}
+		// The last one has just ended.
+		<-ending.idle
+	}
 	if stopping {
 		s.log.Info("stopped")
 	}
+	return nil
 }
 
 // AddJobs stores jobs and schedules them, all of them or none. Those that are
@@ -308,6 +330,7 @@ func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgetLocked(ids)
+	s.scheduler.forgetLocked(ids)
 	return ids, nil
 }
 
@@ -551,6 +574,172 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 	return nil
 }
 
+// UpsertJobs makes the repository hold these jobs, all of them or none: it adds
+// those whose id is not stored, and replaces the groups, expression, job and
+// input of the others where they differ. A job that is paused stays paused, and
+// the time of creation stays. A row that would not change is not written, and a
+// schedule that does not change keeps its phase: a service may call this at each
+// start with the jobs it wants to have.
+//
+// It refuses jobs as AddJobs does, except those whose id is stored. It needs a
+// repository that is an Upserter, unless nothing is to be replaced. A row that
+// does not decode is replaced.
+func (s *SmallBen) UpsertJobs(jobs []Job) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	built, err := s.build(jobs)
+	if err != nil {
+		return wrap("upsert", err)
+	}
+	added, replaced, err := s.upsertJobs(built)
+	if err != nil {
+		return wrap("upsert", err)
+	}
+	if added+replaced > 0 {
+		s.log.Info("jobs upserted", "added", added, "replaced", replaced, "unchanged", len(jobs)-added-replaced)
+	}
+	return nil
+}
+
+func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	ids := jobIDs(jobs)
+	if err := s.settle(ids); err != nil {
+		return 0, 0, err
+	}
+	rows, err := s.find(ListJobsOptions{JobIDs: ids})
+	if err != nil && !s.isMismatch(err) {
+		return 0, 0, err
+	}
+	stored := make(map[int64]*RawJob, len(rows))
+	for i := range rows {
+		stored[rows[i].ID] = &rows[i]
+	}
+	var toAdd, toReplace, unchanged []JobWithSchedule
+	for i := range jobs {
+		row, ok := stored[jobs[i].rawJob.ID]
+		if !ok {
+			toAdd = append(toAdd, jobs[i])
+		} else if differs, err := jobs[i].replace(row); err != nil {
+			return 0, 0, err
+		} else if differs {
+			toReplace = append(toReplace, jobs[i])
+		} else {
+			unchanged = append(unchanged, jobs[i])
+		}
+	}
+	// The values given are run from here on, even those of rows that need no
+	// change.
+	if err := s.adopt(unchanged); err != nil {
+		return 0, 0, err
+	}
+	reserved := append(s.reserve(toAdd), s.reserve(toReplace)...)
+	if len(toReplace) == 0 {
+		err = s.repository.AddJobs(toAdd)
+	} else if upserter, ok := s.repository.(Upserter); ok {
+		err = upserter.UpsertJobs(toAdd, toReplace)
+	} else {
+		err = fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", s.repository)
+	}
+	if err != nil {
+		s.failed(err, ids, reserved)
+		return 0, 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.projectLocked(toAdd)
+	s.projectLocked(toReplace)
+	return len(toAdd), len(toReplace), nil
+}
+
+// replace makes a job that was built anew into the one to store in place of row,
+// and reports whether they differ.
+func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
+	j.changes = columnChanges{expression: true, input: true, job: true}
+	j.rawJob.CronID = row.CronID
+	j.rawJob.Paused = row.Paused
+	j.rawJob.CreatedAt = row.CreatedAt.UTC()
+	j.rawJob.UpdatedAt = row.UpdatedAt.UTC()
+	if j.schedule, err = parseExpression(j.rawJob.CronExpression, j.rawJob.CreatedAt); err != nil {
+		return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+	}
+	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {
+		return true, nil
+	}
+	// gob writes maps in any order, and numbers types by the order in which a
+	// process met them: only what the rows decode to tells.
+	before, err := row.ToJobWithSchedule()
+	if err != nil {
+		return true, nil
+	}
+	after, err := j.rawJob.ToJobWithSchedule()
+	if err != nil {
+		return false, err
+	}
+	if !reflect.DeepEqual(before.job, after.job) || !reflect.DeepEqual(before.input, after.input) {
+		return true, nil
+	}
+	j.rawJob = *row
+	return false, nil
+}
+
+// TriggerJobs runs the jobs that match options now, paused ones too, once each,
+// whatever their schedule. It returns when each run is started, waits for the end
+// of another, or was skipped for one, as the overlap settings say. Nil options
+// are refused, and so is a call while SmallBen is not started; the zero
+// PauseResumeOptions matches every job.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing runs
+// and the error is that of ErrorTypeIfMismatchCount, with the ids. If rows do not
+// decode, nothing runs either, and the error joins a JobError (ErrUndecodable)
+// for each.
+func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("trigger jobs: nil options")
+	}
+	at := tick{at: time.Now().In(s.scheduler.location), triggered: true}
+	ids, skipped, err := s.triggerJobs(options.toListOptions(), at)
+	if err != nil {
+		return wrap("trigger", err)
+	}
+	for _, e := range skipped {
+		s.scheduler.skipped(e, at)
+	}
+	s.logChange("jobs triggered", ids)
+	return nil
+}
+
+func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, skipped []*entry, err error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	if !s.started() {
+		return nil, nil, errors.New("SmallBen is not started")
+	}
+	rows, ids, err := s.look(options)
+	if err != nil {
+		return nil, nil, err
+	}
+	jobs, undecodable := decodeRows(rows)
+	if err := join(undecodable); err != nil {
+		return nil, nil, err
+	}
+	if err := s.adopt(jobs); err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.scheduler.session == nil {
+		return nil, nil, errors.New("SmallBen was stopped")
+	}
+	begun, skipped := s.scheduler.triggerLocked(jobs, at)
+	for _, r := range begun {
+		go s.scheduler.execute(r)
+	}
+	return ids, skipped, nil
+}
+
 // ListJobs returns the jobs that match options, ordered by id. Nil options match
 // every job. It reads the repository, and does not wait for a change in
 // progress.
@@ -564,15 +753,88 @@ func (s *SmallBen) ListJobs(options *ListJobsOptions) ([]Job, error) {
 	if err != nil && !s.isMismatch(err) {
 		return nil, wrap("list", err)
 	}
-	found, undecodable := decodeRows(rows)
-	jobs := make([]Job, len(found))
-	for i := range found {
-		jobs[i] = found[i].toJob()
-	}
+	jobs, undecodable := s.jobsOf(rows)
 	if err := join(append([]error{err}, undecodable...)); err != nil {
 		return jobs, wrap("list", err)
 	}
 	return jobs, nil
+}
+
+// jobsOf decodes rows for users.
+func (s *SmallBen) jobsOf(rows []RawJob) ([]Job, []error) {
+	found, undecodable := decodeRows(rows)
+	jobs := make([]Job, len(found))
+	for i := range found {
+		jobs[i] = found[i].toJob()
+		jobs[i].location = s.scheduler.location
+		jobs[i].lastRun, jobs[i].running = s.scheduler.runsOf(jobs[i].ID)
+	}
+	return jobs, undecodable
+}
+
+// Jobs walks the jobs that match options, ordered by id, without holding all of
+// them if the repository is a Pager. Nil options match every job. A row that does
+// not decode is yielded as its JobError (ErrUndecodable), with a Job of which
+// only the ID is set; any other error is the last thing yielded. Ids that do not
+// exist are no error. Jobs that change during the walk may be seen as they were
+// or as they are.
+func (s *SmallBen) Jobs(options *ListJobsOptions) iter.Seq2[Job, error] {
+	return func(yield func(Job, error) bool) {
+		next := s.pages(ResolveListOptions(options))
+		for {
+			rows, err := next()
+			if err != nil {
+				yield(Job{}, wrap("list", err))
+				return
+			}
+			if len(rows) == 0 {
+				return
+			}
+			jobs, undecodable := s.jobsOf(rows)
+			for len(jobs)+len(undecodable) > 0 {
+				if len(undecodable) > 0 && (len(jobs) == 0 || jobID(undecodable[0]) <= jobs[0].ID) {
+					if !yield(Job{ID: jobID(undecodable[0])}, undecodable[0]) {
+						return
+					}
+					undecodable = undecodable[1:]
+				} else {
+					if !yield(jobs[0], nil) {
+						return
+					}
+					jobs = jobs[1:]
+				}
+			}
+		}
+	}
+}
+
+// pages returns a function that reads the rows that match options, a page at each
+// call, and none after the last.
+func (s *SmallBen) pages(options ListJobsOptions) func() ([]RawJob, error) {
+	const size = 1000
+	pager, ok := s.repository.(Pager)
+	var after *int64
+	done := false
+	return func() (rows []RawJob, err error) {
+		if done {
+			return nil, nil
+		}
+		if !ok {
+			done = true
+			rows, err = s.repository.ListJobs(&options)
+			if s.isMismatch(err) {
+				err = nil
+			}
+			return rows, err
+		}
+		rows, err = pager.ListJobsAfter(&options, after, size)
+		if err != nil || len(rows) < size {
+			done = true
+		} else {
+			after = &rows[len(rows)-1].ID
+		}
+		return rows, err
+	}
 }
 
 // find reads the rows that match options. If the ids of jobs are the only filter
@@ -632,7 +894,9 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 		delete(s.undecodable, id)
 		if job.rawJob.Paused {
 			s.paused[id] = struct{}{}
-			outdated = append(outdated, id)
+			if _, ok := s.scheduler.entries[id]; ok {
+				outdated = append(outdated, id)
+			}
 			continue
 		}
 		live, ok := s.scheduler.entries[id]
@@ -648,8 +912,7 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 		}
 		outdated = append(outdated, id)
 	}
-	s.scheduler.removeLocked(outdated)
-	s.scheduler.addLocked(targets)
+	s.scheduler.replaceLocked(outdated, targets)
 }
 
 // forgetLocked drops what is known of jobs.

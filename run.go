@@ -1,0 +1,200 @@
+package smallben
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-logr/logr"
+)
+
+// ContextJob is what a job may implement beside CronJob to be given a context
+// and to return an error. RunContext is then called in place of Run, for every
+// kind of run.
+//
+// The context carries a logger of the run (logr.FromContext), and ends when the
+// deadline of StopContext or SchedulerConfig.RunTimeout passes. An error is
+// logged and counted, and stops nothing.
+type ContextJob interface {
+	RunContext(ctx context.Context, input CronJobInput) error
+}
+
+// RunFunc is one run of a job. Config.WrapRun is given one and returns one.
+type RunFunc func(ctx context.Context, input CronJobInput) error
+
+// Outcome says how a run ended. It is a label of the metrics, too.
+type Outcome string
+
+// The outcomes of a run.
+const (
+	// OutcomeOK is the outcome of a run that returned no error.
+	OutcomeOK Outcome = "ok"
+	// OutcomeError is the outcome of a run that returned an error.
+	OutcomeError Outcome = "error"
+	// OutcomePanic is the outcome of a run that panicked or called
+	// runtime.Goexit.
+	OutcomePanic Outcome = "panic"
+	// OutcomeTimeout is the outcome of a run that returned an error after
+	// SchedulerConfig.RunTimeout had passed.
+	OutcomeTimeout Outcome = "timeout"
+)
+
+// RunResult is a run that has ended. The zero value stands for none.
+type RunResult struct {
+	// Tick is the nominal instant that the run was started for.
+	Tick time.Time
+	// Triggered tells a run of TriggerJobs from one of the schedule.
+	Triggered bool
+	// Start is when the run started, Duration how long it took.
+	Start    time.Time
+	Duration time.Duration
+	// Outcome says how it ended, and Error what went wrong, if anything.
+	Outcome Outcome
+	Error   string
+}
+
+// String describes the run in a line: "ok in 1.5s, tick 2026-11-23T10:00:00Z".
+func (r RunResult) String() string {
+	if r.Outcome == "" {
+		return "none"
+	}
+	text := fmt.Sprintf("%s in %v, tick %s", r.Outcome, r.Duration, r.Tick.Format(time.RFC3339))
+	if r.Error != "" {
+		text += ": " + r.Error
+	}
+	return text
+}
+
+// run is a run that was admitted.
+type run struct {
+	session *session
+	metrics *typeMetrics
+	job     CronJob
+	input   CronJobInput
+	fields  []inputField // to become input.OtherInputs
+}
+
+// runner is how runs are called.
+type runner struct {
+	wrap    func(next RunFunc) RunFunc // nil: not at all
+	timeout time.Duration              // 0: none
+	logger  logr.Logger
+}
+
+func newRunner(config *Config) runner {
+	logger := config.Logger
+	if logger.GetSink() == nil {
+		// Runs log where SmallBen does, if that is a logr.Logger, as it is
+		// unless the program replaced DefaultLogger.
+		logger, _ = DefaultLogger.(logr.Logger)
+	}
+	return runner{wrap: config.WrapRun, timeout: max(config.SchedulerConfig.RunTimeout, 0), logger: logger}
+}
+
+// execute calls the job and survives it. The run is taken off the books before
+// anything is logged: a sink that blocks holds up nothing else.
+func (s *scheduler) execute(r *run) {
+	if r.fields != nil {
+		r.input.OtherInputs = make(map[string]any, len(r.fields))
+		for _, field := range r.fields {
+			r.input.OtherInputs[field.key] = field.value
+		}
+	}
+	result := RunResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: time.Now()}
+	r.metrics.started(result.Start.Sub(result.Tick))
+	// Nothing else is left of a run that leaves its goroutine.
+	err, timedOut := error(&panicError{value: "runtime.Goexit was called"}), false
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{fmt.Sprint("panic: ", v), debug.Stack()}
+		}
+		var failure *panicError
+		switch {
+		case errors.As(err, &failure):
+			if failure.stack == nil {
+				failure.stack = debug.Stack()
+			}
+			result.Outcome = OutcomePanic
+		case err == nil:
+			result.Outcome = OutcomeOK
+		case timedOut:
+			result.Outcome = OutcomeTimeout
+		default:
+			result.Outcome = OutcomeError
+		}
+		if err != nil {
+			result.Error = err.Error()
+		}
+		result.Duration = time.Since(result.Start)
+		r.metrics.ended(result)
+		if next := s.end(r, result); next != nil {
+			go s.execute(next)
+		}
+		if err != nil {
+			s.logFailure(r, result, err, failure)
+		}
+	}()
+	err, timedOut = s.runs.call(r)
+}
+
+func (s *scheduler) logFailure(r *run, result RunResult, err error, failure *panicError) {
+	keysAndValues := []any{"job", r.input.JobID, "group", r.input.GroupID, "superGroup", r.input.SuperGroupID,
+		"tick", result.Tick, "outcome", result.Outcome}
+	if failure != nil {
+		keysAndValues = append(keysAndValues, "stack", string(failure.stack))
+	}
+	s.log.Error(err, "run failed", keysAndValues...)
+}
+
+// call makes the one call of a run, within its context and what the user wraps
+// around it.
+func (c runner) call(r *run) (err error, timedOut bool) {
+	contextJob, ok := r.job.(ContextJob)
+	if !ok && c.wrap == nil {
+		return recovered(func() error { r.job.Run(r.input); return nil }), false
+	}
+	ctx := logr.NewContext(r.session.context, c.logger.WithValues("job", r.input.JobID, "tick", r.input.ScheduledAt))
+	if ok && c.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	call := func(ctx context.Context, input CronJobInput) error {
+		return recovered(func() error {
+			if ok {
+				return contextJob.RunContext(ctx, input)
+			}
+			r.job.Run(input)
+			return nil
+		})
+	}
+	if c.wrap != nil {
+		call = c.wrap(call)
+	}
+	err = call(ctx, r.input)
+	return err, errors.Is(ctx.Err(), context.DeadlineExceeded)
+}
+
+// recovered makes a panic of the job an error, innermost, so that wrappers see
+// it.
+func recovered(call func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{fmt.Sprint("panic: ", v), debug.Stack()}
+		}
+	}()
+	return call()
+}
+
+// panicError is the error of a run that panicked.
+type panicError struct {
+	value string
+	stack []byte
+}
+
+func (e *panicError) Error() string { return e.value }
+
+// Stack returns the stack of the panic, for reporters that look for it.
+func (e *panicError) Stack() []byte { return e.stack }

@@ -1,0 +1,387 @@
+package smallben_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
+)
+
+// contextProbe is a probe that takes a context.
+type contextProbe struct{ Key string }
+
+var contextProbes sync.Map // key to smallben.RunFunc
+
+func (*contextProbe) Run(smallben.CronJobInput) { panic("Run was called in RunContext's place") }
+
+func (p *contextProbe) RunContext(ctx context.Context, input smallben.CronJobInput) error {
+	if run, ok := contextProbes.Load(p.Key); ok {
+		return run.(smallben.RunFunc)(ctx, input)
+	}
+	return nil
+}
+
+func newContextProbe(run smallben.RunFunc) *contextProbe {
+	p := &contextProbe{Key: fmt.Sprint(probeKey.Add(1))}
+	contextProbes.Store(p.Key, run)
+	return p
+}
+
+func init() { gob.Register(&contextProbe{}) }
+
+func lastRun(t *testing.T, s *smallben.SmallBen, id int64) (last smallben.RunResult, running bool) {
+	t.Helper()
+	jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{id}})
+	require.NoError(t, err)
+	return jobs[0].LastRun(), jobs[0].Running()
+}
+
+func TestTheOutcomeOfARunIsCountedLoggedAndKept(t *testing.T) {
+	for name, c := range map[string]struct {
+		job     smallben.CronJob
+		outcome smallben.Outcome
+		err     string
+	}{
+		"a run without an error": {newProbe(func(*probe, smallben.CronJobInput) {}), smallben.OutcomeOK, ""},
+		"a context run":          {newContextProbe(func(context.Context, smallben.CronJobInput) error { return nil }), smallben.OutcomeOK, ""},
+		"an error":               {newContextProbe(func(context.Context, smallben.CronJobInput) error { return errDown }), smallben.OutcomeError, "the database is down"},
+		"a panic":                {newContextProbe(func(context.Context, smallben.CronJobInput) error { panic("boom") }), smallben.OutcomePanic, "panic: boom"},
+		"a Goexit":               {newContextProbe(func(context.Context, smallben.CronJobInput) error { runtime.Goexit(); return nil }), smallben.OutcomePanic, "runtime.Goexit was called"},
+		"a timeout": {newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}), smallben.OutcomeTimeout, "context deadline exceeded"},
+		"success after the timeout": {newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			<-ctx.Done()
+			return nil
+		}), smallben.OutcomeOK, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var lines logLines
+				s := create(t, newMemoryRepository(), &smallben.Config{Logger: lines.logger(),
+					SchedulerConfig: smallben.SchedulerConfig{RunTimeout: 10 * time.Second}})
+				require.NoError(t, s.Start())
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", c.job)}))
+				begin := time.Now()
+				last, running := lastRun(t, s, 1)
+				assert.Equal(t, smallben.RunResult{}, last)
+				assert.False(t, running)
+				pass(time.Minute + 10*time.Second)
+				last, running = lastRun(t, s, 1)
+				assert.False(t, running)
+				assert.Equal(t, c.outcome, last.Outcome)
+				assert.Equal(t, c.err, last.Error)
+				assert.True(t, last.Tick.Equal(begin.Add(time.Minute)))
+				assert.True(t, last.Start.Equal(begin.Add(time.Minute)))
+				if name == "a timeout" {
+					assert.Equal(t, 10*time.Second, last.Duration)
+				}
+				values := gauges(t, s)
+				assert.EqualValues(t, 1, values["smallben_runs_total,"+string(c.outcome)])
+				assert.EqualValues(t, 1, values["smallben_run_duration_seconds"])
+				assert.EqualValues(t, 1, values["smallben_run_lateness_seconds"])
+				logged := lines.with("run failed")
+				if c.err == "" {
+					assert.Empty(t, logged)
+					return
+				}
+				require.Len(t, logged, 1)
+				assert.Contains(t, logged[0], fmt.Sprintf(`"outcome"=%q`, c.outcome))
+				assert.Contains(t, logged[0], c.err)
+			})
+		})
+	}
+}
+
+func TestARunsContextCarriesItsLogger(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var lines logLines
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: lines.logger()})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(7, "* * * * *", newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			logr.FromContextOrDiscard(ctx).Info("half way")
+			return nil
+		}))}))
+		pass(time.Minute)
+		logged := lines.with("half way")
+		require.Len(t, logged, 1)
+		assert.Contains(t, logged[0], `"job"=7`)
+	})
+}
+
+func TestRunningTellsWhatRunsNow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * *", newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(time.Minute) }))}))
+		pass(time.Hour + time.Second)
+		_, running := lastRun(t, s, 1)
+		assert.True(t, running)
+		pass(time.Minute)
+		last, running := lastRun(t, s, 1)
+		assert.False(t, running)
+		assert.Equal(t, time.Minute, last.Duration)
+		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * *", idle())}))
+		last, _ = lastRun(t, s, 1)
+		assert.Equal(t, smallben.RunResult{}, last, "a deleted job takes its last run with it")
+	})
+}
+
+func TestStopContextEndsRunsContextsAndNamesTheJobsThatRun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+		require.NoError(t, s.Start())
+		obedient := newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		release := make(chan struct{})
+		deaf := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(3, "0 0 * * *", obedient), job(9, "0 0 * * *", deaf), job(4, "0 0 * * *", idle())}))
+		pass(24 * time.Hour)
+		deadline := time.Now().Add(30 * time.Second)
+		ctx, cancel := context.WithDeadline(t.Context(), deadline)
+		defer cancel()
+		err := s.StopContext(ctx)
+		assert.True(t, time.Now().Equal(deadline))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.EqualError(t, err, "stop: context deadline exceeded: still running: jobs 3, 9")
+		synctest.Wait()
+		last, running := lastRun(t, s, 3)
+		assert.False(t, running)
+		assert.Equal(t, smallben.OutcomeError, last.Outcome)
+		close(release)
+		require.NoError(t, s.StopContext(t.Context()), "the runs have ended")
+	})
+}
+
+func TestStopContextWithTimeToSpareIsStop(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+		require.NoError(t, s.StopContext(t.Context()), "before Start")
+		require.NoError(t, s.Start())
+		var err error
+		slow := newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			time.Sleep(time.Minute)
+			err = ctx.Err()
+			return nil
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * *", slow)}))
+		pass(time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		require.NoError(t, s.StopContext(ctx))
+		assert.NoError(t, err, "a run that has time is left alone")
+	})
+}
+
+func TestTriggerJobsRunsThemNow(t *testing.T) {
+	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
+		s := started(t, repository, smallben.SchedulerConfig{})
+		inputs := make(chan smallben.CronJobInput, 10)
+		p := newProbe(func(_ *probe, input smallben.CronJobInput) { inputs <- input })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", p), job(2, "@yearly", p), job(3, "@yearly", p)}))
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		before, err := repository.ListJobs(nil)
+		require.NoError(t, err)
+		begin := time.Now()
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1, 2}}))
+		seen := make(map[int64]bool)
+		for range 2 {
+			input := <-inputs
+			seen[input.JobID] = true
+			assert.True(t, input.Triggered)
+			assert.WithinRange(t, input.ScheduledAt, begin.Round(0), time.Now())
+		}
+		assert.Equal(t, map[int64]bool{1: true, 2: true}, seen, "paused ones too")
+		after, err := repository.ListJobs(nil)
+		require.NoError(t, err)
+		assert.Equal(t, before, after, "nothing is written")
+
+		assert.EqualError(t, s.TriggerJobs(nil), "trigger jobs: nil options")
+		err = s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1, 8}})
+		assert.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+		assert.ErrorContains(t, err, "8")
+		s.Stop()
+		assert.ErrorContains(t, s.TriggerJobs(&smallben.PauseResumeOptions{}), "not started")
+		assert.Empty(t, inputs)
+	})
+}
+
+func TestATriggeredRunObeysTheOverlapSettings(t *testing.T) {
+	for name, c := range map[string]struct {
+		config        smallben.SchedulerConfig
+		runs, skipped int
+	}{
+		"allow": {smallben.SchedulerConfig{}, 4, 0},
+		"skip":  {smallben.SchedulerConfig{SkipIfStillRunning: true}, 1, 3},
+		"delay": {smallben.SchedulerConfig{DelayIfStillRunning: true}, 2, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := started(t, newMemoryRepository(), c.config)
+				var runs atomic.Int32
+				slow := newProbe(func(*probe, smallben.CronJobInput) { runs.Add(1); time.Sleep(time.Minute) })
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", slow)}))
+				require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{}))
+				for range 4 {
+					require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+				}
+				pass(time.Hour)
+				assert.EqualValues(t, c.runs, runs.Load())
+				assert.EqualValues(t, c.skipped, gauges(t, s)["smallben_runs_skipped_total,overlap"])
+			})
+		})
+	}
+}
+
+func TestATriggeredRunThatWaitsDoesNotOutliveItsJob(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{DelayIfStillRunning: true})
+		var runs atomic.Int32
+		slow := newProbe(func(*probe, smallben.CronJobInput) { runs.Add(1); time.Sleep(time.Minute) })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", slow)}))
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+		pass(time.Hour)
+		assert.EqualValues(t, 1, runs.Load())
+	})
+}
+
+func TestATickThatWaitsSurvivesAnUpdateOfItsExpression(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{DelayIfStillRunning: true})
+		var inputs []smallben.CronJobInput
+		slow := newProbe(func(_ *probe, input smallben.CronJobInput) {
+			inputs = append(inputs, input)
+			time.Sleep(90 * time.Second)
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", slow)}))
+		pass(2*time.Minute + time.Second)
+		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("@yearly"), JobOtherInputs: &map[string]any{"new": true}}}))
+		pass(time.Hour)
+		require.Len(t, inputs, 2)
+		assert.Equal(t, 2, inputs[1].ScheduledAt.Minute())
+		assert.Equal(t, map[string]any{"new": true}, inputs[1].OtherInputs, "a run that starts after the update sees it")
+	})
+}
+
+func TestWrapRunSeesBothEndsOfEachRun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var seen []string
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet, WrapRun: func(next smallben.RunFunc) smallben.RunFunc {
+			return func(ctx context.Context, input smallben.CronJobInput) error {
+				begin := len(seen)
+				seen = append(seen, fmt.Sprint("begin ", input.JobID))
+				err := next(ctx, input)
+				var stack interface{ Stack() []byte }
+				if errors.As(err, &stack) && !bytes.Contains(stack.Stack(), []byte("run_test.go")) {
+					err = errors.New("a panic without its stack")
+				}
+				seen[begin] += fmt.Sprint(", end: ", err)
+				if input.JobID == 4 {
+					panic("the wrapper's own")
+				}
+				return nil
+			}
+		}})
+		require.NoError(t, s.Start())
+		for id, j := range map[int64]smallben.CronJob{
+			1: idle(),
+			2: newProbe(func(*probe, smallben.CronJobInput) { panic("boom") }),
+			3: newContextProbe(func(context.Context, smallben.CronJobInput) error { return errDown }),
+			4: idle(),
+		} {
+			require.NoError(t, s.AddJobs([]smallben.Job{job(id, "@yearly", j)}))
+		}
+		for id := int64(1); id <= 4; id++ {
+			require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}))
+			synctest.Wait()
+		}
+		assert.Equal(t, []string{"begin 1, end: <nil>", "begin 2, end: panic: boom", "begin 3, end: the database is down", "begin 4, end: <nil>"}, seen)
+		values := gauges(t, s)
+		assert.EqualValues(t, 3, values["smallben_runs_total,ok"], "what the wrapper returns counts")
+		assert.EqualValues(t, 1, values["smallben_runs_total,panic"])
+	})
+}
+
+func TestNextRunFollowsTheScheduleAndThePause(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		rome, err := time.LoadLocation("Europe/Rome")
+		require.NoError(t, err)
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{WithLocation: rome})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "30 4 * * *", idle()), job(2, "@every 36h", idle()), job(3, "@daily", idle())}))
+		created := time.Now()
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{3}}))
+		pass(40 * time.Hour)
+		jobs, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		assert.Equal(t, time.Date(2000, 1, 3, 4, 30, 0, 0, rome), jobs[0].NextRun())
+		assert.True(t, jobs[1].NextRun().Equal(created.Add(72*time.Hour)), "the phase of @every")
+		assert.True(t, jobs[2].NextRun().IsZero(), "paused")
+		next := jobs[2].NextRuns(2)
+		require.Len(t, next, 2, "a preview, though")
+		assert.Equal(t, 24*time.Hour, next[1].Sub(next[0]))
+		require.NoError(t, s.AddJobs([]smallben.Job{job(4, "0 0 29 2 *", idle())}))
+		hand := smallben.Job{CronExpression: "0 0 1 1 *"}
+		assert.Len(t, hand.NextRuns(3), 3)
+		assert.Empty(t, (&smallben.Job{CronExpression: "nonsense"}).NextRuns(3))
+	})
+}
+
+func TestNextRunsPreviewsWhatAUserTypes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		next, err := smallben.NextRuns("0 12 * * MON", 2, &smallben.SchedulerConfig{WithLocation: time.UTC})
+		require.NoError(t, err)
+		assert.Equal(t, []time.Time{time.Date(2000, 1, 3, 12, 0, 0, 0, time.UTC), time.Date(2000, 1, 10, 12, 0, 0, 0, time.UTC)}, next)
+		next, err = smallben.NextRuns("@every 90m", 2, nil)
+		require.NoError(t, err)
+		assert.True(t, next[1].Equal(time.Now().Add(3*time.Hour)))
+		_, err = smallben.NextRuns("* * * * * *", 1, nil)
+		assert.ErrorContains(t, err, "found 6")
+		next, err = smallben.NextRuns("* * * * * *", 0, &smallben.SchedulerConfig{WithSeconds: true})
+		require.NoError(t, err)
+		assert.Empty(t, next)
+	})
+}
+
+func TestWhatUsersPrintNamesTheJobAndNotItsInput(t *testing.T) {
+	t.Parallel()
+	secret := map[string]any{"password": "hunter2"}
+	j := job(4, "@daily", idle())
+	j.JobInput = secret
+	at := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		value any
+		text  string
+	}{
+		{j, `job 4 (group 4, super-group 1) "@daily"`},
+		{&j, `job 4 (group 4, super-group 1) "@daily"`},
+		{smallben.CronJobInput{JobID: 4, OtherInputs: secret, ScheduledAt: at}, "run of job 4 for 2026-11-23T10:00:00Z"},
+		{smallben.UpdateOption{JobID: 4, CronExpression: ptr("@hourly"), JobOtherInputs: &secret}, `update of job 4: expression "@hourly", input`},
+		{smallben.RunResult{}, "none"},
+		{smallben.RunResult{Tick: at, Duration: time.Second, Outcome: smallben.OutcomeError, Error: "no"}, "error in 1s, tick 2026-11-23T10:00:00Z: no"},
+		{smallben.ListJobsOptions{}, "all jobs"},
+		{smallben.ListJobsOptions{Paused: ptr(false), GroupIDs: []int64{1, 2}, JobIDs: []int64{}}, "jobs not paused, of ids (none), of groups 1, 2"},
+		{smallben.PauseResumeOptions{SuperGroupIDs: []int64{3}}, "jobs of super-groups 3"},
+		{smallben.DeleteOptions{Paused: ptr(true)}, "jobs paused"},
+	} {
+		assert.Equal(t, c.text, fmt.Sprint(c.value))
+	}
+}
