@@ -18,17 +18,26 @@ func Encode[I any](v I) (row []byte, err error) {
 		return nil, errNil
 	}
 	defer recoverTo(&err)
-	if factsOf(rv.Type()).mayRecur {
+	f := factsOf(rv.Type())
+	if f.mayRecur {
 		w := walker{left: maxEncoded}
 		if w.walk(rv, 0); w.err != nil {
 			return nil, w.err
 		}
 	}
-	var buf bytes.Buffer
-	if err := gob.NewEncoder(&buf).Encode(&v); err != nil {
+	s, _ := f.idle.Get().(*sender)
+	if s == nil {
+		s = newSender()
+	}
+	// After an error it has sent who knows what, and is not used again.
+	s.buf.Reset()
+	if err := s.enc.Encode(&v); err != nil {
 		return nil, err
 	}
-	row = buf.Bytes()
+	row = s.row()
+	if !f.mayRecur && s.sent && len(row) <= checkedLength {
+		f.idle.Put(s)
+	}
 	if len(row) > checkedLength {
 		s := scanner{row: row, mem: maxMemory}
 		if err := s.scanRow(); err != nil {
@@ -36,6 +45,46 @@ func Encode[I any](v I) (row []byte, err error) {
 		}
 	}
 	return row, nil
+}
+
+// sender is a gob encoder for one type of which the definitions are the same for
+// every value. gob sends them once for each encoder, and most of the time of the
+// first value goes into them; the sender puts them before each later one.
+type sender struct {
+	enc  *gob.Encoder
+	buf  bytes.Buffer // what enc has written since the last row
+	sent bool         // definitions and header are known
+	// definitions is the row up to the message of the value, and header what
+	// gob writes in their place once it has sent them. Without definitions
+	// every row is as gob writes it.
+	definitions, header []byte
+}
+
+func newSender() *sender {
+	s := &sender{}
+	s.enc = gob.NewEncoder(&s.buf)
+	return s
+}
+
+// row returns what a new encoder would have written for the value.
+func (s *sender) row() []byte {
+	if !s.sent {
+		p, ok := split(s.buf.Bytes())
+		if s.sent = ok; ok && len(p.key) > len(p.header) {
+			s.definitions, s.header = bytes.Clone(p.key), bytes.Clone(p.header)
+		}
+		return bytes.Clone(s.buf.Bytes())
+	}
+	if s.definitions == nil {
+		return bytes.Clone(s.buf.Bytes())
+	}
+	m := scanner{row: s.buf.Bytes()}
+	m.message()
+	body := bytes.TrimPrefix(m.row[m.pos:], s.header)
+	row := make([]byte, 0, len(s.definitions)+9+len(body))
+	row = append(row, s.definitions...)
+	row = appendUint(row, uint64(len(body)))
+	return append(row, body...)
 }
 
 func recoverTo(err *error) {
@@ -50,6 +99,8 @@ type facts struct {
 	readsItself  bool  // the same for reading
 	mayRecur     bool  // a value may contain itself, or something of any type
 	fields       []int // of a struct: those that gob writes
+
+	idle sync.Pool // *sender, unless mayRecur: then definitions depend on the value
 }
 
 var factsCache sync.Map // reflect.Type → *facts

@@ -1,9 +1,11 @@
 package gobrow
 
 import (
+	"bytes"
 	"encoding/gob"
 	"math/rand"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,6 +38,8 @@ func (f *faulty) GobEncode() ([]byte, error) { f.Do(); return []byte("x"), nil }
 func (f *faulty) GobDecode([]byte) error     { return nil }
 
 // MarshalText would end the process if anything called it.
+//
+//lint:ignore SA5007 so it is meant
 func (faultyText) MarshalText() ([]byte, error) { return faultyText{}.MarshalText() }
 
 func init() {
@@ -185,4 +189,59 @@ func TestEncodeWalksOnlyTypesThatMayContainThemselves(t *testing.T) {
 			require.False(t, walks, name)
 		}
 	}
+}
+
+// freshRow is the row that Encode is measured against.
+func freshRow(v job) ([]byte, error) {
+	var buf bytes.Buffer
+	err := gob.NewEncoder(&buf).Encode(&v)
+	return buf.Bytes(), err
+}
+
+func TestEncodeWritesWhatAFreshEncoderWrites(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewSource(1))
+	for range 100 {
+		for _, sample := range samples {
+			v := sample(r)
+			row, err := Encode(v)
+			require.NoError(t, err, "%T", v)
+			want, err := freshRow(v)
+			require.NoError(t, err, "%T", v)
+			if !bytes.Equal(want, row) && !factsOf(reflect.TypeOf(v)).mayRecur {
+				// A map of more than one entry comes in any order, and what it
+				// holds may bring definitions in that order.
+				require.Len(t, row, len(want), "%T", v)
+				slices.Sort(want)
+				slices.Sort(row)
+				require.Equal(t, want, row, "%T", v)
+			}
+		}
+	}
+}
+
+func TestAnEncoderIsNotUsedAgainAfterAFailure(t *testing.T) {
+	t.Parallel()
+	works := func() {
+		row, err := Encode[job](&faulty{Do: func() {}})
+		require.NoError(t, err)
+		want, err := freshRow(&faulty{Do: func() {}})
+		require.NoError(t, err)
+		require.Equal(t, want, row)
+	}
+	for range 3 {
+		works()
+		_, err := Encode[job](&faulty{Do: func() { panic("no") }})
+		require.ErrorContains(t, err, "no")
+	}
+	works()
+}
+
+func TestEncodeSendsDefinitionsOnce(t *testing.T) {
+	allocs := testing.AllocsPerRun(100, func() {
+		_, err := Encode[job](benchJob)
+		require.NoError(t, err)
+	})
+	freshAllocs := testing.AllocsPerRun(100, func() { _, _ = freshRow(benchJob) })
+	require.Less(t, allocs, freshAllocs/2)
 }
