@@ -1,0 +1,148 @@
+package smallben_test
+
+import (
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/robfig/cron/v3"
+	"gorm.io/gorm"
+
+	"github.com/nbena/smallben"
+)
+
+// The public contract: every name with its exact type. That this file compiles
+// is the test; code written against the original does, then, too.
+
+const _ int64 = smallben.DefaultCronID
+
+var (
+	_ *cron.Logger = &smallben.DefaultLogger
+	_ *error       = &smallben.ErrUpdateOptionInvalid
+
+	_ = smallben.Config{
+		SchedulerConfig: smallben.SchedulerConfig{},
+		Logger:          logr.Logger{},
+	}
+	_ = smallben.SchedulerConfig{
+		DelayIfStillRunning: false,
+		SkipIfStillRunning:  false,
+		WithSeconds:         false,
+		WithLocation:        (*time.Location)(nil),
+	}
+
+	_ interface{ Run(smallben.CronJobInput) } = smallben.CronJob(nil)
+	_ smallben.CronJob                        = interface{ Run(smallben.CronJobInput) }(nil)
+
+	_ = smallben.CronJobInput{
+		JobID:          int64(0),
+		GroupID:        int64(0),
+		SuperGroupID:   int64(0),
+		CronExpression: "",
+		OtherInputs:    map[string]interface{}(nil),
+		ScheduledAt:    time.Time{}, // additive
+	}
+	_ func(smallben.CronJobInput, any) error = smallben.CronJobInput.Decode // additive
+
+	_ = smallben.Job{
+		ID:             int64(0),
+		GroupID:        int64(0),
+		SuperGroupID:   int64(0),
+		CronExpression: "",
+		Job:            smallben.CronJob(nil),
+		JobInput:       map[string]interface{}(nil),
+	}
+	_ func(*smallben.Job) time.Time = (*smallben.Job).CreatedAt
+	_ func(*smallben.Job) time.Time = (*smallben.Job).UpdatedAt
+	_ func(*smallben.Job) bool      = (*smallben.Job).Paused
+
+	_ = smallben.RawJob{
+		ID:                 int64(0),
+		GroupID:            int64(0),
+		SuperGroupID:       int64(0),
+		CronID:             int64(0),
+		CronExpression:     "",
+		Paused:             false,
+		CreatedAt:          time.Time{},
+		UpdatedAt:          time.Time{},
+		SerializedJob:      "",
+		SerializedJobInput: "",
+	}
+	_ func(*smallben.RawJob) string                            = (*smallben.RawJob).TableName
+	_ func(*smallben.RawJob) (smallben.JobWithSchedule, error) = (*smallben.RawJob).ToJobWithSchedule
+	_ func(*smallben.JobWithSchedule) (smallben.RawJob, error) = (*smallben.JobWithSchedule).BuildJob
+	_ func(*smallben.JobWithSchedule) cron.Schedule            = (*smallben.JobWithSchedule).Schedule
+
+	_ smallben.ToListOptions = &smallben.ListJobsOptions{
+		Paused:        (*bool)(nil),
+		GroupIDs:      []int64(nil),
+		SuperGroupIDs: []int64(nil),
+		JobIDs:        []int64(nil),
+	}
+	_ smallben.ToListOptions = &smallben.PauseResumeOptions{
+		JobIDs:        []int64(nil),
+		GroupIDs:      []int64(nil),
+		SuperGroupIDs: []int64(nil),
+	}
+	_ smallben.ToListOptions = &smallben.DeleteOptions{
+		PauseResumeOptions: smallben.PauseResumeOptions{},
+		Paused:             (*bool)(nil),
+	}
+	_ = smallben.UpdateOption{
+		JobID:          int64(0),
+		CronExpression: (*string)(nil),
+		JobOtherInputs: (*map[string]interface{})(nil),
+	}
+	_ func(*smallben.UpdateOption) error = (*smallben.UpdateOption).Valid
+
+	_ smallben.Repository = (repository)(nil)
+	_ repository          = (smallben.Repository)(nil)
+
+	_ = smallben.RepositoryGormConfig{
+		Dialector:     gorm.Dialector(nil),
+		Config:        gorm.Config{},
+		SkipMigration: false,            // additive
+		Timeout:       time.Duration(0), // additive
+	}
+	_ func(*smallben.RepositoryGormConfig) (*smallben.RepositoryGorm, error) = smallben.NewRepositoryGorm
+	_ smallben.Repository                                                    = (*smallben.RepositoryGorm)(nil)
+	_ func(*smallben.RepositoryGorm) error                                   = (*smallben.RepositoryGorm).Close // additive
+
+	_ func(smallben.Repository, *smallben.Config) *smallben.SmallBen              = smallben.New
+	_ func(*smallben.SmallBen) error                                              = (*smallben.SmallBen).Start
+	_ func(*smallben.SmallBen)                                                    = (*smallben.SmallBen).Stop
+	_ func(*smallben.SmallBen, []smallben.Job) error                              = (*smallben.SmallBen).AddJobs
+	_ func(*smallben.SmallBen, *smallben.DeleteOptions) error                     = (*smallben.SmallBen).DeleteJobs
+	_ func(*smallben.SmallBen, *smallben.PauseResumeOptions) error                = (*smallben.SmallBen).PauseJobs
+	_ func(*smallben.SmallBen, *smallben.PauseResumeOptions) error                = (*smallben.SmallBen).ResumeJobs
+	_ func(*smallben.SmallBen, []smallben.UpdateOption) error                     = (*smallben.SmallBen).UpdateJobs
+	_ func(*smallben.SmallBen, *smallben.ListJobsOptions) ([]smallben.Job, error) = (*smallben.SmallBen).ListJobs
+	_ func(*smallben.SmallBen, *prometheus.Registry) error                        = (*smallben.SmallBen).RegisterMetrics
+	_ func(*smallben.SmallBen) error                                              = (*smallben.SmallBen).ErrorTypeIfMismatchCount
+
+	// Additive.
+	_ *error                                                = &smallben.ErrInvalidJob
+	_ *error                                                = &smallben.ErrJobExists
+	_ *error                                                = &smallben.ErrUndecodable
+	_ *error                                                = &smallben.ErrOutcomeUnknown
+	_ error                                                 = &smallben.JobError{JobID: int64(0), Err: error(nil)}
+	_ func(*smallben.JobError) error                        = (*smallben.JobError).Unwrap
+	_ func(smallben.ToListOptions) smallben.ListJobsOptions = smallben.ResolveListOptions
+	_ func(*smallben.SmallBen) prometheus.Collector         = (*smallben.SmallBen).Collector
+)
+
+// repository is smallben.Repository written out: both have the same methods, and
+// no more.
+type repository interface {
+	AddJobs(jobs []smallben.JobWithSchedule) error
+	GetJob(jobID int64) (smallben.JobWithSchedule, error)
+	PauseJobs(jobs []smallben.RawJob) error
+	ResumeJobs(jobs []smallben.JobWithSchedule) error
+	GetAllJobsToExecute() ([]smallben.JobWithSchedule, error)
+	GetJobsByIds(jobsID []int64) ([]smallben.JobWithSchedule, error)
+	DeleteJobsByIds(jobsID []int64) error
+	SetCronId(jobs []smallben.JobWithSchedule) error
+	SetCronIdAndChangeScheduleAndJobInput(jobs []smallben.JobWithSchedule) error
+	ListJobs(options smallben.ToListOptions) ([]smallben.RawJob, error)
+	ErrorTypeIfMismatchCount() error
+}
