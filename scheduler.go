@@ -29,6 +29,7 @@ type scheduler struct {
 	log      eventLog
 	metrics  *runMetrics
 	runs     runner
+	pageSize int
 	clock    func() (wall time.Time, monotonic time.Duration)
 
 	// mu is SmallBen's. It guards the fields below, and the fields of sessions
@@ -60,6 +61,7 @@ func newScheduler(config *Config, mu *sync.RWMutex, log eventLog) *scheduler {
 		log:      log,
 		metrics:  newRunMetrics(),
 		runs:     newRunner(config),
+		pageSize: pageSize,
 		clock:    processClock(),
 		mu:       mu,
 		entries:  make(map[int64]*entry),
@@ -272,9 +274,9 @@ func (s *scheduler) addLocked(targets []target) {
 	if s.session == nil {
 		return
 	}
-	for len(added) >= pageSize {
-		s.openPageLocked(added[:pageSize])
-		added = added[pageSize:]
+	for len(added) >= s.pageSize {
+		s.openPageLocked(added[:s.pageSize])
+		added = added[s.pageSize:]
 	}
 	for len(added) > 0 {
 		p := s.session.roomyPageLocked()
@@ -282,7 +284,7 @@ func (s *scheduler) addLocked(targets []target) {
 			s.openPageLocked(added)
 			return
 		}
-		n := min(pageSize-p.live, len(added))
+		n := min(s.pageSize-p.live, len(added))
 		for _, e := range added[:n] {
 			p.add(e)
 		}
@@ -312,7 +314,7 @@ func (p *page) add(e *entry) {
 
 // listLocked notes a page that has room.
 func (s *session) listLocked(p *page) {
-	if p.live < pageSize && !p.listed {
+	if p.live < s.scheduler.pageSize && !p.listed {
 		p.listed = true
 		s.roomy = append(s.roomy, p)
 	}
@@ -322,7 +324,7 @@ func (s *session) listLocked(p *page) {
 func (s *session) roomyPageLocked() *page {
 	for len(s.roomy) > 0 {
 		p := s.roomy[len(s.roomy)-1]
-		if p.live > 0 && p.live < pageSize {
+		if p.live > 0 && p.live < s.scheduler.pageSize {
 			return p
 		}
 		p.listed = false
@@ -367,12 +369,22 @@ func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
 		if p.live == 0 {
 			p.cron.Stop()
 			delete(s.session.pages, p)
+			delete(removed, p)
 			continue
 		}
-		for _, e := range entries {
-			p.cron.Remove(cron.EntryID(e.pageID))
-		}
 		s.session.listLocked(p)
+	}
+	// In turn from each page: a page is still busy with one entry when the next
+	// page takes its own.
+	for len(removed) > 0 {
+		for p, entries := range removed {
+			p.cron.Remove(cron.EntryID(entries[0].pageID))
+			if len(entries) == 1 {
+				delete(removed, p)
+			} else {
+				removed[p] = entries[1:]
+			}
+		}
 	}
 	return waited
 }
