@@ -58,11 +58,14 @@ func parse(parser cron.Parser, expression string) (schedule cron.Schedule, err e
 		}
 	}()
 	location, fields := time.Local, expression
-	if zone, rest, _ := strings.Cut(expression, " "); strings.HasPrefix(zone, "TZ=") || strings.HasPrefix(zone, "CRON_TZ=") {
+	if zone, rest, _ := strings.Cut(expression, " "); isZone(zone) {
 		fields = strings.TrimSpace(rest)
 		if fields == "" {
 			// The parser panics on "TZ=UTC".
 			return fail(errors.New("nothing after the time zone"))
+		}
+		if isZone(fields) {
+			return fail(errors.New("a second time zone"))
 		}
 		_, name, _ := strings.Cut(zone, "=")
 		if location, err = locations.get(name, func() (*time.Location, error) { return time.LoadLocation(name) }); err != nil {
@@ -80,6 +83,10 @@ func parse(parser cron.Parser, expression string) (schedule cron.Schedule, err e
 		spec.Location = location
 	}
 	return parsed, nil
+}
+
+func isZone(s string) bool {
+	return strings.HasPrefix(s, "TZ=") || strings.HasPrefix(s, "CRON_TZ=")
 }
 
 // The parser would load a time zone for each expression that names one, and each
