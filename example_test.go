@@ -1,6 +1,7 @@
 package smallben_test
 
 import (
+	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -293,6 +294,39 @@ func ExampleSmallBen_AddJobs() {
 	// job 2, group 0, @every 90m, paused: false
 }
 
+// What a service does at each start: the jobs that it wants to have are there
+// afterwards, and a start that changes nothing writes nothing.
+func ExampleSmallBen_UpsertJobs() {
+	scheduler, end := startWithJobs()
+	defer end()
+
+	wanted := []smallben.Job{
+		{ID: 3, GroupID: 8, CronExpression: "@daily", Job: &Reminder{Text: "drink"}},    // as it is
+		{ID: 4, GroupID: 8, CronExpression: "@hourly", Job: &Reminder{Text: "breathe"}}, // stays paused
+		{ID: 5, GroupID: 9, CronExpression: "@weekly", Job: &Reminder{Text: "call home"}},
+	}
+	fmt.Println(scheduler.UpsertJobs(wanted))
+	show(scheduler)
+
+	updatedAt := func() time.Time {
+		jobs, err := scheduler.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{4}})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return jobs[0].UpdatedAt()
+	}
+	before := updatedAt()
+	fmt.Println(scheduler.UpsertJobs(wanted), updatedAt().Equal(before))
+	// Output:
+	// <nil>
+	// job 1, group 7, @daily, paused: false
+	// job 2, group 7, @daily, paused: false
+	// job 3, group 8, @daily, paused: false
+	// job 4, group 8, @hourly, paused: true
+	// job 5, group 9, @weekly, paused: false
+	// <nil> true
+}
+
 func ExampleSmallBen_PauseJobs() {
 	scheduler, end := startWithJobs()
 	defer end()
@@ -380,6 +414,298 @@ func ExampleSmallBen_ListJobs() {
 	// 1 stand up true
 }
 
+// Invoice is a job that says what it was told.
+type Invoice struct{ Customer string }
+
+// Run bills the customer.
+func (i *Invoice) Run(input smallben.CronJobInput) {
+	fmt.Printf("job %d bills %s, triggered: %t\n", input.JobID, i.Customer, input.Triggered)
+}
+
+// A job runs once more than its schedule says, even a paused one.
+func ExampleSmallBen_TriggerJobs() {
+	gob.Register(&Invoice{})
+	scheduler, end := start()
+	defer end()
+	if err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@monthly", Job: &Invoice{Customer: "Ann"}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}); err != nil {
+		log.Fatal(err)
+	}
+	scheduler.Stop() // waits for the run
+	fmt.Println(scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+	// Output:
+	// job 1 bills Ann, triggered: true
+	// trigger jobs: SmallBen is not started
+}
+
+// Very many jobs are walked without holding all of them.
+func ExampleSmallBen_Jobs() {
+	scheduler, end := startWithJobs()
+	defer end()
+
+	for job, err := range scheduler.Jobs(&smallben.ListJobsOptions{GroupIDs: []int64{8}}) {
+		if errors.Is(err, smallben.ErrUndecodable) {
+			fmt.Println("job", job.ID, "does not decode")
+			continue
+		} else if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(job)
+	}
+	// Output:
+	// job 3 (group 8, super-group 0) "@daily"
+	// job 4 (group 8, super-group 0) "@daily", paused
+}
+
+// Download is a job that takes a context and returns an error: a ContextJob.
+type Download struct{ URL string }
+
+// Run makes it a CronJob. It is not called.
+func (d *Download) Run(smallben.CronJobInput) {}
+
+// RunContext waits for an answer that does not come.
+func (d *Download) RunContext(ctx context.Context, _ smallben.CronJobInput) error {
+	<-ctx.Done()
+	return fmt.Errorf("get %s: %w", d.URL, ctx.Err())
+}
+
+// A run whose time is up is told by its context. What it returns is logged,
+// counted, and shown in lists.
+func ExampleContextJob() {
+	gob.Register(&Download{})
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+		Dialector: sqlite.Open(":memory:"),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer repository.Close()
+	scheduler := smallben.New(repository, &smallben.Config{
+		SchedulerConfig: smallben.SchedulerConfig{RunTimeout: time.Millisecond},
+		Logger:          silent,
+	})
+	if err := scheduler.Start(); err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@hourly", Job: &Download{URL: "http://example.com/"}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}); err != nil {
+		log.Fatal(err)
+	}
+	scheduler.Stop() // waits for the run
+
+	jobs, err := scheduler.ListJobs(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(jobs[0].LastRun().Outcome)
+	fmt.Println(jobs[0].LastRun().Error)
+	// Output:
+	// timeout
+	// get http://example.com/: context deadline exceeded
+}
+
+// A stop with a deadline: runs that are still in progress then are told by their
+// contexts, and named in the error.
+func ExampleSmallBen_StopContext() {
+	gob.Register(&Download{})
+	scheduler, end := start()
+	defer end() // waits for runs that heed their context
+	if err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@hourly", Job: &Download{URL: "http://example.com/"}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}); err != nil {
+		log.Fatal(err)
+	}
+
+	deadline, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	err := scheduler.StopContext(deadline)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+	// Output:
+	// stop: context deadline exceeded: still running: jobs 1
+	// true
+}
+
+func ExampleJob_LastRun() {
+	gob.Register(&Invoice{})
+	scheduler, end := start()
+	defer end()
+	if err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@monthly", Job: &Invoice{Customer: "Ann"}},
+		{ID: 2, CronExpression: "@monthly", Job: &Invoice{Customer: "Bob"}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}); err != nil {
+		log.Fatal(err)
+	}
+	scheduler.Stop() // waits for the run
+
+	jobs, err := scheduler.ListJobs(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, job := range jobs {
+		last := job.LastRun()
+		if last.Outcome == "" {
+			fmt.Printf("job %d has not run in this process\n", job.ID)
+			continue
+		}
+		fmt.Printf("job %d: %s, triggered: %t, running: %t\n", job.ID, last.Outcome, last.Triggered, job.Running())
+	}
+	// Output:
+	// job 2 bills Bob, triggered: true
+	// job 1 has not run in this process
+	// job 2: ok, triggered: true, running: false
+}
+
+func ExampleJob_NextRun() {
+	scheduler, end := start()
+	defer end()
+	if err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "CRON_TZ=Europe/Rome 30 9 * * MON", Job: &Reminder{Text: "stand up"}},
+		{ID: 2, CronExpression: "@hourly", Job: &Reminder{Text: "drink"}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}); err != nil {
+		log.Fatal(err)
+	}
+
+	jobs, err := scheduler.ListJobs(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	rome, err := time.LoadLocation("Europe/Rome")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(jobs[0].NextRun().In(rome).Format("Monday 15:04"))
+	fmt.Println(jobs[1].NextRun().IsZero()) // it is paused
+	// Output:
+	// Monday 09:30
+	// true
+}
+
+// A preview of what the schedule has, paused or not.
+func ExampleJob_NextRuns() {
+	scheduler, end := startWithJobs()
+	defer end()
+
+	paused := true
+	jobs, err := scheduler.ListJobs(&smallben.ListJobsOptions{Paused: &paused})
+	if err != nil {
+		log.Fatal(err)
+	}
+	next := jobs[0].NextRuns(3)
+	fmt.Println(len(next), "ticks, the first after now:", next[0].After(time.Now()))
+	// Output: 3 ticks, the first after now: true
+}
+
+// For a form in which a user types an expression: what AddJobs would say of it,
+// and when it would run.
+func ExampleNextRuns() {
+	config := &smallben.SchedulerConfig{WithLocation: time.UTC}
+	next, err := smallben.NextRuns("0 12 * * MON", 3, config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, tick := range next {
+		fmt.Println(tick.Format("Monday 15:04 MST"))
+	}
+
+	_, err = smallben.NextRuns("0 12 31 2 *", 3, config)
+	fmt.Println(err)
+	// Output:
+	// Monday 12:00 UTC
+	// Monday 12:00 UTC
+	// Monday 12:00 UTC
+	// expression "0 12 31 2 *": it never fires in the next five years
+}
+
+// Charge is a job that goes wrong in the ways that there are.
+type Charge struct{ Card string }
+
+// Run makes it a CronJob. It is not called.
+func (c *Charge) Run(smallben.CronJobInput) {}
+
+// RunContext charges the card.
+func (c *Charge) RunContext(context.Context, smallben.CronJobInput) error {
+	switch c.Card {
+	case "expired":
+		return errors.New("the card has expired")
+	case "":
+		panic("no card")
+	}
+	return nil
+}
+
+// WrapRun sees both ends of each run: where a span of OpenTelemetry begins and
+// ends, and where an error is reported to Sentry.
+func ExampleConfig_wrapRun() {
+	gob.Register(&Charge{})
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+		Dialector: sqlite.Open(":memory:"),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer repository.Close()
+
+	ended := make(chan bool)
+	trace := func(next smallben.RunFunc) smallben.RunFunc {
+		return func(ctx context.Context, input smallben.CronJobInput) error {
+			fmt.Println("begin job", input.JobID) // ctx, span := tracer.Start(ctx, "run")
+			err := next(ctx, input)
+			var panicked interface{ Stack() []byte }
+			if errors.As(err, &panicked) {
+				fmt.Printf("a panic, with its stack: %t\n", len(panicked.Stack()) > 0)
+			}
+			fmt.Printf("end job %d: %v\n", input.JobID, err) // span.RecordError(err); span.End()
+			ended <- true
+			return err // what SmallBen logs and counts
+		}
+	}
+	scheduler := smallben.New(repository, &smallben.Config{WrapRun: trace, Logger: silent})
+	if err := scheduler.Start(); err != nil {
+		log.Fatal(err)
+	}
+	defer scheduler.Stop()
+	if err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@monthly", Job: &Charge{Card: "valid"}},
+		{ID: 2, CronExpression: "@monthly", Job: &Charge{Card: "expired"}},
+		{ID: 3, CronExpression: "@monthly", Job: &Charge{}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+	for id := int64(1); id <= 3; id++ {
+		if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}); err != nil {
+			log.Fatal(err)
+		}
+		<-ended
+	}
+	// Output:
+	// begin job 1
+	// end job 1: <nil>
+	// begin job 2
+	// end job 2: the card has expired
+	// begin job 3
+	// a panic, with its stack: true
+	// end job 3: panic: no card
+}
+
 func ExampleSmallBen_RegisterMetrics() {
 	scheduler, end := startWithJobs()
 	defer end()
@@ -407,15 +733,33 @@ func ExampleSmallBen_RegisterMetrics() {
 // Several instances share a registry by a label.
 func ExampleSmallBen_Collector() {
 	registry := prometheus.NewRegistry()
-	for _, tenant := range []string{"red", "blue"} {
+	for _, tenant := range []string{"blue", "red"} {
 		scheduler, end := start()
 		defer end()
 		labelled := prometheus.WrapRegistererWith(prometheus.Labels{"tenant": tenant}, registry)
-		fmt.Println(labelled.Register(scheduler.Collector()))
+		if err := labelled.Register(scheduler.Collector()); err != nil {
+			log.Fatal(err)
+		}
+		if err := scheduler.AddJobs([]smallben.Job{
+			{ID: 1, CronExpression: "@daily", Job: &Reminder{Text: "paint it " + tenant}},
+		}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "smallben_scheduler_jobs_total" {
+			for _, metric := range family.GetMetric() {
+				fmt.Println(metric.GetLabel()[0].GetValue(), metric.GetGauge().GetValue())
+			}
+		}
 	}
 	// Output:
-	// <nil>
-	// <nil>
+	// blue 1
+	// red 1
 }
 
 // Integers keep all their digits, which OtherInputs rounds after a restart.
