@@ -61,6 +61,12 @@ func Naming(job JobWithSchedule, expression, input bool) JobWithSchedule {
 	return job
 }
 
+// WithRow returns job with the row for its own, without decoding it.
+func WithRow(job JobWithSchedule, row RawJob) JobWithSchedule {
+	job.rawJob = row
+	return job
+}
+
 // Settled asks whether the outcome of a write is settled.
 func Settled(err error) (bool, error) {
 	var outcome interface{ settled() (bool, error) }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -718,58 +717,72 @@ func TestOneOfManyConcurrentAddsOfAnIDSucceeds(t *testing.T) {
 
 // manyJobs are shared by the tests of large batches.
 var manyJobs = sync.OnceValue(func() []smallben.JobWithSchedule {
-	rows := make([]smallben.RawJob, 100_000)
-	for i := range rows {
-		rows[i] = rawJob(int64(i + 1))
+	jobs, _ := smallben.DecodeRows(rawJobs(1))
+	for id := int64(2); id <= 100_000; id++ {
+		jobs = append(jobs, smallben.WithRow(jobs[0], rawJob(id)))
 	}
-	jobs, _ := smallben.DecodeRows(rows)
 	return jobs
 })
 
 func TestLargeBatchesAreOneWrite(t *testing.T) {
 	eachStore(t, func(t *testing.T, s store) {
 		jobs := manyJobs()[:s.big]
-		last := jobs[s.big-1:]
-		require.NoError(t, s.AddJobs(last))
-		require.Equal(t, []int64{s.big}, jobErrors(t, s.AddJobs(jobs), smallben.ErrJobExists))
-		require.Len(t, list(t, s), 1)
-		require.NoError(t, s.DeleteJobsByIds([]int64{s.big}))
 		require.NoError(t, s.AddJobs(jobs))
+		paused := make([]smallben.RawJob, s.big*7/10)
+		for i := range paused {
+			paused[i].ID = int64(i + 1)
+		}
+		require.NoError(t, s.PauseJobs(paused))
+		rows, err := s.ListJobs(&smallben.ListJobsOptions{Paused: ptr(true)})
+		require.NoError(t, err)
+		require.Equal(t, rowIDs(paused), rowIDs(rows))
+	})
+}
 
-		ids := make([]int64, s.big*7/10)
-		rows := make([]smallben.RawJob, len(ids))
+func TestABatchOfSeveralStatementsIsOneWrite(t *testing.T) {
+	eachStore(t, func(t *testing.T, s store) {
+		n := min(s.big, 12_000)
+		jobs, ids := manyJobs()[:n], make([]int64, n)
 		for i := range ids {
 			ids[i] = int64(i + 1)
-			rows[i].ID = ids[i]
 		}
-		require.NoError(t, s.PauseJobs(rows))
-		unpaused, err := s.GetAllJobsToExecute()
-		require.NoError(t, err)
-		require.Len(t, unpaused, int(s.big)-len(ids))
-		require.NoError(t, s.ResumeJobs(jobs[:len(ids)]))
+		require.NoError(t, s.AddJobs(jobs[n-1:]))
+		require.Equal(t, ids[n-1:], jobErrors(t, s.AddJobs(jobs), smallben.ErrJobExists))
+		require.Len(t, list(t, s), 1)
+		require.NoError(t, s.DeleteJobsByIds(ids[n-1:]))
+
+		require.NoError(t, s.AddJobs(jobs))
+		require.NoError(t, s.PauseJobs(built(t, jobs)))
+		require.NoError(t, s.ResumeJobs(jobs))
 		require.NoError(t, s.SetCronId(jobs))
 		require.NoError(t, s.SetCronIdAndChangeScheduleAndJobInput(jobs))
-		found, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: ids, Paused: ptr(false)})
+		rows, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: ids, Paused: ptr(false)})
 		require.NoError(t, err)
-		require.Len(t, found, len(ids))
-		require.ErrorIs(t, s.DeleteJobsByIds(append(ids, -1)), s.ErrorTypeIfMismatchCount())
-		require.Len(t, list(t, s), int(s.big)-len(ids))
+		require.Equal(t, ids, rowIDs(rows))
+		require.ErrorIs(t, s.DeleteJobsByIds(append(ids[:n-1:n-1], -1)), s.ErrorTypeIfMismatchCount())
+		require.Equal(t, ids[n-1:], rowIDs(list(t, s)))
 	})
 }
 
 func TestLargeRowsAreStored(t *testing.T) {
 	eachStore(t, func(t *testing.T, s store) {
-		rows := rawJobs(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+		jobs := withSchedule(t, rawJobs(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)...)
+		rows := built(t, jobs)
 		for i := range rows {
 			rows[i].SerializedJobInput = `{"a":"` + strings.Repeat(`\"`, 500_000) + `"}`
+			jobs[i] = smallben.WithRow(jobs[i], rows[i])
 		}
-		s.add(t, rows...)
-		require.NoError(t, s.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rows...)))
-		got := list(t, s)
-		require.Len(t, got, len(rows))
-		for i := range got {
-			require.True(t, got[i].SerializedJobInput == rows[i].SerializedJobInput)
+		check := func(err error) {
+			t.Helper()
+			require.NoError(t, err)
+			got := list(t, s)
+			require.Len(t, got, len(rows))
+			for i := range got {
+				require.True(t, got[i].SerializedJobInput == rows[i].SerializedJobInput)
+			}
 		}
+		check(s.AddJobs(jobs))
+		check(s.SetCronIdAndChangeScheduleAndJobInput(jobs))
 	})
 }
 
@@ -1268,7 +1281,6 @@ func TestAClosedRepositoryReturnsErrors(t *testing.T) {
 
 func TestAFailedOpeningClosesOnlyItsOwnPool(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, db *database) {
-		before := runtime.NumGoroutine()
 		for _, dialector := range []gorm.Dialector{postgres.New(postgres.Config{Conn: db.pool}), postgres.Dialector{Config: &postgres.Config{Conn: db.pool}}} {
 			if db.sqlite() {
 				dialector = sqlite.New(sqlite.Config{Conn: db.pool})
@@ -1277,7 +1289,6 @@ func TestAFailedOpeningClosesOnlyItsOwnPool(t *testing.T) {
 			require.ErrorContains(t, err, "the table jobs is missing")
 			require.NoError(t, db.pool.Ping())
 		}
-		_ = before
 	})
 }
 
@@ -1318,9 +1329,9 @@ func TestTheUsersLoggerSeesAsManyStatementsAsThereAreChunks(t *testing.T) {
 			return n
 		}
 		statements.n = 0
-		jobs := manyJobs()[:20_000]
+		jobs := manyJobs()[:11_000]
 		rows := built(t, jobs)
-		require.Equal(t, 20, count(r.AddJobs(jobs)))
+		require.Equal(t, 11, count(r.AddJobs(jobs)))
 		require.Equal(t, 2, count(r.SetCronId(jobs)))
 		require.Equal(t, 2, count(r.PauseJobs(rows)))
 		require.Equal(t, 2, count(r.ResumeJobs(jobs)))
@@ -1337,22 +1348,28 @@ func TestTheUsersLoggerSeesAsManyStatementsAsThereAreChunks(t *testing.T) {
 
 // The fate of a COMMIT.
 
-// faulty opens a repository over faults on the database, with jobs 1 to 9.
-func faulty(t testing.TB, db *database, edit ...func(*smallben.RepositoryGormConfig)) (*faultsql.Faults, *smallben.RepositoryGorm) {
+// faulty opens a repository over faults on the database.
+func faulty(t testing.TB, db *database) (*faultsql.Faults, *smallben.RepositoryGorm) {
 	t.Helper()
 	var faults *faultsql.Faults
-	dialector := gorm.Dialector(nil)
 	if db.sqlite() {
 		faults = faultsql.SQLite(db.path, hastySQLite)
-		dialector = sqlite.New(sqlite.Config{Conn: faults.DB()})
 	} else {
 		var err error
 		faults, err = faultsql.Postgres(db.dsn)
 		require.NoError(t, err)
-		dialector = postgres.New(postgres.Config{Conn: faults.DB()})
 	}
-	r := db.open(t, append(edit, func(config *smallben.RepositoryGormConfig) { config.Dialector = dialector })...)
-	return faults, r
+	return faults, db.open(t, over(db, faults))
+}
+
+// over has a repository use the pool of faults.
+func over(db *database, faults *faultsql.Faults) func(*smallben.RepositoryGormConfig) {
+	return func(config *smallben.RepositoryGormConfig) {
+		config.Dialector = postgres.New(postgres.Config{Conn: faults.DB()})
+		if db.sqlite() {
+			config.Dialector = sqlite.New(sqlite.Config{Conn: faults.DB()})
+		}
+	}
 }
 
 // refill brings jobs 1 to 9 to their first state.
@@ -1369,50 +1386,60 @@ func refill(t testing.TB, db *database) {
 func TestAnErrorIsTrueWhateverFails(t *testing.T) {
 	eachStatements(t, func(t *testing.T, db *database) {
 		for name, mode := range map[string]faultsql.Mode{"before": faultsql.Before, "after": faultsql.After, "bad connection": faultsql.BadConn, "midway": faultsql.Midway} {
-			for _, persistent := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s, persistent %v", name, persistent), func(t *testing.T) {
-					faults, r := faulty(t, db, timeout(2*time.Second))
-					if persistent {
-						faults, r = faulty(t, db, timeout(200*time.Millisecond))
-					}
-					for method, call := range methods {
-						for n := 1; ; n++ {
-							refill(t, db)
-							before := db.dump(t)
-							faults.FailNth(n, mode, persistent)
-							err := call(t, r)
-							fired := faults.Fired()
-							faults.Heal()
-							changed := !slices.Equal(before, db.dump(t))
-							isRead := strings.HasPrefix(method, "Get") || method == "ListJobs"
-							switch {
-							case err == nil:
-								require.Equal(t, !isRead, changed, "%s, operation %d: no error", method, n)
-							case errors.Is(err, smallben.ErrOutcomeUnknown):
-								require.False(t, isRead)
-								settled, err := smallben.Settled(err)
-								require.NoError(t, err)
-								require.True(t, settled)
-							default:
-								require.False(t, changed, "%s, operation %d: %v", method, n, err)
-							}
-							require.NoError(t, call(t, reset(t, db, r)), "%s after operation %d", method, n)
-							if fired == 0 {
-								require.NoError(t, err)
-								break
-							}
-						}
-					}
-				})
-			}
+			t.Run(name, func(t *testing.T) {
+				faults, patient := faulty(t, db)
+				for method, call := range methods {
+					failEach(t, db, faults, mode, false, method, func() error { return call(t, patient) })
+				}
+			})
+			t.Run(name+" for good", func(t *testing.T) {
+				faults, patient := faulty(t, db)
+				hasty := db.open(t, over(db, faults), timeout(100*time.Millisecond))
+				for method, call := range methods {
+					failEach(t, db, faults, mode, true, method, func() error { return call(t, hasty) })
+					refill(t, db)
+					require.NoError(t, call(t, patient), method)
+				}
+			})
 		}
 	})
 }
 
-func reset(t testing.TB, db *database, r smallben.Repository) smallben.Repository {
+// failEach makes the first, second, … operation of a call fail, until the call
+// comes through without.
+func failEach(t testing.TB, db *database, faults *faultsql.Faults, mode faultsql.Mode, persistent bool, method string, call func() error) {
 	t.Helper()
-	refill(t, db)
-	return r
+	isRead := strings.HasPrefix(method, "Get") || method == "ListJobs"
+	for n := 1; ; n++ {
+		refill(t, db)
+		before := db.dump(t)
+		faults.FailNth(n, mode, persistent)
+		err := call()
+		fired := faults.Fired()
+		faults.Heal()
+		changed := !slices.Equal(before, db.dump(t))
+		switch {
+		case err == nil:
+			require.Equal(t, !isRead, changed, "%s, operation %d: no error", method, n)
+		case errors.Is(err, smallben.ErrOutcomeUnknown):
+			require.False(t, isRead, method)
+			requireSettles(t, err)
+		default:
+			require.False(t, changed, "%s, operation %d: %v", method, n, err)
+		}
+		if fired == 0 {
+			return
+		}
+	}
+}
+
+// requireSettles waits until the outcome of a write is settled.
+func requireSettles(t testing.TB, outcome error) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		settled, err := smallben.Settled(outcome)
+		return err == nil && settled
+	}, 30*time.Second, time.Millisecond)
 }
 
 // TestAHangEndsWithTheTimeout makes each operation of each call hang.
@@ -1420,27 +1447,15 @@ func TestAHangEndsWithTheTimeout(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, db *database) {
 		for name, mode := range map[string]faultsql.Mode{"before": faultsql.Hang, "after": faultsql.HangAfter} {
 			t.Run(name, func(t *testing.T) {
-				faults, r := faulty(t, db, timeout(100*time.Millisecond))
+				faults, _ := faulty(t, db)
+				hasty := db.open(t, over(db, faults), timeout(100*time.Millisecond))
 				for method, call := range methods {
-					for n := 1; ; n++ {
-						refill(t, db)
-						before := db.dump(t)
-						faults.FailNth(n, mode, false)
+					failEach(t, db, faults, mode, false, method, func() error {
 						start := time.Now()
-						err := call(t, r)
+						err := call(t, hasty)
 						require.Less(t, time.Since(start), 3*time.Second)
-						fired := faults.Fired()
-						faults.Heal()
-						changed := !slices.Equal(before, db.dump(t))
-						if err == nil {
-							require.Equal(t, !strings.HasPrefix(method, "Get") && method != "ListJobs", changed, "%s, operation %d: no error", method, n)
-						} else if !errors.Is(err, smallben.ErrOutcomeUnknown) {
-							require.False(t, changed, "%s, operation %d: %v", method, n, err)
-						}
-						if fired == 0 {
-							break
-						}
-					}
+						return err
+					})
 				}
 			})
 		}
@@ -1495,19 +1510,16 @@ func TestACommitThatArrivesLateIsAwaited(t *testing.T) {
 }
 
 func TestACommitThatArrivesTooLateHasAnUnknownOutcomeUntilItDoes(t *testing.T) {
-	db, proxy, r := overProxy(t, 800*time.Millisecond)
+	db, proxy, r := overProxy(t, 2*time.Second)
 	before := db.dump(t)
-	proxy.HoldCommit(2 * time.Second)
+	proxy.HoldCommit(4 * time.Second)
 	err := r.PauseJobs(rawJobs(1))
 	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 	require.ErrorContains(t, err, "pause jobs: outcome of the write unknown: commit: ")
 	settled, settledErr := smallben.Settled(err)
 	require.NoError(t, settledErr)
 	require.False(t, settled)
-	require.Eventually(t, func() bool {
-		settled, err := smallben.Settled(err)
-		return err == nil && settled
-	}, 20*time.Second, 20*time.Millisecond)
+	requireSettles(t, err)
 	require.NotEqual(t, before, db.dump(t))
 }
 
@@ -1521,7 +1533,7 @@ func TestACommitThatNeverArrivesHasAnUnknownOutcomeUntilTheServerAnswers(t *test
 	faults, err := faultsql.Postgres(proxy.DSN())
 	require.NoError(t, err)
 	r, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
-		Dialector: postgres.New(postgres.Config{Conn: faults.DB()}), Timeout: 800 * time.Millisecond,
+		Dialector: postgres.New(postgres.Config{Conn: faults.DB()}), Timeout: 2 * time.Second,
 	})
 	require.NoError(t, err)
 	defer r.Close()
@@ -1535,10 +1547,7 @@ func TestACommitThatNeverArrivesHasAnUnknownOutcomeUntilTheServerAnswers(t *test
 	_, settledErr := smallben.Settled(err)
 	require.Error(t, settledErr)
 	proxy.Pass()
-	require.Eventually(t, func() bool {
-		settled, err := smallben.Settled(err)
-		return err == nil && settled
-	}, 20*time.Second, 20*time.Millisecond)
+	requireSettles(t, err)
 	require.Equal(t, before, db.dump(t))
 }
 
@@ -1546,7 +1555,7 @@ func TestACrashDuringACommitIsToldAsItIs(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t)
 	db := newDatabase(t, "PostgreSQL", server.DSN(), "pgx")
-	faults, r := faulty(t, db, timeout(20*time.Second))
+	faults, r := faulty(t, db)
 	refill(t, db)
 	before := db.dump(t)
 	require.NoError(t, db.pool.Close())
