@@ -105,11 +105,11 @@ type target struct {
 	createdAt int64 // Unix microseconds; tells a job from one of the same id before it
 	cronID    int32
 	schedule  cron.Schedule
-	metrics   *typeMetrics
-	job       CronJob
 
 	// The fields below change in place at an update and are guarded by runMu;
 	// what input points to is not changed.
+	metrics      *typeMetrics
+	job          CronJob
 	groupID      int64
 	superGroupID int64
 	expression   string
@@ -449,7 +449,7 @@ func (s *scheduler) rearmLocked() {
 
 // triggerLocked begins a run of each job: through its entry, or, where it has none
 // because it is paused, through one that is in no page.
-func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick) (begun []*run, skipped []*entry) {
+func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick) (begun []*run, skipped []int64) {
 	for i := range jobs {
 		e, ok := s.entries[jobs[i].rawJob.ID]
 		if !ok {
@@ -457,7 +457,7 @@ func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick) (begun []*run
 		}
 		r, skip := s.admit(e, at)
 		if skip {
-			skipped = append(skipped, e)
+			skipped = append(skipped, e.id)
 		} else if r != nil {
 			begun = append(begun, r)
 		}
@@ -555,14 +555,13 @@ func (s *scheduler) fireAndExecute(e *entry, at tick) {
 func (s *scheduler) fire(e *entry, at tick) *run {
 	r, skipped := s.admit(e, at)
 	if skipped {
-		s.skipped(e, at)
+		s.logSkipped(e.id, at)
 	}
 	return r
 }
 
-func (s *scheduler) skipped(e *entry, at tick) {
-	e.metrics.skipped.Inc()
-	s.log.Info("run skipped: the job is still running", "job", e.id, "tick", at.at)
+func (s *scheduler) logSkipped(id int64, at tick) {
+	s.log.Info("run skipped: the job is still running", "job", id, "tick", at.at)
 }
 
 func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
@@ -584,6 +583,7 @@ func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
 			state.waiting, state.tick = e, at
 			return nil, false
 		default:
+			e.metrics.skipped.Inc()
 			return nil, true
 		}
 	}

@@ -704,14 +704,14 @@ func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
 	if err != nil {
 		return wrap("trigger", err)
 	}
-	for _, e := range skipped {
-		s.scheduler.skipped(e, at)
+	for _, id := range skipped {
+		s.scheduler.logSkipped(id, at)
 	}
 	s.logChange("jobs triggered", ids)
 	return nil
 }
 
-func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, skipped []*entry, err error) {
+func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped []int64, err error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
 	if !s.started() {
