@@ -445,6 +445,13 @@ func (s *scheduler) rearmLocked() {
 	s.session.pages = make(map[*page]struct{})
 	s.session.roomy = nil
 	s.addLocked(targets)
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	for id, state := range s.states {
+		if e, ok := s.entries[id]; ok && state.waiting != nil {
+			state.waiting = e
+		}
+	}
 }
 
 // triggerLocked begins a run of each job: through its entry, or, where it has none
