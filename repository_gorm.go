@@ -327,12 +327,19 @@ func (r *RepositoryGorm) ListJobs(options ToListOptions) ([]RawJob, error) {
 	return r.read("list jobs", ResolveListOptions(options))
 }
 
-// ListJobsAfter implements Pager.
+// ListJobsAfter implements Pager. Rows whose id cannot be read come before the
+// others of the first page, and beyond its limit.
 func (r *RepositoryGorm) ListJobsAfter(options ToListOptions, after *int64, limit int) ([]RawJob, error) {
 	ctx, cancel := r.context()
 	defer cancel()
-	rows, err := r.readPage(ctx, selected{ListJobsOptions: ResolveListOptions(options), after: after, limit: limit})
-	return rows, r.failed("list jobs", err)
+	page := selected{ListJobsOptions: ResolveListOptions(options), after: after, limit: limit}
+	rows, err := r.readPage(ctx, page)
+	if err != nil || after != nil {
+		return rows, r.failed("list jobs", err)
+	}
+	page.noID = true
+	nameless, err := r.readPage(ctx, page)
+	return append(nameless, rows...), r.failed("list jobs", err)
 }
 
 // open lets GORM open the pool, within ctx: some drivers connect here and do not
@@ -597,8 +604,9 @@ func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) 
 // selected is which rows to read.
 type selected struct {
 	ListJobsOptions
+	limit int    // 0: all, and what follows is not set
 	after *int64 // nil: from the first
-	limit int    // 0: all
+	noID  bool   // only the rows whose id cannot be read, in place of the others
 }
 
 func (r *RepositoryGorm) readPage(ctx context.Context, options selected) (rows []RawJob, err error) {
@@ -1079,9 +1087,10 @@ func (postgresDialect) create(tx *gorm.DB) error {
 }
 
 func (postgresDialect) read(tx *gorm.DB, options selected) ([]RawJob, error) {
-	text, args := selection(options, "SELECT "+jobColumns+" FROM jobs",
-		"paused IS TRUE", "paused IS NOT TRUE", "id > $%d", "%s = ANY($%d::bigint[])",
-		func(ids []int64) string { return pgArray(ids, appendInt) })
+	text, args := selection(options, "SELECT "+jobColumns+" FROM jobs", conditions{
+		hasID: "id IS NOT NULL", after: "id > $%d", isPaused: "paused IS TRUE",
+		among: "%s = ANY($%d::bigint[])", list: func(ids []int64) string { return pgArray(ids, appendInt) },
+	})
 	rows, err := query(tx, text, args...)
 	if err != nil {
 		return nil, err
@@ -1238,10 +1247,12 @@ func (sqliteDialect) create(tx *gorm.DB) error {
 // read hides the declared types, by which drivers convert what is stored: a
 // timestamp that cannot be read would become the zero time.
 func (sqliteDialect) read(tx *gorm.DB, options selected) ([]RawJob, error) {
-	const isPaused = "typeof(paused) = 'integer' AND paused <> 0"
 	text, args := selection(options,
 		"SELECT +id, +group_id, +super_group_id, +cron_id, +cron_expression, +paused, +created_at, +updated_at, +serialized_job, +serialized_job_input FROM jobs",
-		"("+isPaused+")", "NOT ("+isPaused+")", "id > ?%d", "%s IN (SELECT value FROM json_each(?%d))", jsonIDs)
+		conditions{
+			hasID: "typeof(id) = 'integer'", after: "id > ?%d", isPaused: "typeof(paused) = 'integer' AND paused <> 0",
+			among: "%s IN (SELECT value FROM json_each(?%d))", list: jsonIDs,
+		})
 	rows, err := query(tx, text, args...)
 	if err != nil {
 		return nil, err
@@ -1350,10 +1361,13 @@ func (portableDialect) read(tx *gorm.DB, options selected) (found []RawJob, err 
 		column, ids = "super_group_id", options.SuperGroupIDs
 	}
 	read := func(tx *gorm.DB) error {
+		if options.limit > 0 {
+			tx = tx.Where(is(!options.noID, "id IS NOT NULL"))
+		}
 		if options.after != nil {
 			tx = tx.Where("id > ?", *options.after)
 		}
-		if options.limit > 0 && ids == nil && options.Paused == nil {
+		if options.limit > 0 && !options.noID && ids == nil && options.Paused == nil {
 			tx = tx.Limit(options.limit)
 		}
 		rows, err := tx.Model(&RawJob{}).Select(strings.Split(jobColumns, ", ")).Order("id").Rows()
@@ -1377,7 +1391,7 @@ func (portableDialect) read(tx *gorm.DB, options selected) (found []RawJob, err 
 			options.GroupIDs != nil && !slices.Contains(options.GroupIDs, row.GroupID) ||
 			options.SuperGroupIDs != nil && !slices.Contains(options.SuperGroupIDs, row.SuperGroupID)
 	})
-	if options.limit > 0 && len(found) > options.limit {
+	if options.limit > 0 && !options.noID && len(found) > options.limit {
 		slices.SortFunc(found, func(a, b RawJob) int { return cmp.Compare(a.ID, b.ID) })
 		found = found[:options.limit]
 	}
@@ -1451,38 +1465,51 @@ func (portableDialect) fate(ctx context.Context, _ *RepositoryGorm, _ string, to
 	return obscure, nil
 }
 
-// selection builds a query. after is the condition on a parameter, and ids that
-// on a column and a parameter, which encode makes.
-func selection(options selected, text, paused, notPaused, after, ids string, encode func([]int64) string) (string, []any) {
-	var conditions []string
+// conditions are those of a query. after and among take the number of a
+// parameter, among a column before it.
+type conditions struct {
+	hasID, after, isPaused, among string
+	list                          func(ids []int64) string // makes the parameter of among
+}
+
+// selection builds a query from its beginning.
+func selection(options selected, text string, c conditions) (string, []any) {
+	var where []string
 	var args []any
 	for _, filter := range []struct {
 		column string
 		ids    []int64
 	}{{"id", options.JobIDs}, {"group_id", options.GroupIDs}, {"super_group_id", options.SuperGroupIDs}} {
 		if filter.ids != nil {
-			args = append(args, encode(unique(filter.ids)))
-			conditions = append(conditions, fmt.Sprintf(ids, filter.column, len(args)))
+			args = append(args, c.list(unique(filter.ids)))
+			where = append(where, fmt.Sprintf(c.among, filter.column, len(args)))
 		}
 	}
 	if options.Paused != nil {
-		if !*options.Paused {
-			paused = notPaused
-		}
-		conditions = append(conditions, paused)
+		where = append(where, is(*options.Paused, c.isPaused))
+	}
+	if options.limit > 0 {
+		where = append(where, is(!options.noID, c.hasID))
 	}
 	if options.after != nil {
 		args = append(args, *options.after)
-		conditions = append(conditions, fmt.Sprintf(after, len(args)))
+		where = append(where, fmt.Sprintf(c.after, len(args)))
 	}
-	if len(conditions) > 0 {
-		text += " WHERE " + strings.Join(conditions, " AND ")
+	if len(where) > 0 {
+		text += " WHERE " + strings.Join(where, " AND ")
 	}
 	text += " ORDER BY id"
-	if options.limit > 0 {
+	if options.limit > 0 && !options.noID {
 		text += " LIMIT " + strconv.Itoa(options.limit)
 	}
 	return text, args
+}
+
+func is(wanted bool, condition string) string {
+	if wanted {
+		return "(" + condition + ")"
+	}
+	return "NOT (" + condition + ")"
 }
 
 func unique(ids []int64) []int64 {
@@ -1505,7 +1532,9 @@ func chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
 			}
 			bytes += n
 		}
-		yield(values[start:])
+		if start < len(values) {
+			yield(values[start:])
+		}
 	}
 }
 

@@ -1105,6 +1105,88 @@ func TestAnIDThatCannotBeReadIsZeroAndFirst(t *testing.T) {
 	})
 }
 
+func TestPagesShowRowsWithoutAnIDOnce(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		looseTable(t, db)
+		r := db.open(t)
+		for _, id := range []int64{-3, -2, -1, 1, 2, 3, 4, 5} {
+			db.put(t, rawJob(id))
+		}
+		db.exec(t, "UPDATE jobs SET id = NULL WHERE id IN (1, 4)")
+		want := []int64{0, 0, -3, -2, -1, 2, 3, 5}
+		if db.sqlite() && !db.portable {
+			db.exec(t, "UPDATE jobs SET id = 'x' WHERE id IN (3, 5)")
+			want = []int64{0, 0, 0, 0, -3, -2, -1, 2}
+		}
+		for limit := 1; limit <= 9; limit++ {
+			var got []int64
+			var after *int64
+			for {
+				rows, err := r.ListJobsAfter(nil, after, limit)
+				require.NoError(t, err)
+				got = append(got, rowIDs(rows)...)
+				if len(rows) < limit {
+					break
+				}
+				after = &got[len(got)-1]
+			}
+			require.Equal(t, want, got, "limit %d", limit)
+		}
+	})
+}
+
+func TestPagesFilter(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		rows := rawJobs(-5, -4, 1, 2, 3, 6, 7, 8, 9)
+		for i := range rows {
+			rows[i].Paused = rows[i].ID%2 != 0
+		}
+		require.NoError(t, r.AddJobs(withSchedule(t, rows...)))
+		for _, options := range []smallben.ListJobsOptions{
+			{}, {Paused: ptr(true)}, {GroupIDs: []int64{1, 2}}, {JobIDs: []int64{9, 8, 2, -5, 77}}, {SuperGroupIDs: []int64{0, -1}, Paused: ptr(false)}, {JobIDs: []int64{}},
+		} {
+			all, err := r.ListJobs(options)
+			if !errors.Is(err, gorm.ErrRecordNotFound) {
+				require.NoError(t, err)
+			}
+			first, err := r.ListJobsAfter(options, nil, 2)
+			require.NoError(t, err)
+			require.Equal(t, all[:min(2, len(all))], first)
+			rest, err := r.ListJobsAfter(options, ptr(int64(1)), 100)
+			require.NoError(t, err)
+			require.Equal(t, slices.DeleteFunc(all, func(row smallben.RawJob) bool { return row.ID <= 1 }), rest)
+		}
+	})
+}
+
+func TestAReplacementWritesAllButPausedAndCreatedAt(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		rows := rawJobs(1, 2, 3)
+		rows[1].Paused = true
+		require.NoError(t, r.AddJobs(withSchedule(t, rows...)))
+		changed := rawJob(2)
+		changed.GroupID, changed.SuperGroupID, changed.CronID, changed.CreatedAt = math.MinInt64, math.MaxInt64, 0, time.Time{}
+		changed.CronExpression, changed.SerializedJobInput = "@daily", "null"
+		start := time.Now()
+		require.NoError(t, r.UpsertJobs(nil, withSchedule(t, changed)))
+		got := list(t, r)
+		recent(t, got[1].UpdatedAt, start)
+		changed.Paused, changed.CreatedAt, changed.UpdatedAt = true, rows[1].CreatedAt, got[1].UpdatedAt
+		require.Equal(t, []smallben.RawJob{rows[0], changed, rows[2]}, got)
+
+		// Together with an id that exists, nothing happens.
+		err := r.UpsertJobs(withSchedule(t, rawJobs(4, 3)...), withSchedule(t, rawJob(2)))
+		require.Equal(t, []int64{3}, jobErrors(t, err, smallben.ErrJobExists))
+		require.Equal(t, got, list(t, r))
+		// A missing one is reported after the rest happened.
+		err = r.UpsertJobs(withSchedule(t, rawJob(4)), withSchedule(t, rawJobs(2, 9)...))
+		require.EqualError(t, err, "upsert jobs: record not found: job 9")
+		require.Equal(t, []int64{1, 2, 3, 4}, rowIDs(list(t, r)))
+	})
+}
+
 func TestAValueOfAnotherTypeHoldsItsRowBackOnSQLite(t *testing.T) {
 	t.Parallel()
 	db := newSQLite(t)
