@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/robfig/cron/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -112,4 +114,25 @@ func TestTheDefaultLoggerIsUsedWhereConfigLoggerIsZero(t *testing.T) {
 	require.NoError(t, s.Start())
 	s.Stop()
 	assert.Len(t, lines.with("started"), 1)
+}
+
+// What promtool check metrics says of a scrape, by the same code.
+func TestTheNamesOfTheMetricsFollowPrometheusConventions(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{SkipIfStillRunning: true})
+		slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(90 * time.Second) })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", slow)}))
+		pass(5 * time.Minute)
+		registry := prometheus.NewPedanticRegistry()
+		require.NoError(t, s.RegisterMetrics(registry))
+		families, err := registry.Gather()
+		require.NoError(t, err)
+		assert.Len(t, families, 10, "each has a value")
+		problems, err := testutil.GatherAndLint(registry)
+		require.NoError(t, err)
+		assert.Equal(t, []promlint.Problem{
+			// A gauge, of the original's name.
+			{Metric: "smallben_scheduler_jobs_total", Text: `non-counter metrics should not have "_total" suffix`},
+		}, problems)
+	})
 }

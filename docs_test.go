@@ -1,0 +1,83 @@
+package smallben_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
+)
+
+// find returns the files of the tree, bench/ included, whose names match.
+func find(t *testing.T, pattern string) (paths []string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if name := entry.Name(); name == "testdata" || path != "." && strings.HasPrefix(name, ".") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if matched, _ := filepath.Match(pattern, entry.Name()); matched {
+			paths = append(paths, path)
+		}
+		return nil
+	}))
+	require.NotEmpty(t, paths)
+	return paths
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(content)
+}
+
+func TestEachTestThatTheDocumentationNamesExists(t *testing.T) {
+	t.Parallel()
+	exist := make(map[string]bool)
+	for _, path := range find(t, "*_test.go") {
+		for _, match := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark|Example)\w*)\(`).FindAllStringSubmatch(read(t, path), -1) {
+			exist[match[1]] = true
+		}
+	}
+	named := 0
+	for _, path := range find(t, "*.md") {
+		for _, name := range regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark|Example)[A-Z]\w*`).FindAllString(read(t, path), -1) {
+			assert.True(t, exist[name], "%s names %s, which does not exist", path, name)
+			named++
+		}
+	}
+	assert.Greater(t, named, 30, "the guarantees of README.md")
+}
+
+func TestTheMetricsOfTheREADMEAreThoseThatAreRegistered(t *testing.T) {
+	t.Parallel()
+	s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+	var registered []string
+	descs := make(chan *prometheus.Desc, 100)
+	s.Collector().Describe(descs)
+	close(descs)
+	for desc := range descs {
+		registered = append(registered, regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(desc.String())[1])
+	}
+	var documented []string
+	for _, match := range regexp.MustCompile("(?m)^\\| `(smallben_\\w+)` \\|").FindAllStringSubmatch(read(t, "README.md"), -1) {
+		documented = append(documented, match[1])
+	}
+	slices.Sort(registered)
+	slices.Sort(documented)
+	assert.Equal(t, registered, documented)
+}
