@@ -332,6 +332,9 @@ type RawJob struct {
 	defect string
 }
 
+// nameless reports whether not even the id could be read.
+func (j *RawJob) nameless() bool { return strings.HasPrefix(j.defect, "column id ") }
+
 // TableName tells GORM the name of the table.
 func (j *RawJob) TableName() string { return "jobs" }
 

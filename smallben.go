@@ -867,6 +867,8 @@ func (s *SmallBen) look(options ListJobsOptions) (rows []RawJob, ids []int64, er
 	if rows, err = s.find(options); err != nil {
 		return nil, nil, err
 	}
+	// A change could not name them: they stay held back.
+	rows = slices.DeleteFunc(rows, func(row RawJob) bool { return row.nameless() })
 	if len(rows) == 0 {
 		return nil, nil, fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())
 	}

@@ -540,13 +540,44 @@ func TestAPayloadOf100MBIsHeldBack(t *testing.T) {
 			require.NoError(t, s.Start())
 			assert.Len(t, smallben.Entries(s), 1000)
 			assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
-			_, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{500}})
-			assert.ErrorIs(t, err, smallben.ErrUndecodable)
 			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{500}}}))
 			checkInvariant(t, s, db)
 			s.Stop()
 		})
 	}
+}
+
+// SQLite takes anything for an id. What has none that can be read cannot be
+// named: it is held back, and no change is about it.
+func TestARowWithoutAReadableIDIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	db := rotSQLite(t)
+	s := started(t, db, smallben.SchedulerConfig{})
+	require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle()), job(3, "@daily", idle())}))
+	s.Stop()
+	db.spoil(t, 1, rotten{"id": "one"})
+	require.NoError(t, s.Start())
+	held := func() {
+		t.Helper()
+		checkInvariant(t, s, db)
+		assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
+		_, err := s.ListJobs(nil)
+		assert.ErrorIs(t, err, smallben.ErrUndecodable)
+		assert.ErrorContains(t, err, `column id holds the text "one"`)
+	}
+	held()
+	all := &smallben.PauseResumeOptions{}
+	require.NoError(t, s.PauseJobs(all))
+	held()
+	require.NoError(t, s.ResumeJobs(all))
+	held()
+	require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+	held()
+	for _, err := range []error{s.PauseJobs(all), s.ResumeJobs(all), s.DeleteJobs(&smallben.DeleteOptions{}),
+		s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{0}}})} {
+		assert.ErrorIs(t, err, s.ErrorTypeIfMismatchCount(), "nothing is left that has a name")
+	}
+	held()
 }
 
 // gob itself gives a struct that gained or lost fields what the two have in
