@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -235,18 +236,16 @@ func (c *crash) compare(t testing.TB, killed time.Time) {
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: crashDialector(c.dsn)})
 	require.NoError(t, err)
 	defer repository.Close()
-	content, err := os.ReadFile(c.journal)
-	if errors.Is(err, os.ErrNotExist) {
-		content, err = nil, nil
-	}
+	file, err := os.OpenFile(c.journal, os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	defer file.Close()
+	news, err := io.ReadAll(io.NewSectionReader(file, c.read, math.MaxInt64-c.read))
 	require.NoError(t, err)
 	// The last line may have been cut.
-	content = content[:bytes.LastIndexByte(content, '\n')+1]
-	if c.read > 0 || len(content) > 0 {
-		require.NoError(t, os.Truncate(c.journal, int64(len(content))))
-	}
-	news := content[c.read:]
-	c.read = int64(len(content))
+	news = news[:bytes.LastIndexByte(news, '\n')+1]
+	c.read += int64(len(news))
+	require.NoError(t, file.Truncate(c.read))
+	maps.DeleteFunc(c.silent, func(_ agent, at int64) bool { return killed.Sub(time.Unix(0, at)) > time.Minute })
 
 	mismatch := repository.ErrorTypeIfMismatchCount()
 	var begun *operation
