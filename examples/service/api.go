@@ -33,18 +33,22 @@ func (a *api) handler(metrics http.Handler) http.Handler {
 	mux.Handle("DELETE /jobs", a.route(a.deleteMatching))
 	mux.Handle("POST /jobs/pause", a.route(a.pauseMatching))
 	mux.Handle("POST /jobs/resume", a.route(a.resumeMatching))
+	mux.Handle("POST /jobs/run", a.route(a.runMatching))
 	mux.Handle("GET /jobs/{id}", a.route(a.get))
 	mux.Handle("PATCH /jobs/{id}", a.route(a.update))
 	mux.Handle("DELETE /jobs/{id}", a.route(a.delete))
 	mux.Handle("POST /jobs/{id}/pause", a.route(a.pause))
 	mux.Handle("POST /jobs/{id}/resume", a.route(a.resume))
+	mux.Handle("POST /jobs/{id}/run", a.route(a.run))
+	mux.Handle("GET /jobs/{id}/next", a.route(a.next))
+	mux.Handle("GET /next", a.route(a.preview))
 	mux.Handle("GET /healthz", a.route(a.health))
 	mux.Handle("GET /metrics", metrics)
 	return mux
 }
 
 // job is a job in the bodies of requests and answers. One of Log and Webhook is
-// set; what is below Input stands in answers only.
+// set.
 type job struct {
 	ID             int64          `json:"id"`
 	GroupID        int64          `json:"group_id"`
@@ -55,12 +59,26 @@ type job struct {
 	Input          map[string]any `json:"input,omitempty"`
 }
 
-// storedJob is a job as lists show it.
+// storedJob is a job as lists show it. Running and LastRun are of this process.
 type storedJob struct {
 	job
+	Report    *Report   `json:"report,omitempty"` // the service's own job
 	Paused    bool      `json:"paused"`
+	Running   bool      `json:"running"`
+	NextRun   time.Time `json:"next_run,omitzero"`
+	LastRun   *lastRun  `json:"last_run,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// lastRun is a smallben.RunResult.
+type lastRun struct {
+	Tick      time.Time        `json:"tick"`
+	Triggered bool             `json:"triggered"`
+	Start     time.Time        `json:"start"`
+	Seconds   float64          `json:"duration_seconds"`
+	Outcome   smallben.Outcome `json:"outcome"`
+	Error     string           `json:"error,omitempty"`
 }
 
 func (a *api) create(w http.ResponseWriter, r *http.Request) error {
@@ -124,15 +142,24 @@ func (a *api) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *api) get(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	j, err := a.find(r)
 	if err != nil {
 		return err
+	}
+	return writeJSON(w, http.StatusOK, stored(j))
+}
+
+// find returns the job that the path names.
+func (a *api) find(r *http.Request) (*smallben.Job, error) {
+	id, err := pathID(r)
+	if err != nil {
+		return nil, err
 	}
 	jobs, err := a.scheduler.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{id}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return writeJSON(w, http.StatusOK, stored(&jobs[0]))
+	return &jobs[0], nil
 }
 
 func stored(j *smallben.Job) storedJob {
@@ -145,6 +172,8 @@ func stored(j *smallben.Job) storedJob {
 			Input:          j.JobInput,
 		},
 		Paused:    j.Paused(),
+		Running:   j.Running(),
+		NextRun:   j.NextRun(),
 		CreatedAt: j.CreatedAt(),
 		UpdatedAt: j.UpdatedAt(),
 	}
@@ -153,8 +182,51 @@ func stored(j *smallben.Job) storedJob {
 		out.Log = task
 	case *Webhook:
 		out.Webhook = task
+	case *Report:
+		out.Report = task
+	}
+	if last := j.LastRun(); last.Outcome != "" {
+		out.LastRun = &lastRun{
+			Tick:      last.Tick.UTC(),
+			Triggered: last.Triggered,
+			Start:     last.Start.UTC(),
+			Seconds:   last.Duration.Seconds(),
+			Outcome:   last.Outcome,
+			Error:     last.Error,
+		}
 	}
 	return out
+}
+
+// next shows when a job would run, paused or not.
+func (a *api) next(w http.ResponseWriter, r *http.Request) error {
+	n, err := parseCount(r)
+	if err != nil {
+		return err
+	}
+	j, err := a.find(r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, nextRuns{append([]time.Time{}, j.NextRuns(n)...)})
+}
+
+// preview shows when a job of an expression would run, or what is wrong with the
+// expression: for a form in which a user types one.
+func (a *api) preview(w http.ResponseWriter, r *http.Request) error {
+	n, err := parseCount(r)
+	if err != nil {
+		return err
+	}
+	next, err := smallben.NextRuns(r.URL.Query().Get("expression"), n, &scheduling)
+	if err != nil {
+		return badRequestf("%w", err)
+	}
+	return writeJSON(w, http.StatusOK, nextRuns{next})
+}
+
+type nextRuns struct {
+	Next []time.Time `json:"next"`
 }
 
 func (a *api) update(w http.ResponseWriter, r *http.Request) error {
@@ -190,6 +262,15 @@ func (a *api) resume(w http.ResponseWriter, r *http.Request) error {
 	return done(w, a.scheduler.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}))
 }
 
+// run answers when the run has started, or was skipped because the job still runs.
+func (a *api) run(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	return accepted(w, a.scheduler.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}))
+}
+
 func (a *api) delete(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r)
 	if err != nil {
@@ -214,6 +295,14 @@ func (a *api) resumeMatching(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return done(w, a.scheduler.ResumeJobs(&f.PauseResumeOptions))
+}
+
+func (a *api) runMatching(w http.ResponseWriter, r *http.Request) error {
+	f, err := parseChangeFilter(r, "id", "group", "super_group")
+	if err != nil {
+		return err
+	}
+	return accepted(w, a.scheduler.TriggerJobs(&f.PauseResumeOptions))
 }
 
 func (a *api) deleteMatching(w http.ResponseWriter, r *http.Request) error {
@@ -292,6 +381,23 @@ func parseIDs(values []string) ([]int64, error) {
 	return ids, nil
 }
 
+// parseCount reads how many ticks are wanted.
+func parseCount(r *http.Request) (int, error) {
+	const most = 100
+	text := r.URL.Query().Get("n")
+	if text == "" {
+		return 5, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err == nil && (n < 1 || n > most) {
+		err = fmt.Errorf("%d is not from 1 to %d", n, most)
+	}
+	if err != nil {
+		return 0, badRequestf("n: %w", err)
+	}
+	return n, nil
+}
+
 func pathID(r *http.Request) (int64, error) {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
@@ -331,6 +437,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 func done(w http.ResponseWriter, err error) error {
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+// accepted answers a request for runs, whose end nobody waits for.
+func accepted(w http.ResponseWriter, err error) error {
+	if err == nil {
+		w.WriteHeader(http.StatusAccepted)
 	}
 	return err
 }

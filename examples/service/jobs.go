@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/gob"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,17 +15,16 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/nbena/smallben"
 )
-
-// webhookTimeout bounds a run, and with it how long SIGTERM has to wait.
-const webhookTimeout = 10 * time.Second
 
 // registerJobs makes the types of jobs known to gob, under names that stay the
 // same when a type is renamed or moved: rows carry them.
 func registerJobs() {
 	gob.RegisterName("log", &Log{})
 	gob.RegisterName("webhook", &Webhook{})
+	gob.RegisterName("report", &Report{})
 }
 
 // Log writes a line to the log of the service. What a job needs beside its own
@@ -44,8 +46,8 @@ func (l *Log) validate() error {
 	return nil
 }
 
-// Webhook sends a POST request to a URL. A request that fails is logged, and not
-// repeated before the next tick.
+// Webhook sends a POST request to a URL. A request that fails is not repeated
+// before the next tick. It is a smallben.ContextJob.
 type Webhook struct {
 	URL string `json:"url"`
 }
@@ -56,22 +58,22 @@ type delivery struct {
 	GroupID      int64           `json:"group_id"`
 	SuperGroupID int64           `json:"super_group_id"`
 	ScheduledAt  time.Time       `json:"scheduled_at"`
+	Triggered    bool            `json:"triggered"`
 	Input        json.RawMessage `json:"input"`
 }
 
-// Run implements smallben.CronJob.
-func (h *Webhook) Run(in smallben.CronJobInput) {
-	if err := h.deliver(in); err != nil {
-		slog.Warn("webhook failed", "job", in.JobID, "tick", in.ScheduledAt, "error", err)
-	}
-}
+// Run implements smallben.CronJob. RunContext is called in its place.
+func (h *Webhook) Run(in smallben.CronJobInput) { _ = h.RunContext(context.Background(), in) }
 
-func (h *Webhook) deliver(in smallben.CronJobInput) error {
+// RunContext implements smallben.ContextJob. What it returns is logged and
+// counted by SmallBen.
+func (h *Webhook) RunContext(ctx context.Context, in smallben.CronJobInput) error {
 	body := delivery{
 		JobID:        in.JobID,
 		GroupID:      in.GroupID,
 		SuperGroupID: in.SuperGroupID,
 		ScheduledAt:  in.ScheduledAt.UTC(),
+		Triggered:    in.Triggered,
 	}
 	// Decode gives the input as it is stored: OtherInputs would round large numbers.
 	if err := in.Decode(&body.Input); err != nil {
@@ -81,13 +83,15 @@ func (h *Webhook) deliver(in smallben.CronJobInput) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), webhookTimeout)
-	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(encoded))
 	if err != nil {
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if trace, ok := ctx.Value(traceKey{}).(string); ok {
+		// https://www.w3.org/TR/trace-context/#traceparent-header
+		request.Header.Set("traceparent", trace)
+	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err
@@ -110,4 +114,63 @@ func (h *Webhook) validate() error {
 		return badRequestf("webhook: %q is not an http or https URL", h.URL)
 	}
 	return nil
+}
+
+// reportID is the job that the service itself wants to have.
+const reportID = -1
+
+// Report logs which jobs went wrong when they ran last.
+type Report struct {
+	AtMost int `json:"at_most"` // jobs that it names
+}
+
+// reported is what Report reads. It is set before the scheduler starts.
+var reported *smallben.SmallBen
+
+// Run implements smallben.CronJob. RunContext is called in its place.
+func (p *Report) Run(in smallben.CronJobInput) { _ = p.RunContext(context.Background(), in) }
+
+// RunContext implements smallben.ContextJob.
+func (p *Report) RunContext(ctx context.Context, _ smallben.CronJobInput) error {
+	jobs, failed := 0, []string{}
+	for job, err := range reported.Jobs(nil) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		jobs++
+		last := job.LastRun()
+		switch {
+		case errors.Is(err, smallben.ErrUndecodable):
+			failed = append(failed, err.Error())
+		case err != nil:
+			return err
+		case last.Outcome != "" && last.Outcome != smallben.OutcomeOK:
+			failed = append(failed, fmt.Sprintf("job %d: %s", job.ID, last.Outcome))
+		}
+	}
+	logr.FromContextOrDiscard(ctx).Info("report", "jobs", jobs, "failed", len(failed),
+		"first", failed[:min(len(failed), p.AtMost)])
+	return nil
+}
+
+// traceKey is the key of a run's traceparent in its context.
+type traceKey struct{}
+
+// traced gives each run a trace of its own, which webhooks send along and log
+// lines carry, and logs how the run went. Here a span of OpenTelemetry would
+// begin and end.
+func traced(next smallben.RunFunc) smallben.RunFunc {
+	return func(ctx context.Context, in smallben.CronJobInput) error {
+		var ids [24]byte // 16 of the trace, 8 of the span
+		_, _ = rand.Read(ids[:])
+		trace, span := hex.EncodeToString(ids[:16]), hex.EncodeToString(ids[16:])
+		logger := logr.FromContextOrDiscard(ctx).WithValues("trace", trace)
+		ctx = context.WithValue(logr.NewContext(ctx, logger), traceKey{}, "00-"+trace+"-"+span+"-01")
+
+		begin := time.Now()
+		err := next(ctx, in)
+		logger.Info("run ended", "triggered", in.Triggered, "late", begin.Sub(in.ScheduledAt).String(),
+			"took", time.Since(begin).String(), "ok", err == nil)
+		return err
+	}
 }

@@ -32,35 +32,54 @@ import (
 
 const (
 	databaseTimeout = 10 * time.Second // of each call
+	runTimeout      = 10 * time.Second // of each run of a webhook or a report
 	drainTimeout    = 15 * time.Second // of the requests in progress at SIGTERM
+	lastWords       = time.Second      // of the runs whose contexts have ended
 )
 
+// scheduling says how expressions are read, and what happens to runs.
+var scheduling = smallben.SchedulerConfig{
+	SkipIfStillRunning: true,
+	WithSeconds:        true,
+	WithLocation:       time.UTC,
+	RunTimeout:         runTimeout,
+}
+
+// options are the flags.
+type options struct {
+	addr, dsn, log, report string
+	grace                  time.Duration
+}
+
 func main() {
-	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on")
-	dsn := flag.String("dsn", "service.db", "PostgreSQL `DSN`, or path of a SQLite file")
-	format := flag.String("log", "text", "`format` of the log: text or json")
+	var o options
+	flag.StringVar(&o.addr, "addr", "127.0.0.1:8080", "`address` to listen on")
+	flag.StringVar(&o.dsn, "dsn", "service.db", "PostgreSQL `DSN`, or path of a SQLite file")
+	flag.StringVar(&o.log, "log", "text", "`format` of the log: text or json")
+	flag.StringVar(&o.report, "report", "@daily", "cron `expression`: when to log which jobs went wrong; empty for never")
+	flag.DurationVar(&o.grace, "grace", 15*time.Second, "`time` that runs in progress have at SIGTERM")
 	flag.Parse()
-	if err := run(*addr, *dsn, *format); err != nil {
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "service:", err)
 		os.Exit(1)
 	}
 }
 
-func run(addr, dsn, format string) (err error) {
+func run(o options) (err error) {
 	var logs slog.Handler
-	switch format {
+	switch o.log {
 	case "text":
 		logs = slog.NewTextHandler(os.Stderr, nil)
 	case "json":
 		logs = slog.NewJSONHandler(os.Stderr, nil)
 	default:
-		return fmt.Errorf("-log %q: want text or json", format)
+		return fmt.Errorf("-log %q: want text or json", o.log)
 	}
 	slog.SetDefault(slog.New(logs))
 
 	ctx, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer release()
-	listener, err := net.Listen("tcp", addr)
+	listener, err := net.Listen("tcp", o.addr)
 	if err != nil {
 		return err
 	}
@@ -68,7 +87,7 @@ func run(addr, dsn, format string) (err error) {
 
 	registerJobs()
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
-		Dialector: dialector(dsn),
+		Dialector: dialector(o.dsn),
 		Timeout:   databaseTimeout,
 	})
 	if err != nil {
@@ -77,13 +96,11 @@ func run(addr, dsn, format string) (err error) {
 	defer func() { err = errors.Join(err, repository.Close()) }()
 
 	scheduler := smallben.New(repository, &smallben.Config{
-		SchedulerConfig: smallben.SchedulerConfig{
-			SkipIfStillRunning: true,
-			WithSeconds:        true,
-			WithLocation:       time.UTC,
-		},
-		Logger: logr.FromSlogHandler(logs),
+		SchedulerConfig: scheduling,
+		Logger:          logr.FromSlogHandler(logs),
+		WrapRun:         traced,
 	})
+	reported = scheduler
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -95,7 +112,15 @@ func run(addr, dsn, format string) (err error) {
 	if err := scheduler.Start(); err != nil {
 		return err
 	}
-	defer scheduler.Stop()
+	defer func() { err = errors.Join(err, stop(scheduler, o.grace)) }()
+	if o.report != "" {
+		// At every start: the first one adds it, one with another expression
+		// changes it, and any other leaves it alone.
+		err := scheduler.UpsertJobs([]smallben.Job{{ID: reportID, CronExpression: o.report, Job: &Report{AtMost: 10}}})
+		if err != nil {
+			return err
+		}
+	}
 
 	service := &api{scheduler: scheduler, repository: repository}
 	server := &http.Server{
@@ -121,6 +146,20 @@ func run(addr, dsn, format string) (err error) {
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	return server.Shutdown(drain)
+}
+
+// stop waits for the runs in progress. When their time is up it ends their
+// contexts, and gives those that heed them a moment to say so.
+func stop(scheduler *smallben.SmallBen, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	err := scheduler.StopContext(ctx)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+		defer cancel()
+		_ = scheduler.StopContext(ctx) // err names more
+	}
+	return err
 }
 
 // dialector opens PostgreSQL for a URL or for keyword=value pairs, and else a

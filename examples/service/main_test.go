@@ -91,13 +91,13 @@ func TestEveryJobIsThereAfterAKill(t *testing.T) {
 			"log": {"message": "tick"}}`, lowest), http.StatusCreated)
 		s.expect("POST", "/jobs", `{"id": 3, "group_id": 8, "super_group_id": 71, "cron_expression": "CRON_TZ=Europe/Rome 0 9 * * *",
 			"log": {"message": "good morning"}, "input": {"city": "Rome"}}`, http.StatusCreated)
-		hook.wait(func(d delivery) bool {
+		hook.wait(func(d received) bool {
 			return d.JobID == beyondFloat && d.GroupID == 7 && d.SuperGroupID == 70 &&
 				string(d.Input) == fmt.Sprintf(`{"order":%d}`, beyondFloat)
 		})
 		s.expect("POST", "/jobs/3/pause", "", http.StatusNoContent)
 
-		before := s.list("")
+		before := s.stored()
 		require.Equal(t, []int64{lowest, 3, beyondFloat}, ids(before))
 		require.Equal(t, []int64{3}, ids(s.list("?paused=true")))
 		require.Equal(t, gauges{total: 3, notPaused: 2, paused: 1}, s.gauges())
@@ -105,9 +105,9 @@ func TestEveryJobIsThereAfterAKill(t *testing.T) {
 		s.kill()
 		killed := time.Now()
 		s = startService(t, dsn)
-		require.Equal(t, before, s.list(""))
+		require.Equal(t, before, s.stored())
 		require.Equal(t, gauges{total: 3, notPaused: 2, paused: 1}, s.gauges())
-		hook.wait(func(d delivery) bool { return d.ScheduledAt.After(killed) && d.JobID == beyondFloat })
+		hook.wait(func(d received) bool { return d.ScheduledAt.After(killed) && d.JobID == beyondFloat })
 		s.terminate()
 	})
 }
@@ -139,7 +139,7 @@ func TestJobsAreChangedByIDGroupAndSuperGroup(t *testing.T) {
 		require.Equal(t, gauges{total: 6, notPaused: 5, paused: 1}, s.gauges())
 
 		s.expect("PATCH", "/jobs/6", `{"cron_expression": "*/2 * * * * *", "input": {"version": 2}}`, http.StatusNoContent)
-		hook.wait(func(d delivery) bool { return d.JobID == 6 && string(d.Input) == `{"version":2}` })
+		hook.wait(func(d received) bool { return d.JobID == 6 && string(d.Input) == `{"version":2}` })
 		var job storedJob
 		require.NoError(t, json.Unmarshal(s.expect("GET", "/jobs/6", "", http.StatusOK), &job))
 		require.Equal(t, "*/2 * * * * *", job.CronExpression)
@@ -167,7 +167,7 @@ func TestErrorsHaveTheirStatusAndNameTheJob(t *testing.T) {
 		s := startService(t, dsn)
 		const stored = `{"id": 1, "group_id": 7, "cron_expression": "@hourly", "log": {"message": "tick"}}`
 		s.expect("POST", "/jobs", stored, http.StatusCreated)
-		before := s.list("")
+		before := s.stored()
 
 		for _, c := range []struct {
 			method, path, body string
@@ -211,6 +211,14 @@ func TestErrorsHaveTheirStatusAndNameTheJob(t *testing.T) {
 			{"POST", "/jobs/2/pause", ``, 404, 2, "2"},
 			{"POST", "/jobs/2/resume", ``, 404, 2, "2"},
 			{"POST", "/jobs/resume?super_group=5", ``, 404, 0, "no job matches"},
+			{"POST", "/jobs/2/run", ``, 404, 2, "2"},
+			{"POST", "/jobs/run", ``, 400, 0, "all=true"},
+			{"POST", "/jobs/run?group=8", ``, 404, 0, "no job matches"},
+			{"GET", "/jobs/2/next", ``, 404, 2, "2"},
+			{"GET", "/jobs/1/next?n=0", ``, 400, 1, "not from 1"},
+			{"GET", "/next?expression=@daily&n=x", ``, 400, 0, `"x"`},
+			{"GET", "/next?expression=61+*+*+*+*", ``, 400, 0, "above maximum"},
+			{"GET", "/next", ``, 400, 0, "empty"},
 		} {
 			var answer refusal
 			name := c.method + " " + c.path
@@ -221,7 +229,7 @@ func TestErrorsHaveTheirStatusAndNameTheJob(t *testing.T) {
 				require.Equal(t, c.jobID, *answer.JobID, name)
 			}
 		}
-		require.Equal(t, before, s.list(""), "a request that was refused changed something")
+		require.Equal(t, before, s.stored(), "a request that was refused changed something")
 
 		db := open()
 		execute(t, db, "ALTER TABLE jobs RENAME TO jobs_away")
@@ -234,7 +242,7 @@ func TestErrorsHaveTheirStatusAndNameTheJob(t *testing.T) {
 		}
 		execute(t, db, "ALTER TABLE jobs_away RENAME TO jobs")
 		s.expect("GET", "/healthz", "", http.StatusOK)
-		require.Equal(t, before, s.list(""))
+		require.Equal(t, before, s.stored())
 
 		execute(t, db, "UPDATE jobs SET serialized_job = 'broken' WHERE id = 1")
 		s.expect("POST", "/jobs", strings.Replace(stored, "1", "2", 1), http.StatusCreated)
@@ -278,6 +286,107 @@ func TestSIGTERMWaitsForARunInProgress(t *testing.T) {
 	require.True(t, s.command.ProcessState.Success(), s.command.ProcessState)
 }
 
+func TestSIGTERMEndsRunsWhoseTimeIsUp(t *testing.T) {
+	t.Parallel()
+	arrived, cut := make(chan struct{}, 1), make(chan struct{})
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // a server notices a lost connection once it has read the request
+		arrived <- struct{}{}
+		<-r.Context().Done()
+		close(cut)
+	}))
+	defer hook.Close()
+	s := startService(t, filepath.Join(t.TempDir(), "service.db"), "-grace", "50ms")
+	s.expect("POST", "/jobs", fmt.Sprintf(`{"id": 1, "cron_expression": "@yearly", "webhook": {"url": %q}}`, hook.URL), http.StatusCreated)
+	s.expect("POST", "/jobs/1/run", "", http.StatusAccepted)
+	receive(t, arrived, "the webhook")
+	require.True(t, s.get(1).Running)
+
+	require.NoError(t, s.command.Process.Signal(syscall.SIGTERM))
+	receive(t, cut, "the end of the webhook")
+	receive(t, s.exited, "the end of the service")
+	require.Equal(t, 1, s.command.ProcessState.ExitCode())
+	require.Contains(t, s.said.String(), "still running: jobs 1")
+	require.Contains(t, s.said.String(), "context canceled")
+}
+
+func TestARunOnRequestIsOneOfManyAndShowsInTheList(t *testing.T) {
+	t.Parallel()
+	onEachDatabase(t, func(t *testing.T, dsn string, open func() *sql.DB) {
+		hook := newReceiver(t)
+		s := startService(t, dsn)
+		s.expect("POST", "/jobs", fmt.Sprintf(`{"id": 1, "group_id": 7, "cron_expression": "@yearly", "webhook": {"url": %q}}`, hook.url), http.StatusCreated)
+		s.expect("POST", "/jobs", `{"id": 2, "group_id": 7, "cron_expression": "0 0 12 * * MON", "webhook": {"url": "http://127.0.0.1:1/"}}`, http.StatusCreated)
+		s.expect("POST", "/jobs/2/pause", "", http.StatusNoContent)
+		require.Nil(t, s.get(1).LastRun)
+		require.False(t, s.get(1).NextRun.IsZero())
+		require.True(t, s.get(2).NextRun.IsZero(), "it is paused")
+
+		s.expect("POST", "/jobs/run?group=7", "", http.StatusAccepted)
+		hook.wait(func(d received) bool { return d.JobID == 1 && d.Triggered && trace.MatchString(d.trace) })
+		first := s.ran(1)
+		require.True(t, first.LastRun.Triggered)
+		require.Equal(t, smallben.OutcomeOK, first.LastRun.Outcome)
+		require.Empty(t, first.LastRun.Error)
+		second := s.ran(2)
+		require.Equal(t, smallben.OutcomeError, second.LastRun.Outcome, "no one listens at port 1")
+		require.Contains(t, second.LastRun.Error, "127.0.0.1:1")
+		require.True(t, second.Paused)
+
+		for _, path := range []string{"/jobs/2/next?n=2", "/next?n=2&expression=0+12+*+*+MON"} {
+			var next nextRuns
+			require.NoError(t, json.Unmarshal(s.expect("GET", path, "", http.StatusOK), &next))
+			require.Len(t, next.Next, 2, path)
+			require.Equal(t, "Monday 12:00", next.Next[0].UTC().Format("Monday 15:04"), path)
+			require.Equal(t, 7*24*time.Hour, next.Next[1].Sub(next.Next[0]), path)
+		}
+		metrics := string(s.expect("GET", "/metrics", "", http.StatusOK))
+		require.Contains(t, metrics, `smallben_runs_total{job_type="*main.Webhook",outcome="ok"} 1`)
+		require.Contains(t, metrics, `smallben_runs_total{job_type="*main.Webhook",outcome="error"} 1`)
+		s.terminate()
+		require.Regexp(t, `"msg":"run ended".*"trace":"[0-9a-f]{32}"`, s.said.String())
+	})
+}
+
+// trace is what the traceparent of a run looks like.
+var trace = regexp.MustCompile("^00-[0-9a-f]{32}-[0-9a-f]{16}-01$")
+
+func TestTheServiceHasItsOwnJobAtEveryStart(t *testing.T) {
+	t.Parallel()
+	onEachDatabase(t, func(t *testing.T, dsn string, open func() *sql.DB) {
+		start := func(expression string) (*service, storedJob) {
+			s := startService(t, dsn, "-report", expression)
+			return s, s.get(reportID)
+		}
+		s, added := start("@daily")
+		require.Equal(t, &Report{AtMost: 10}, added.Report)
+		s.expect("POST", "/jobs", `{"id": 1, "cron_expression": "@yearly", "webhook": {"url": "http://127.0.0.1:1/"}}`, http.StatusCreated)
+		s.expect("POST", "/jobs/1/run", "", http.StatusAccepted)
+		s.ran(1)
+		s.expect("POST", "/jobs/-1/run", "", http.StatusAccepted)
+		require.Equal(t, smallben.OutcomeOK, s.ran(reportID).LastRun.Outcome)
+		s.terminate()
+		require.Regexp(t, `"msg":"report".*"jobs":2,"failed":1,"first":\["job 1: error"\]`, s.said.String())
+
+		s, same := start("@daily")
+		require.Equal(t, added.UpdatedAt, same.UpdatedAt, "nothing was written")
+		s.expect("POST", "/jobs/-1/pause", "", http.StatusNoContent)
+		s.terminate()
+
+		s, changed := start("@weekly")
+		require.Equal(t, "@weekly", changed.CronExpression)
+		require.Equal(t, added.CreatedAt, changed.CreatedAt)
+		require.True(t, changed.Paused, "what is paused stays paused")
+		s.expect("DELETE", "/jobs/-1", "", http.StatusNoContent)
+		s.terminate()
+
+		s, again := start("@weekly")
+		require.False(t, again.Paused)
+		require.True(t, again.CreatedAt.After(added.CreatedAt))
+		s.terminate()
+	})
+}
+
 func TestTheSessionOfTheREADMEWorksWhenPasted(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"sh", "curl", "grep"} {
@@ -291,13 +400,13 @@ func TestTheSessionOfTheREADMEWorksWhenPasted(t *testing.T) {
 	require.Len(t, blocks, 2, "the commands, and what they print")
 
 	const documented = "http://127.0.0.1:8080"
-	s := startService(t, filepath.Join(t.TempDir(), "service.db"))
+	s := startService(t, filepath.Join(t.TempDir(), "service.db"), "-report", "@daily")
 	session := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(blocks[0][1], documented, s.url))
 	printed, err := session.CombinedOutput()
 	require.NoError(t, err, string(printed))
-	times := regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`)
+	times := regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z|("duration_seconds":)[\d.e-]+`)
 	require.Equal(t, blocks[1][1],
-		times.ReplaceAllString(strings.ReplaceAll(string(printed), s.url, documented), "…"))
+		times.ReplaceAllString(strings.ReplaceAll(string(printed), s.url, documented), "$1…"))
 	s.terminate()
 }
 
@@ -348,18 +457,21 @@ type service struct {
 	t        *testing.T
 	command  *exec.Cmd
 	url      string
-	draining chan struct{} // closed when it says so
-	exited   chan struct{} // closed when the process has ended
+	draining chan struct{}   // closed when it says so
+	exited   chan struct{}   // closed when the process has ended
+	said     strings.Builder // the log, to be read when it has exited
 }
 
-// startService starts the service and waits until it listens.
-func startService(t *testing.T, dsn string) *service {
+// startService starts the service and waits until it listens. It has no job of its
+// own unless the flags say so.
+func startService(t *testing.T, dsn string, flags ...string) *service {
 	t.Helper()
 	executable, err := os.Executable()
 	require.NoError(t, err)
 	s := &service{
-		t:        t,
-		command:  exec.CommandContext(t.Context(), executable, "-addr", "127.0.0.1:0", "-dsn", dsn, "-log", "json"),
+		t: t,
+		command: exec.CommandContext(t.Context(), executable,
+			append([]string{"-addr", "127.0.0.1:0", "-dsn", dsn, "-log", "json", "-report", ""}, flags...)...),
 		draining: make(chan struct{}),
 		exited:   make(chan struct{}),
 	}
@@ -371,12 +483,11 @@ func startService(t *testing.T, dsn string) *service {
 	require.NoError(t, err)
 	require.NoError(t, s.command.Start())
 	addr := make(chan string, 1)
-	var said strings.Builder
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(s.exited)
 		for lines := bufio.NewScanner(logs); lines.Scan(); {
-			said.WriteString(lines.Text() + "\n")
+			s.said.WriteString(lines.Text() + "\n")
 			var line struct{ Msg, Addr string }
 			_ = json.Unmarshal(lines.Bytes(), &line) // what the race detector says is no JSON
 			switch line.Msg {
@@ -391,7 +502,7 @@ func startService(t *testing.T, dsn string) *service {
 	t.Cleanup(func() {
 		wg.Wait() // t.Context has ended, and with it the process
 		if t.Failed() {
-			t.Log("the service said:\n" + said.String())
+			t.Log("the service said:\n" + s.said.String())
 		}
 	})
 	select {
@@ -441,6 +552,32 @@ func (s *service) list(query string) []storedJob {
 	return answer.Jobs
 }
 
+// stored is list without what is not stored, which time changes.
+func (s *service) stored() []storedJob {
+	s.t.Helper()
+	jobs := s.list("")
+	for i := range jobs {
+		jobs[i].Running, jobs[i].NextRun, jobs[i].LastRun = false, time.Time{}, nil
+	}
+	return jobs
+}
+
+func (s *service) get(id int64) (job storedJob) {
+	s.t.Helper()
+	require.NoError(s.t, json.Unmarshal(s.expect("GET", fmt.Sprint("/jobs/", id), "", http.StatusOK), &job))
+	return job
+}
+
+// ran waits until the job has run, and returns it.
+func (s *service) ran(id int64) (job storedJob) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool {
+		job = s.get(id)
+		return job.LastRun != nil
+	}, patience, 10*time.Millisecond, "job %d has not run", id)
+	return job
+}
+
 func ids(jobs []storedJob) []int64 {
 	ids := make([]int64, len(jobs))
 	for i := range jobs {
@@ -478,14 +615,20 @@ func (s *service) gauges() (g gauges) {
 type receiver struct {
 	t          *testing.T
 	url        string
-	deliveries chan delivery
+	deliveries chan received
+}
+
+// received is a delivery with its traceparent.
+type received struct {
+	delivery
+	trace string
 }
 
 func newReceiver(t *testing.T) *receiver {
-	r := &receiver{t: t, deliveries: make(chan delivery, 100)}
+	r := &receiver{t: t, deliveries: make(chan received, 100)}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		var d delivery
-		if err := json.NewDecoder(request.Body).Decode(&d); err != nil {
+		d := received{trace: request.Header.Get("traceparent")}
+		if err := json.NewDecoder(request.Body).Decode(&d.delivery); err != nil {
 			t.Errorf("delivery: %v", err)
 		}
 		select {
@@ -499,7 +642,7 @@ func newReceiver(t *testing.T) *receiver {
 }
 
 // wait returns when a delivery comes that is wanted.
-func (r *receiver) wait(wanted func(delivery) bool) {
+func (r *receiver) wait(wanted func(received) bool) {
 	r.t.Helper()
 	deadline := time.After(patience)
 	for {
