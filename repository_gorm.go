@@ -80,6 +80,7 @@ type RepositoryGorm struct {
 	pool    *sql.DB
 	dialect dialect
 	timeout time.Duration // 0: none
+	pinned  bool          // to one connection, with which the database would go
 }
 
 var (
@@ -454,6 +455,7 @@ func (r *RepositoryGorm) pinMemory(ctx context.Context) error {
 		var file string
 		err := conn.QueryRowContext(ctx, "SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'").Scan(&file)
 		if err == nil && file == "" {
+			r.pinned = true
 			r.pool.SetMaxOpenConns(1)
 			r.pool.SetMaxIdleConns(1)
 			r.pool.SetConnMaxLifetime(0)
@@ -791,9 +793,15 @@ func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gor
 		txCtx, cancel = context.WithTimeout(ctx, r.timeout*3/4)
 		defer cancel()
 	}
+	beginCtx := txCtx
+	if r.pinned {
+		// database/sql closes the connection of a transaction whose context
+		// ends. That of the statements bounds them.
+		beginCtx = context.WithoutCancel(txCtx)
+	}
 	var tx *sql.Tx
 	conn, err := r.acquire(txCtx, func(conn *sql.Conn) (err error) {
-		tx, err = conn.BeginTx(txCtx, nil)
+		tx, err = conn.BeginTx(beginCtx, nil)
 		return err
 	})
 	if err != nil {
