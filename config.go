@@ -16,17 +16,18 @@ type Config struct {
 	SchedulerConfig SchedulerConfig
 
 	// Logger receives one line for each event: jobs added, a run that
-	// panicked, a row held back. It may be called from several goroutines,
+	// failed, a row held back. It may be called from several goroutines,
 	// and never while a lock of SmallBen is held.
 	// Zero means DefaultLogger. logr.Discard() is that zero value too: to
 	// silence one SmallBen, give logr.FromSlogHandler(slog.DiscardHandler).
 	Logger logr.Logger
 
 	// WrapRun wraps each run, for tracing and error reports: it returns a
-	// function that calls next, and may do something before and after. The
-	// error of next is that of a ContextJob, or that of a panic, which has a
-	// method Stack() []byte. What the function returns is what SmallBen logs
-	// and counts.
+	// function that calls next once, with ctx or one made of it, and may do
+	// something before and after. The error of next is that of a ContextJob, or
+	// that of a panic, in which errors.As finds a method Stack() []byte. What
+	// the function returns is what SmallBen logs and counts. It is called from
+	// several goroutines.
 	// Nil means that runs are not wrapped.
 	WrapRun func(next RunFunc) RunFunc
 }
@@ -44,8 +45,8 @@ type SchedulerConfig struct {
 	SkipIfStillRunning bool
 
 	// WithSeconds accepts expressions of six fields, the first of them
-	// seconds, beside those of five. Zero means that AddJobs and UpdateJobs
-	// accept five fields only; a stored row of six runs in either case.
+	// seconds, beside those of five. Zero means that AddJobs, UpsertJobs
+	// and UpdateJobs accept five fields only; a stored row of six runs in either case.
 	WithSeconds bool
 
 	// WithLocation is the time zone of expressions that do not name one.

@@ -159,7 +159,7 @@ type CronJobInput struct {
 	// is shared with other runs.
 	OtherInputs map[string]interface{}
 	// ScheduledAt is the tick: the nominal instant that the run was started
-	// for.
+	// for, in the location of SchedulerConfig.
 	ScheduledAt time.Time
 	// Triggered tells a run of TriggerJobs, whose ScheduledAt is the time of
 	// that call, from one of the schedule.
@@ -193,7 +193,8 @@ func (in CronJobInput) String() string {
 	return fmt.Sprintf("run of job %d for %s", in.JobID, in.ScheduledAt.Format(time.RFC3339))
 }
 
-// Job is a job as users see it: what AddJobs takes and ListJobs returns.
+// Job is a job as users see it: what AddJobs takes and ListJobs returns. What its
+// methods tell is as of the listing.
 type Job struct {
 	// ID names the job. It is unique in the repository, and not 0.
 	ID int64
@@ -224,22 +225,24 @@ type Job struct {
 // Job that does not come from ListJobs.
 func (j *Job) CreatedAt() time.Time { return j.createdAt }
 
-// UpdatedAt returns when the job was last paused, resumed or updated, in UTC;
-// before that, when it was added.
+// UpdatedAt returns when the job was last paused, resumed, updated or replaced by
+// UpsertJobs, in UTC; before that, when it was added.
 func (j *Job) UpdatedAt() time.Time { return j.updatedAt }
 
 // Paused reports whether the job was paused when it was listed.
 func (j *Job) Paused() bool { return j.paused }
 
-// LastRun returns the run of the job that ended last in this process, when it
-// was listed. The zero value means none.
+// LastRun returns the run of the job that had ended last in this process when it
+// was listed. The zero value means none. It outlives Stop, pauses and updates, but
+// not the job nor the process.
 func (j *Job) LastRun() RunResult { return j.lastRun }
 
-// Running reports whether the job ran in this process when it was listed.
+// Running reports whether a run of the job was in progress in this process when
+// it was listed.
 func (j *Job) Running() bool { return j.running }
 
-// NextRun returns the next tick of the job: the zero time if it was paused when
-// it was listed, or if no tick comes in the next five years.
+// NextRun returns the first tick of the job after the call: the zero time if the
+// job was paused when it was listed, or if no tick comes in the next five years.
 func (j *Job) NextRun() time.Time {
 	if next := j.NextRuns(1); len(next) > 0 && !j.paused {
 		return next[0]
@@ -247,10 +250,11 @@ func (j *Job) NextRun() time.Time {
 	return time.Time{}
 }
 
-// NextRuns returns the next n ticks that the job's schedule has, fewer if it has
-// fewer, whether it is paused or not. For a Job that does not come from ListJobs
-// the expression is read in the local time zone, and none is returned for one
-// that does not parse.
+// NextRuns returns the first n ticks of the job's schedule after the call, fewer
+// if it has fewer, whether the job is paused or not. They are in the location of
+// SchedulerConfig. For a Job that does not come from ListJobs or Jobs the
+// expression is read in the local time zone, and none is returned for one that
+// does not parse: to validate one, use the function NextRuns.
 func (j *Job) NextRuns(n int) []time.Time {
 	now, schedule, location := time.Now(), j.schedule, j.location
 	if schedule == nil {

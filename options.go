@@ -62,8 +62,8 @@ func (o ListJobsOptions) onlyJobIDs() bool {
 	return o.JobIDs != nil && o.GroupIDs == nil && o.SuperGroupIDs == nil && o.Paused == nil
 }
 
-// PauseResumeOptions selects the jobs to pause or to resume: those that match
-// every filter that is given. The zero value selects every job.
+// PauseResumeOptions selects the jobs to pause, to resume or to trigger: those
+// that match every filter that is given. The zero value selects every job.
 type PauseResumeOptions struct {
 	// JobIDs, GroupIDs and SuperGroupIDs select the jobs that have one of
 	// these ids. Nil means any; an empty slice that is not nil selects

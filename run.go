@@ -12,26 +12,30 @@ import (
 
 // ContextJob is what a job may implement beside CronJob to be given a context
 // and to return an error. RunContext is then called in place of Run, for every
-// kind of run.
+// kind of run. What CronJob says of Run holds for it.
 //
-// The context carries a logger of the run (logr.FromContext), and ends when the
-// deadline of StopContext or SchedulerConfig.RunTimeout passes. An error is
-// logged and counted, and stops nothing.
+// The context carries a logger of the run (logr.FromContext). It ends when
+// SchedulerConfig.RunTimeout has passed since the start of the run, or when the
+// context of a StopContext has ended. Nothing interrupts a run that goes on. An
+// error is logged and counted, and stops nothing.
 type ContextJob interface {
 	RunContext(ctx context.Context, input CronJobInput) error
 }
 
-// RunFunc is one run of a job. Config.WrapRun is given one and returns one.
+// RunFunc is one run of a job. Config.WrapRun is given one and returns one. A job
+// that is no ContextJob takes no notice of ctx, and its error is nil unless it
+// panicked.
 type RunFunc func(ctx context.Context, input CronJobInput) error
 
-// Outcome says how a run ended. It is a label of the metrics, too.
+// Outcome says how a run ended. It is the label outcome of smallben_runs_total.
 type Outcome string
 
 // The outcomes of a run.
 const (
 	// OutcomeOK is the outcome of a run that returned no error.
 	OutcomeOK Outcome = "ok"
-	// OutcomeError is the outcome of a run that returned an error.
+	// OutcomeError is the outcome of a run that returned an error, in time, or
+	// because StopContext had ended its context.
 	OutcomeError Outcome = "error"
 	// OutcomePanic is the outcome of a run that panicked or called
 	// runtime.Goexit.
@@ -43,14 +47,16 @@ const (
 
 // RunResult is a run that has ended. The zero value stands for none.
 type RunResult struct {
-	// Tick is the nominal instant that the run was started for.
+	// Tick is the nominal instant that the run was started for:
+	// CronJobInput.ScheduledAt.
 	Tick time.Time
 	// Triggered tells a run of TriggerJobs from one of the schedule.
 	Triggered bool
 	// Start is when the run started, Duration how long it took.
 	Start    time.Time
 	Duration time.Duration
-	// Outcome says how it ended, and Error what went wrong, if anything.
+	// Outcome says how it ended, and Error what went wrong. Error is empty for
+	// OutcomeOK.
 	Outcome Outcome
 	Error   string
 }

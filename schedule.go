@@ -174,10 +174,11 @@ func validateExpression(expression string, withSeconds bool) error {
 	return nil
 }
 
-// NextRuns returns the next n ticks of an expression, fewer if it has fewer, or
-// why AddJobs would refuse it: for a form in which a user types one. It goes by
-// WithSeconds and WithLocation of config; nil means the zero SchedulerConfig.
-// The ticks of @every count from now, as if the job were added now.
+// NextRuns returns the first n ticks of an expression after the call, fewer if it
+// has fewer, or why AddJobs would refuse it: for a form in which a user types one.
+// It goes by WithSeconds and WithLocation of config; nil means the zero
+// SchedulerConfig. The ticks of @every count from now, as if the job were added
+// now. Of a job that is stored, Job.NextRuns tells.
 func NextRuns(expression string, n int, config *SchedulerConfig) ([]time.Time, error) {
 	if config == nil {
 		config = &SchedulerConfig{}

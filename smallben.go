@@ -26,6 +26,15 @@
 // In one process each tick of a job starts at most one run. A tick that passes
 // while the process is down is not caught up. Several processes on one database
 // each run every job.
+//
+// # More than a schedule
+//
+// UpsertJobs puts the jobs in place that a service wants to have at each start.
+// A job that is a [ContextJob] is given a context and returns an error. TriggerJobs
+// runs jobs now. The [Job] values of ListJobs, and of Jobs for very many, tell
+// their next runs and the last one; [NextRuns] previews an expression. StopContext
+// is Stop with a deadline. Config.WrapRun is the place for tracing, and
+// RegisterMetrics for Prometheus.
 package smallben
 
 import (
@@ -209,7 +218,8 @@ func (s *SmallBen) Stop() {
 
 // StopContext is Stop with a deadline: if ctx ends while runs are in progress, it
 // ends their contexts, which only a ContextJob heeds, and returns at once with
-// an error that names their jobs and wraps that of ctx.
+// an error that names their jobs and wraps that of ctx. Nil means that all have
+// ended; after an error Stop or StopContext may be called again to wait on.
 func (s *SmallBen) StopContext(ctx context.Context) error {
 	s.mu.Lock()
 	ending, stopping := s.lastSession, s.scheduler.session != nil
@@ -576,14 +586,15 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 
 // UpsertJobs makes the repository hold these jobs, all of them or none: it adds
 // those whose id is not stored, and replaces the groups, expression, job and
-// input of the others where they differ. A job that is paused stays paused, and
-// the time of creation stays. A row that would not change is not written, and a
-// schedule that does not change keeps its phase: a service may call this at each
-// start with the jobs it wants to have.
+// input of the others where they differ from what the row decodes to. A job that
+// is paused stays paused, and the time of creation stays. A row that would not
+// change is not written, and a schedule that does not change keeps its phase: a
+// service may call this at each start with the jobs it wants to have. A row that
+// does not decode is replaced. Jobs that are not named stay as they are.
 //
-// It refuses jobs as AddJobs does, except those whose id is stored. It needs a
-// repository that is an Upserter, unless nothing is to be replaced. A row that
-// does not decode is replaced.
+// Its error is that of AddJobs, except that an id may be stored. To replace
+// anything it needs a repository that is an Upserter. As with AddJobs, Run is
+// called on the values given here.
 func (s *SmallBen) UpsertJobs(jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
