@@ -91,6 +91,9 @@ var crashExpressions = []string{"* * * * * *", "@every 1s", "0-59 * * * * *", "*
 // drawCrashOperation has large batches as well.
 func drawCrashOperation(pick func(int) int, version int) operation {
 	o := drawOperation(pick, []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, crashExpressions, version, true)
+	if o.Kind == "add" && pick(2) == 0 {
+		o.Kind = "upsert"
+	}
 	if pick(3) == 0 {
 		o.IDs = nil
 		base := 1000 * int64(1+pick(3))

@@ -66,7 +66,7 @@ type model map[int64]modelJob
 // operation is a call that changes jobs, as data: it can be drawn, written to a
 // journal, and applied to a model.
 type operation struct {
-	Kind       string // add, delete, pause, resume, update
+	Kind       string // add, upsert, delete, pause, resume, update, trigger
 	IDs        []int64
 	Groups     []int64 // nil: no filter, as for IDs where they are one
 	Paused     *bool   // of a delete
@@ -130,11 +130,14 @@ func (o operation) call(s *smallben.SmallBen, world string) error {
 	input := map[string]any{"v": o.Version}
 	selected := smallben.PauseResumeOptions{JobIDs: o.IDs, GroupIDs: o.Groups}
 	switch o.Kind {
-	case "add":
+	case "add", "upsert":
 		jobs := make([]smallben.Job, len(o.IDs))
 		for i, id := range o.IDs {
 			jobs[i] = smallben.Job{ID: id, GroupID: id % 3, SuperGroupID: id % 2, CronExpression: o.Expression,
 				Job: agent{world, id, o.Version}, JobInput: input}
+		}
+		if o.Kind == "upsert" {
+			return s.UpsertJobs(jobs)
 		}
 		return s.AddJobs(jobs)
 	case "delete":
@@ -143,6 +146,8 @@ func (o operation) call(s *smallben.SmallBen, world string) error {
 		return s.PauseJobs(&selected)
 	case "resume":
 		return s.ResumeJobs(&selected)
+	case "trigger":
+		return s.TriggerJobs(&selected)
 	default:
 		updates := make([]smallben.UpdateOption, len(o.IDs))
 		for i, id := range o.IDs {
@@ -162,15 +167,15 @@ func (o operation) call(s *smallben.SmallBen, world string) error {
 // error to expect.
 func (o operation) apply(m model, mismatch error) (after model, targets []int64, want error) {
 	twice := len(o.IDs) != len(idSet(o.IDs))
-	if o.Kind == "add" {
+	if o.Kind == "add" || o.Kind == "upsert" {
 		for _, id := range o.IDs {
-			if _, exists := m[id]; exists || twice {
+			if _, exists := m[id]; exists && o.Kind == "add" || twice {
 				return m, nil, smallben.ErrJobExists
 			}
 		}
 		after = maps.Clone(m)
 		for _, id := range o.IDs {
-			after[id] = modelJob{Expression: o.Expression, Added: o.Version, Input: o.Version}
+			after[id] = modelJob{Expression: o.Expression, Added: o.Version, Input: o.Version, Paused: m[id].Paused}
 		}
 		return after, o.IDs, nil
 	}
@@ -189,7 +194,7 @@ func (o operation) apply(m model, mismatch error) (after model, targets []int64,
 	switch {
 	case len(targets) == 0 || onlyIDs && len(targets) < len(named):
 		return m, nil, mismatch
-	case rotten && (o.Kind == "resume" || o.Kind == "update"):
+	case rotten && (o.Kind == "resume" || o.Kind == "update" || o.Kind == "trigger"):
 		return m, nil, smallben.ErrUndecodable
 	}
 	after = maps.Clone(m)
@@ -335,6 +340,11 @@ func (f *flaky) SetCronIdAndChangeScheduleAndJobInput(jobs []smallben.JobWithSch
 	return f.do(true, func() error { return f.Repository.SetCronIdAndChangeScheduleAndJobInput(jobs) })
 }
 
+// UpsertJobs makes it an Upserter where it stands before one.
+func (f *flaky) UpsertJobs(add, replace []smallben.JobWithSchedule) error {
+	return f.do(true, func() error { return f.Repository.(smallben.Upserter).UpsertJobs(add, replace) })
+}
+
 func (f *flaky) ListJobs(options smallben.ToListOptions) (rows []smallben.RawJob, err error) {
 	err = f.do(false, func() (err error) { rows, err = f.Repository.ListJobs(options); return err })
 	return rows, err
@@ -373,6 +383,8 @@ type machine struct {
 	model   model
 	rows    map[int64]smallben.RawJob // as they were after the last step
 	version int
+	world   string
+	runs    *atomic.Int64
 }
 
 func (m *machine) pick(n int) int { return rapid.IntRange(0, n-1).Draw(m.draw, "pick") }
@@ -384,7 +396,34 @@ var (
 
 func (m *machine) drawOperation() operation {
 	m.version++
-	return drawOperation(m.pick, modelIDs, modelExpressions, m.version, true)
+	o := drawOperation(m.pick, modelIDs, modelExpressions, m.version, true)
+	if _, upserter := m.truth.(smallben.Upserter); upserter && o.Kind == "add" && m.pick(2) == 0 {
+		o.Kind = "upsert"
+	}
+	return o
+}
+
+// trigger runs jobs, and changes none.
+func (m *machine) trigger() {
+	o := m.drawOperation()
+	o.Kind, o.Paused = "trigger", nil
+	_, targets, want := o.apply(m.model, m.truth.ErrorTypeIfMismatchCount())
+	before := m.runs.Load()
+	err := o.call(m.s, m.world)
+	switch {
+	case !m.started:
+		require.Error(m.t, err, "nothing runs before Start")
+	case want != nil:
+		require.ErrorIs(m.t, err, want, "%s", o)
+	default:
+		require.NoError(m.t, err, "%s", o)
+		want := before + int64(len(targets))
+		for deadline := time.Now().Add(30 * time.Second); m.runs.Load() < want && time.Now().Before(deadline); {
+			time.Sleep(100 * time.Microsecond)
+		}
+		before = want
+	}
+	require.Equal(m.t, before, m.runs.Load(), "%s", o)
 }
 
 func (m *machine) restart(fresh bool) {
@@ -409,7 +448,7 @@ func (m *machine) step(fired func() bool) {
 	o := m.drawOperation()
 	before := m.model
 	after, targets, want := o.apply(before, m.truth.ErrorTypeIfMismatchCount())
-	err := o.call(m.s, "model")
+	err := o.call(m.s, m.world)
 	faulty := fired()
 	if m.started {
 		settled(m.t, m.s)
@@ -467,6 +506,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	actions := map[string]func(){
 		"operation":       func() { m.step(never) },
 		"operation again": func() { m.step(never) },
+		"trigger":         func() { m.trigger() },
 		"stop":            func() { m.restart(m.pick(2) == 0) },
 		"start":           func() { require.NoError(m.t, m.start()) },
 		"restart":         func() { m.restart(m.pick(2) == 0); require.NoError(m.t, m.start()) },
@@ -532,7 +572,10 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 }
 
 func (m *machine) run(draw *rapid.T) {
-	m.draw, m.model, m.started = draw, model{}, false
+	m.draw, m.model, m.started, m.runs = draw, model{}, false, new(atomic.Int64)
+	m.world = fmt.Sprintf("model %p", m)
+	agents.Store(m.world, func(agent, smallben.CronJobInput) { m.runs.Add(1) })
+	defer agents.Delete(m.world)
 	m.s = smallben.New(m.flaky, &smallben.Config{Logger: quiet})
 	defer func() { m.s.Stop() }()
 	draw.Repeat(m.actions())

@@ -257,6 +257,9 @@ func (w *soak) work(t testing.TB, n, version int) {
 		mine = append(mine, int64(n+1)*1000+i)
 	}
 	o := drawOperation(rand.IntN, mine, soakExpressions, version, false)
+	if o.Kind == "add" && w.faults != nil && rand.IntN(2) == 0 {
+		o.Kind = "upsert"
+	}
 	before := w.models[n]
 	after, targets, want := o.apply(before, w.truth.ErrorTypeIfMismatchCount())
 	w.gate.RLock()
