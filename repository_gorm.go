@@ -110,7 +110,7 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	ctx, cancel := r.context()
 	defer cancel()
 	if err := r.open(ctx, config); err != nil {
-		return nil, fmt.Errorf("open repository: %w", err)
+		return nil, r.failed("open repository", err)
 	}
 	switch name := r.db.Name(); {
 	case portable:
@@ -123,10 +123,10 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 		r.dialect = portableDialect{}
 	}
 	if err := r.migrate(ctx, config.SkipMigration); err != nil {
-		if !ownsPool(config.Dialector) {
-			return nil, fmt.Errorf("open repository: %w", err)
+		if ownsPool(config.Dialector) {
+			_ = r.Close()
 		}
-		return nil, fmt.Errorf("open repository: %w", errors.Join(err, r.Close()))
+		return nil, r.failed("open repository", err)
 	}
 	return r, nil
 }

@@ -1428,6 +1428,29 @@ func TestTheUsersLoggerSeesAsManyStatementsAsThereAreChunks(t *testing.T) {
 	})
 }
 
+// Poolers between client and server want another mode than pgx's own.
+func TestEveryQueryModeOfPgxWorks(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) {
+			db := newPostgres(t)
+			db.dsn += "&default_query_exec_mode=" + mode
+			r := db.open(t)
+			require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(methodRows...)...)))
+			require.Equal(t, rawJobs(methodRows...), list(t, r))
+			require.Equal(t, []int64{1, 2}, jobErrors(t, r.AddJobs(withSchedule(t, rawJobs(1, 99, 2)...)), smallben.ErrJobExists))
+			require.EqualError(t, r.PauseJobs(rawJobs(98, 99)), "pause jobs: record not found: jobs 98, 99")
+			for name, call := range methods {
+				require.NoError(t, call(t, r), name)
+			}
+			require.NoError(t, r.UpsertJobs(withSchedule(t, rawJob(21)), withSchedule(t, rawJob(1))))
+			rows, err := r.ListJobsAfter(nil, ptr(int64(8)), 3)
+			require.NoError(t, err)
+			require.Equal(t, []int64{11, 12, 21}, rowIDs(rows))
+		})
+	}
+}
+
 // The fate of a COMMIT.
 
 // faulty opens a repository over faults on the database.
