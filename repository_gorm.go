@@ -1707,12 +1707,19 @@ func decodeRows(rows []RawJob) ([]JobWithSchedule, []error) {
 			}
 		}
 	}
+	// Not on this goroutine, which a GobDecode could end.
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(rows)/block) {
+	for range min(runtime.GOMAXPROCS(0), (len(rows)+block-1)/block) {
 		wg.Go(work)
 	}
-	work()
 	wg.Wait()
+	for i := range rows {
+		if jobs[i].job == nil && errs[i] == nil {
+			errs[i] = jobErrorf(rows[i].ID, "%w: its decoding ends the goroutine", ErrUndecodable)
+			wg.Go(func() { jobs[i], errs[i] = rows[i].ToJobWithSchedule() })
+			wg.Wait()
+		}
+	}
 
 	decoded := 0
 	for i := range jobs {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ type (
 		Next *rotList
 	}
 	rotDecodePanics struct{ N int }
+	rotDecodeLeaves struct{ N int }
 )
 
 func (versionOne) Run(smallben.CronJobInput)      {}
@@ -64,6 +66,11 @@ func (rotHollow) Run(smallben.CronJobInput)       {}
 func (rotNest) Run(smallben.CronJobInput)         {}
 func (*rotList) Run(smallben.CronJobInput)        {}
 func (rotDecodePanics) Run(smallben.CronJobInput) {}
+
+func (rotDecodeLeaves) Run(smallben.CronJobInput) {}
+
+func (rotDecodeLeaves) GobEncode() ([]byte, error) { return []byte("x"), nil }
+func (*rotDecodeLeaves) GobDecode([]byte) error    { runtime.Goexit(); return nil }
 
 func (rotDecodePanics) GobEncode() ([]byte, error) { return []byte("x"), nil }
 func (*rotDecodePanics) GobDecode([]byte) error    { panic("no decoding today") }
@@ -79,6 +86,7 @@ func init() {
 	gob.RegisterName("rot.nest", rotNest{})
 	gob.RegisterName("rot.list", &rotList{})
 	gob.RegisterName("rot.panics", rotDecodePanics{})
+	gob.RegisterName("rot.leaves", rotDecodeLeaves{})
 }
 
 // gobOf is the gob of a job; renamed, it is that of the type of another name,
@@ -545,6 +553,35 @@ func TestAPayloadOf100MBIsHeldBack(t *testing.T) {
 			s.Stop()
 		})
 	}
+}
+
+func TestARowWhoseDecodingEndsItsGoroutineIsHeldBack(t *testing.T) {
+	eachRotDatabase(t, func(t *testing.T, db rotDatabase) {
+		if _, ours := db.Repository.(*smallben.RepositoryGorm); !ours {
+			t.Skip("who calls ToJobWithSchedule calls GobDecode")
+		}
+		for _, good := range []int{0, 1000} {
+			s := create(t, db, &smallben.Config{Logger: quiet})
+			jobs := make([]smallben.Job, good+3)
+			for i := range jobs {
+				jobs[i] = job(int64(i+1), "@daily", idle())
+			}
+			require.NoError(t, s.AddJobs(jobs))
+			for _, id := range []int64{1, 2, int64(len(jobs))} {
+				db.spoil(t, id, rottenJob(gobOf(rotDecodeLeaves{})))
+			}
+			require.NoError(t, s.Start())
+			assert.Len(t, smallben.Entries(s), good)
+			assert.EqualValues(t, 3, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
+			listed, err := s.ListJobs(nil)
+			assert.ErrorIs(t, err, smallben.ErrUndecodable)
+			assert.ErrorContains(t, err, "job 2: ")
+			assert.Len(t, listed, good)
+			assert.ErrorIs(t, s.ResumeJobs(&smallben.PauseResumeOptions{}), smallben.ErrUndecodable)
+			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+			s.Stop()
+		}
+	})
 }
 
 // SQLite takes anything for an id. What has none that can be read cannot be
