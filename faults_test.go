@@ -452,6 +452,9 @@ func TestNothingIsLostWhicheverOperationFails(t *testing.T) {
 	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, call faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
 		reads := call.name == listCall.name
 		for _, persistent := range []bool{false, true} {
+			if persistent && mode == faultsql.Midway {
+				continue // as an error before, one operation later
+			}
 			f := fault{mode: mode, persistent: persistent}
 			if mode == faultsql.HangAfter {
 				// Of the others the soak takes care: each costs a timeout.
