@@ -19,6 +19,7 @@ const (
 	median   work = "median lateness, ms"
 	p99      work = "p99 lateness, ms"
 	cpuRun   work = "CPU for each run, µs"
+	heapRan  work = "heap for each job, B"
 	idleCPU  work = "CPU of an idle minute"
 )
 
@@ -56,6 +57,7 @@ func (rec *recorder) run() {
 func fire(o *options, r results, c contender) error {
 	seconds := int(o.seconds / time.Second)
 	rec := &recorder{lateness: make([]time.Duration, (seconds+1)*firingJobs)}
+	before := heap()
 	t, err := c.begin()
 	if err != nil {
 		return err
@@ -84,6 +86,7 @@ func fire(o *options, r results, c contender) error {
 		r.add(cell{memory, c.name, p99, firingJobs}, percentile(seen, .99).Seconds()*1e3)
 		r.add(cell{memory, c.name, cpuRun, firingJobs}, used.Seconds()*1e6/float64(runs))
 	}
+	r.add(cell{memory, c.name, heapRan, firingJobs}, (heap()-before)/firingJobs)
 	return t.stop()
 }
 

@@ -187,12 +187,16 @@ func (p *printer) memory() {
 
 func (p *printer) firing() {
 	if p.o.wants("fire") {
-		p.table(fmt.Sprintf("%s jobs, each every second", thousands(firingJobs)), "scheduler", string(runsSeen), string(median), string(p99), string(cpuRun))
+		p.table(fmt.Sprintf("%s jobs, each every second", thousands(firingJobs)), "scheduler", string(runsSeen), string(median), string(p99), string(cpuRun), string(heapRan))
 		for _, c := range contenders {
 			line := []string{c.name}
-			for _, w := range []work{runsSeen, median, p99, cpuRun} {
+			for _, w := range []work{runsSeen, median, p99, cpuRun, heapRan} {
 				if value, ok := p.r.median(cell{memory, c.name, w, firingJobs}); ok {
-					line = append(line, fmt.Sprintf("%.1f", value))
+					format := "%.1f"
+					if w == heapRan {
+						format = "%.0f"
+					}
+					line = append(line, fmt.Sprintf(format, value))
 				} else {
 					line = append(line, "–")
 				}
