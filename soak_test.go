@@ -261,6 +261,7 @@ func (w *soak) work(t testing.TB, n, version int) {
 		o.Kind = "upsert"
 	}
 	before := w.models[n]
+	o = o.likely(rand.IntN, before)
 	after, targets, want := o.apply(before, w.truth.ErrorTypeIfMismatchCount())
 	w.gate.RLock()
 	defer w.gate.RUnlock()
