@@ -34,7 +34,7 @@ const (
 	databaseTimeout = 10 * time.Second // of each call
 	runTimeout      = 10 * time.Second // of each run of a webhook or a report
 	drainTimeout    = 15 * time.Second // of the requests in progress at SIGTERM
-	lastWords       = time.Second      // of the runs whose contexts have ended
+	lastWords       = 5 * time.Second  // of the runs whose contexts have ended
 )
 
 // scheduling says how expressions are read, and what happens to runs.
