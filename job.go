@@ -7,14 +7,18 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/nbena/smallben/internal/gobrow"
 	"github.com/robfig/cron/v3"
 	"gorm.io/gorm"
+
+	"github.com/nbena/smallben/internal/gobrow"
 )
 
 // DefaultCronID is the cron id of a job that is not scheduled: a paused one, or
@@ -516,4 +520,45 @@ func decodeInput(stored string) (map[string]any, error) {
 		return nil, fmt.Errorf("input: %w", err)
 	}
 	return input, nil
+}
+
+// decodeRows decodes rows on all cores. It returns the jobs of those that
+// decode and the JobErrors of the others, each in the order of the rows.
+func decodeRows(rows []RawJob) ([]JobWithSchedule, []error) {
+	const block = 128
+	jobs, errs := make([]JobWithSchedule, len(rows)), make([]error, len(rows))
+	var next atomic.Int64
+	work := func() {
+		for {
+			end := int(next.Add(block))
+			for i := end - block; i < min(end, len(rows)); i++ {
+				jobs[i], errs[i] = rows[i].ToJobWithSchedule()
+			}
+			if end >= len(rows) {
+				return
+			}
+		}
+	}
+	// Not on this goroutine, which a GobDecode could end.
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (len(rows)+block-1)/block) {
+		wg.Go(work)
+	}
+	wg.Wait()
+	for i := range rows {
+		if jobs[i].job == nil && errs[i] == nil {
+			errs[i] = jobErrorf(rows[i].ID, "%w: its decoding ends the goroutine", ErrUndecodable)
+			wg.Go(func() { jobs[i], errs[i] = rows[i].ToJobWithSchedule() })
+			wg.Wait()
+		}
+	}
+
+	decoded := 0
+	for i := range jobs {
+		if errs[i] == nil {
+			jobs[decoded] = jobs[i]
+			decoded++
+		}
+	}
+	return jobs[:decoded], slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
