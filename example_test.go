@@ -714,16 +714,30 @@ func ExampleSmallBen_RegisterMetrics() {
 	if err := scheduler.RegisterMetrics(registry); err != nil {
 		log.Fatal(err)
 	}
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{GroupIDs: []int64{7}}); err != nil {
+		log.Fatal(err)
+	}
+	scheduler.Stop() // waits for the runs
 	families, err := registry.Gather()
 	if err != nil {
 		log.Fatal(err)
 	}
 	for _, family := range families {
-		if strings.HasPrefix(family.GetName(), "smallben_scheduler_jobs") {
-			fmt.Println(family.GetName(), family.GetMetric()[0].GetGauge().GetValue())
+		for _, metric := range family.GetMetric() {
+			switch {
+			case strings.HasPrefix(family.GetName(), "smallben_scheduler_jobs"):
+				fmt.Println(family.GetName(), metric.GetGauge().GetValue())
+			case family.GetName() == "smallben_runs_total":
+				labels := metric.GetLabel() // in the order of their names
+				fmt.Println(family.GetName(), labels[0].GetValue(), labels[1].GetValue(), metric.GetCounter().GetValue())
+			}
 		}
 	}
 	// Output:
+	// smallben_runs_total *smallben_test.Reminder error 0
+	// smallben_runs_total *smallben_test.Reminder ok 2
+	// smallben_runs_total *smallben_test.Reminder panic 0
+	// smallben_runs_total *smallben_test.Reminder timeout 0
 	// smallben_scheduler_jobs_not_paused 3
 	// smallben_scheduler_jobs_paused 1
 	// smallben_scheduler_jobs_total 4
