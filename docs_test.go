@@ -81,3 +81,16 @@ func TestTheMetricsOfTheREADMEAreThoseThatAreRegistered(t *testing.T) {
 	slices.Sort(documented)
 	assert.Equal(t, registered, documented)
 }
+
+func TestEachFileThatTheDocumentationLinksExists(t *testing.T) {
+	t.Parallel()
+	for _, path := range find(t, "*.md") {
+		for _, link := range regexp.MustCompile(`\]\(([^):#]+)[)#]`).FindAllStringSubmatch(read(t, path), -1) {
+			target := filepath.Join(filepath.Dir(path), link[1])
+			if strings.HasPrefix(target, "bench"+string(filepath.Separator)) {
+				continue // a module of its own
+			}
+			assert.FileExists(t, target, "%s links %s", path, link[1])
+		}
+	}
+}
