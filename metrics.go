@@ -162,7 +162,7 @@ func (m *typeMetrics) started(lateness time.Duration) {
 	m.lateness.Observe(lateness.Seconds())
 }
 
-func (m *typeMetrics) ended(result RunResult) {
+func (m *typeMetrics) ended(result *RunResult) {
 	m.inProgress.Dec()
 	m.duration.Observe(result.Duration.Seconds())
 	m.outcomes[result.Outcome].Inc()

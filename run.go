@@ -76,6 +76,7 @@ func (r RunResult) String() string {
 // run is a run that was admitted.
 type run struct {
 	session *session
+	state   *jobState
 	metrics *typeMetrics
 	job     CronJob
 	input   CronJobInput
@@ -116,36 +117,41 @@ func (s *scheduler) execute(r *run) {
 		if v := recover(); v != nil {
 			err = &panicError{fmt.Sprint("panic: ", v), debug.Stack()}
 		}
+		result.Outcome = OutcomeOK
 		var failure *panicError
-		switch {
-		case errors.As(err, &failure):
-			if failure.stack == nil {
-				failure.stack = debug.Stack()
-			}
-			result.Outcome = OutcomePanic
-		case err == nil:
-			result.Outcome = OutcomeOK
-		case timedOut:
-			result.Outcome = OutcomeTimeout
-		default:
-			result.Outcome = OutcomeError
-		}
 		if err != nil {
-			result.Error = err.Error()
+			failure = result.fail(err, timedOut)
 		}
 		result.Duration = time.Since(result.Start)
-		r.metrics.ended(result)
-		if next := s.end(r, result); next != nil {
+		r.metrics.ended(&result)
+		if next := s.end(r, &result); next != nil {
 			go s.execute(next)
 		}
 		if err != nil {
-			s.logFailure(r, result, err, failure)
+			s.logFailure(r, &result, err, failure)
 		}
 	}()
 	err, timedOut = s.runs.call(r)
 }
 
-func (s *scheduler) logFailure(r *run, result RunResult, err error, failure *panicError) {
+// fail notes what went wrong, and returns the panic if it was one.
+func (r *RunResult) fail(err error, timedOut bool) (failure *panicError) {
+	switch {
+	case errors.As(err, &failure):
+		if failure.stack == nil {
+			failure.stack = debug.Stack()
+		}
+		r.Outcome = OutcomePanic
+	case timedOut:
+		r.Outcome = OutcomeTimeout
+	default:
+		r.Outcome = OutcomeError
+	}
+	r.Error = err.Error()
+	return failure
+}
+
+func (s *scheduler) logFailure(r *run, result *RunResult, err error, failure *panicError) {
 	keysAndValues := []any{"job", r.input.JobID, "group", r.input.GroupID, "superGroup", r.input.SuperGroupID,
 		"tick", result.Tick, "outcome", result.Outcome}
 	if failure != nil {
@@ -154,22 +160,28 @@ func (s *scheduler) logFailure(r *run, result RunResult, err error, failure *pan
 	s.log.Error(err, "run failed", keysAndValues...)
 }
 
-// call makes the one call of a run, within its context and what the user wraps
-// around it.
-func (c runner) call(r *run) (err error, timedOut bool) {
+// call makes the one call of a run. Its frame is small: the stack of a goroutine
+// that runs a plain job needs not grow.
+func (c *runner) call(r *run) (err error, timedOut bool) {
 	contextJob, ok := r.job.(ContextJob)
 	if !ok && c.wrap == nil {
 		return recovered(func() error { r.job.Run(r.input); return nil }), false
 	}
+	return c.callInContext(r, contextJob)
+}
+
+// callInContext is call within the context of the run, and what the user wraps
+// around it. A contextJob that is nil stands for a job that takes no context.
+func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
 	ctx := logr.NewContext(r.session.context, c.logger.WithValues("job", r.input.JobID, "tick", r.input.ScheduledAt))
-	if ok && c.timeout > 0 {
+	if contextJob != nil && c.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
 	call := func(ctx context.Context, input CronJobInput) error {
 		return recovered(func() error {
-			if ok {
+			if contextJob != nil {
 				return contextJob.RunContext(ctx, input)
 			}
 			r.job.Run(input)

@@ -601,18 +601,17 @@ func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
 func (s *scheduler) beginLocked(state *jobState, e *entry, at tick) *run {
 	state.running++
 	e.session.running++
-	return &run{session: e.session, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
+	return &run{session: e.session, state: state, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start.
-func (s *scheduler) end(r *run, result RunResult) (next *run) {
+func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
-	id := r.input.JobID
-	state := s.states[id]
+	state := r.state
 	state.running--
-	state.last = result
+	state.last = *result
 	if state.running == 0 && state.waiting != nil {
 		if s.liveLocked(state.waiting) {
 			next = s.beginLocked(state, state.waiting, state.tick)
@@ -620,7 +619,7 @@ func (s *scheduler) end(r *run, result RunResult) (next *run) {
 		state.waiting = nil
 	}
 	if state.gone && state.running == 0 {
-		delete(s.states, id)
+		delete(s.states, r.input.JobID)
 	}
 	r.session.running--
 	if r.session.stopped && r.session.running == 0 {
