@@ -14,7 +14,7 @@ import (
 const (
 	// pageSize bounds how many entries one cron.Cron holds: it sorts all of
 	// them at each add, remove and wake. bench/README.md has the measurements.
-	pageSize = 256
+	pageSize = 128
 	// clockInterval is how often the pages read the clock again, and clockStep
 	// the step back from which on entries are armed anew.
 	clockInterval = 30 * time.Second
