@@ -632,7 +632,7 @@ func ExampleNextRuns() {
 	// Monday 12:00 UTC
 	// Monday 12:00 UTC
 	// Monday 12:00 UTC
-	// expression "0 12 31 2 *": it never fires in the next five years
+	// invalid job: expression "0 12 31 2 *": it never fires in the next five years
 }
 
 // Charge is a job that goes wrong in the ways that there are.

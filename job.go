@@ -256,19 +256,13 @@ func (j *Job) NextRun() time.Time {
 
 // NextRuns returns the first n ticks of the job's schedule after the call, fewer
 // if it has fewer, whether the job is paused or not. They are in the location of
-// SchedulerConfig. For a Job that does not come from ListJobs or Jobs the
-// expression is read in the local time zone, and none is returned for one that
-// does not parse: to validate one, use the function NextRuns.
+// SchedulerConfig. A Job that does not come from ListJobs or Jobs has none: for
+// an expression that is not stored there is the function NextRuns.
 func (j *Job) NextRuns(n int) []time.Time {
-	now, schedule, location := time.Now(), j.schedule, j.location
-	if schedule == nil {
-		var err error
-		if schedule, err = parseExpression(j.CronExpression, now); err != nil {
-			return nil
-		}
-		location = time.Local
+	if j.schedule == nil {
+		return nil
 	}
-	return nextTicks(schedule, now.In(location), n)
+	return nextTicks(j.schedule, time.Now().In(j.location), n)
 }
 
 // String names the job, without its input.
@@ -471,6 +465,9 @@ func decodeJob(stored string) (CronJob, error) {
 		return nil, fmt.Errorf("job: %w", err)
 	}
 	job, err := jobDecoder.Decode(row)
+	if err != nil && strings.Contains(err.Error(), "name not registered for interface") {
+		return nil, fmt.Errorf("job: %w: call gob.Register for its type before Start", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("job: %w", err)
 	}
@@ -520,6 +517,23 @@ func decodeInput(stored string) (map[string]any, error) {
 		return nil, fmt.Errorf("input: %w", err)
 	}
 	return input, nil
+}
+
+// sameJSON reports whether two inputs are the same to the last digit, however
+// they are written.
+func sameJSON(a, b string) bool {
+	if a == b {
+		return true
+	}
+	exact := func(stored string) (value any, err error) {
+		decoder := json.NewDecoder(strings.NewReader(stored))
+		decoder.UseNumber()
+		err = decoder.Decode(&value)
+		return value, err
+	}
+	before, err := exact(a)
+	after, otherErr := exact(b)
+	return err == nil && otherErr == nil && reflect.DeepEqual(before, after)
 }
 
 // decodeRows decodes rows on all cores. It returns the jobs of those that

@@ -115,7 +115,7 @@ func newRunMetrics() *runMetrics {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "smallben_run_duration_seconds",
 			Help:    "Time from the start of a run to its end.",
-			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 30, 60, 300, 900, 3600},
+			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 2.5, 5, 10, 15, 30, 60, 300, 900, 3600},
 		}, []string{"job_type"}),
 		lateness: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "smallben_run_lateness_seconds",

@@ -145,6 +145,9 @@ func (u UpdateOption) String() string {
 	if u.JobOtherInputs != nil {
 		changes = append(changes, "input")
 	}
+	if len(changes) == 0 {
+		changes = append(changes, "nothing")
+	}
 	return fmt.Sprintf("update of job %d: %s", u.JobID, strings.Join(changes, ", "))
 }
 

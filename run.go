@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -120,7 +121,7 @@ func (s *scheduler) execute(r *run) {
 		result.Outcome = OutcomeOK
 		var failure *panicError
 		if err != nil {
-			failure = result.fail(err, timedOut)
+			err, failure = result.fail(err, timedOut)
 		}
 		result.Duration = time.Since(result.Start)
 		r.metrics.ended(&result)
@@ -129,13 +130,22 @@ func (s *scheduler) execute(r *run) {
 		}
 		if err != nil {
 			s.logFailure(r, &result, err, failure)
+			s.logged(r.session)
 		}
 	}()
 	err, timedOut = s.runs.call(r)
 }
 
-// fail notes what went wrong, and returns the panic if it was one.
-func (r *RunResult) fail(err error, timedOut bool) (failure *panicError) {
+// fail notes what went wrong. It returns the error to log, and the panic if it
+// was one. The error is the job's own, and so are its methods: they may panic.
+func (r *RunResult) fail(err error, timedOut bool) (logged error, failure *panicError) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.Outcome = OutcomeError
+			r.Error = fmt.Sprintf("%T, whose methods panic: %v", err, v)
+			logged, failure = errors.New(r.Error), nil
+		}
+	}()
 	switch {
 	case errors.As(err, &failure):
 		if failure.stack == nil {
@@ -148,8 +158,14 @@ func (r *RunResult) fail(err error, timedOut bool) (failure *panicError) {
 		r.Outcome = OutcomeError
 	}
 	r.Error = err.Error()
-	return failure
+	if len(r.Error) > maxErrorText {
+		r.Error = strings.ToValidUTF8(r.Error[:maxErrorText], "") + "…"
+	}
+	return err, failure
 }
+
+// maxErrorText bounds the text that is kept of a run's error, in bytes.
+const maxErrorText = 1 << 10
 
 func (s *scheduler) logFailure(r *run, result *RunResult, err error, failure *panicError) {
 	keysAndValues := []any{"job", r.input.JobID, "group", r.input.GroupID, "superGroup", r.input.SuperGroupID,

@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -107,6 +110,46 @@ func TestTheOutcomeOfARunIsCountedLoggedAndKept(t *testing.T) {
 	}
 }
 
+// nilError is an error whose methods do not stand a nil pointer.
+type nilError struct{ text string }
+
+func (e *nilError) Error() string { return e.text }
+
+// hostileError is an error that panics when it is taken apart.
+type hostileError struct{ error }
+
+func (hostileError) Unwrap() error { panic("do not look inside") }
+
+func TestAnErrorWhoseMethodsPanicIsAFailedRunAndNoMore(t *testing.T) {
+	for name, err := range map[string]error{"typed nil": (*nilError)(nil), "Unwrap": hostileError{errDown}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var lines logLines
+				s := create(t, newMemoryRepository(), &smallben.Config{Logger: lines.logger()})
+				require.NoError(t, s.Start())
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", newContextProbe(func(context.Context, smallben.CronJobInput) error { return err }))}))
+				pass(2 * time.Minute)
+				last, _ := lastRun(t, s, 1)
+				assert.Equal(t, smallben.OutcomeError, last.Outcome)
+				assert.Contains(t, last.Error, "whose methods panic")
+				assert.Len(t, lines.with("whose methods panic"), 2)
+			})
+		})
+	}
+}
+
+func TestALongErrorIsKeptCutOff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+		long := strings.Repeat("é", 1<<20)
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", newContextProbe(func(context.Context, smallben.CronJobInput) error { return errors.New("x" + long) }))}))
+		pass(time.Minute)
+		last, _ := lastRun(t, s, 1)
+		assert.Less(t, len(last.Error), 1100)
+		assert.True(t, utf8.ValidString(last.Error))
+	})
+}
+
 func TestARunsContextCarriesItsLogger(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var lines logLines
@@ -166,6 +209,59 @@ func TestStopContextEndsRunsContextsAndNamesTheJobsThatRun(t *testing.T) {
 		assert.Equal(t, smallben.OutcomeError, last.Outcome)
 		close(release)
 		require.NoError(t, s.StopContext(t.Context()), "the runs have ended")
+	})
+}
+
+func TestStopContextNamesAndWaitsForRunsOfEarlierSessions(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+		release := make(chan struct{})
+		stuck := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", stuck), job(2, "@yearly", stuck)}))
+		expired, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 3 { // of which the second has no run
+			require.NoError(t, s.Start())
+			jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{1}})
+			require.NoError(t, err)
+			if !jobs[0].Running() {
+				require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+			}
+			assert.EqualError(t, s.StopContext(expired), "stop: context canceled: still running: jobs 1")
+		}
+		require.NoError(t, s.Start())
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		assert.EqualError(t, s.StopContext(expired), "stop: context canceled: still running: jobs 1, 2")
+		stopped := make(chan struct{})
+		go func() { s.Stop(); close(stopped) }()
+		synctest.Wait()
+		select {
+		case <-stopped:
+			t.Error("Stop did not wait for the run of the first session")
+		default:
+		}
+		close(release)
+		<-stopped
+	})
+}
+
+func TestStopReturnsAfterTheLastFailureIsLogged(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var lines logLines
+		inner := lines.logger()
+		logger := funcr.New(func(prefix, args string) {
+			time.Sleep(time.Millisecond) // a sink takes its time
+			inner.Info(args)
+		}, funcr.Options{})
+		for range 10 {
+			s := create(t, newMemoryRepository(), &smallben.Config{Logger: logger})
+			require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", newProbe(func(*probe, smallben.CronJobInput) { panic("boom") }))}))
+			require.NoError(t, s.Start())
+			before := len(lines.with("boom"))
+			require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+			s.Stop()
+			assert.Len(t, lines.with("boom"), before+1)
+		}
 	})
 }
 
@@ -339,9 +435,7 @@ func TestNextRunFollowsTheScheduleAndThePause(t *testing.T) {
 		require.Len(t, next, 2, "a preview, though")
 		assert.Equal(t, 24*time.Hour, next[1].Sub(next[0]))
 		require.NoError(t, s.AddJobs([]smallben.Job{job(4, "0 0 29 2 *", idle())}))
-		hand := smallben.Job{CronExpression: "0 0 1 1 *"}
-		assert.Len(t, hand.NextRuns(3), 3)
-		assert.Empty(t, (&smallben.Job{CronExpression: "nonsense"}).NextRuns(3))
+		assert.Empty(t, (&smallben.Job{CronExpression: "0 0 1 1 *"}).NextRuns(3), "it is not stored")
 	})
 }
 
@@ -355,6 +449,7 @@ func TestNextRunsPreviewsWhatAUserTypes(t *testing.T) {
 		assert.True(t, next[1].Equal(time.Now().Add(3*time.Hour)))
 		_, err = smallben.NextRuns("* * * * * *", 1, nil)
 		assert.ErrorContains(t, err, "found 6")
+		assert.ErrorIs(t, err, smallben.ErrInvalidJob)
 		next, err = smallben.NextRuns("* * * * * *", 0, &smallben.SchedulerConfig{WithSeconds: true})
 		require.NoError(t, err)
 		assert.Empty(t, next)
@@ -375,6 +470,7 @@ func TestWhatUsersPrintNamesTheJobAndNotItsInput(t *testing.T) {
 		{&j, `job 4 (group 4, super-group 1) "@daily"`},
 		{smallben.CronJobInput{JobID: 4, OtherInputs: secret, ScheduledAt: at}, "run of job 4 for 2026-11-23T10:00:00Z"},
 		{smallben.UpdateOption{JobID: 4, CronExpression: ptr("@hourly"), JobOtherInputs: &secret}, `update of job 4: expression "@hourly", input`},
+		{smallben.UpdateOption{JobID: 4}, "update of job 4: nothing"},
 		{smallben.RunResult{}, "none"},
 		{smallben.RunResult{Tick: at, Duration: time.Second, Outcome: smallben.OutcomeError, Error: "no"}, "error in 1s, tick 2026-11-23T10:00:00Z: no"},
 		{smallben.ListJobsOptions{}, "all jobs"},

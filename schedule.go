@@ -175,7 +175,7 @@ func validateExpression(expression string, withSeconds bool) error {
 }
 
 // NextRuns returns the first n ticks of an expression after the call, fewer if it
-// has fewer, or why AddJobs would refuse it: for a form in which a user types one.
+// has fewer, or why AddJobs would refuse it (ErrInvalidJob): for a form in which a user types one.
 // It goes by WithSeconds and WithLocation of config; nil means the zero
 // SchedulerConfig. The ticks of @every count from now, as if the job were added
 // now. Of a job that is stored, Job.NextRuns tells.
@@ -184,12 +184,12 @@ func NextRuns(expression string, n int, config *SchedulerConfig) ([]time.Time, e
 		config = &SchedulerConfig{}
 	}
 	if err := validateExpression(expression, config.WithSeconds); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
 	}
 	now := time.Now().In(config.location())
 	schedule, err := parseExpression(expression, now)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
 	}
 	return nextTicks(schedule, now, n), nil
 }

@@ -85,11 +85,38 @@ type session struct {
 	context   context.Context // of its runs
 	cancel    context.CancelFunc
 
-	// running counts the runs in progress, and stopped ends the starting of
-	// runs. Both are guarded by runMu.
-	running int
+	before *session // an earlier one that has runs in progress, if any
+
+	// running counts the runs in progress by job id, logging those that ended and
+	// are being logged, and stopped ends the starting of runs. All are guarded by
+	// runMu.
+	running map[int64]int
+	logging int
 	stopped bool
-	idle    chan struct{} // closed when stopped is set and running is 0
+	idle    chan struct{} // closed when stopped is set and nothing runs
+	quiet   chan struct{} // closed when, besides, nothing is being logged
+}
+
+// endedLocked expects runMu. It is called when something of a session has ended.
+func (s *session) endedLocked() {
+	if !s.stopped || len(s.running) > 0 {
+		return
+	}
+	if !closed(s.idle) {
+		close(s.idle)
+	}
+	if s.logging == 0 && !closed(s.quiet) {
+		close(s.quiet)
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // page is one cron.Cron, filled to pageSize at most and never restarted.
@@ -237,7 +264,9 @@ func (s *scheduler) startLocked(targets []target) {
 		cancel:    cancel,
 		pages:     make(map[*page]struct{}),
 		stop:      make(chan struct{}),
+		running:   make(map[int64]int),
 		idle:      make(chan struct{}),
+		quiet:     make(chan struct{}),
 	}
 	clear(s.entries)
 	s.addLocked(targets)
@@ -252,13 +281,12 @@ func (s *scheduler) stopLocked() {
 	close(ending.stop)
 	s.runMu.Lock()
 	ending.stopped = true
-	if ending.running == 0 {
-		close(ending.idle)
-	}
+	ending.endedLocked()
 	s.runMu.Unlock()
 	for p := range ending.pages {
 		p.cron.Stop()
 	}
+	ending.pages, ending.roomy = nil, nil
 }
 
 // addLocked makes entries of the targets, whose ids have none, and schedules
@@ -600,7 +628,7 @@ func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
 // beginLocked expects runMu.
 func (s *scheduler) beginLocked(state *jobState, e *entry, at tick) *run {
 	state.running++
-	e.session.running++
+	e.session.running[e.id]++
 	return &run{session: e.session, state: state, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
 }
 
@@ -609,7 +637,7 @@ func (s *scheduler) beginLocked(state *jobState, e *entry, at tick) *run {
 func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
-	state := r.state
+	id, state := r.input.JobID, r.state
 	state.running--
 	state.last = *result
 	if state.running == 0 && state.waiting != nil {
@@ -619,13 +647,24 @@ func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 		state.waiting = nil
 	}
 	if state.gone && state.running == 0 {
-		delete(s.states, r.input.JobID)
+		delete(s.states, id)
 	}
-	r.session.running--
-	if r.session.stopped && r.session.running == 0 {
-		close(r.session.idle)
+	if r.session.running[id]--; r.session.running[id] == 0 {
+		delete(r.session.running, id)
 	}
+	if result.Outcome != OutcomeOK {
+		r.session.logging++
+	}
+	r.session.endedLocked()
 	return next
+}
+
+// logged takes the line of a run that failed off the books.
+func (s *scheduler) logged(session *session) {
+	s.runMu.Lock()
+	defer s.runMu.Unlock()
+	session.logging--
+	session.endedLocked()
 }
 
 // forgetLocked drops what is known of the runs of jobs that were deleted.
@@ -659,18 +698,16 @@ func (s *scheduler) runsOf(id int64) (last RunResult, running bool) {
 	return RunResult{}, false
 }
 
-// runningJobs returns the ids of the jobs that run, in order.
-func (s *scheduler) runningJobs() []int64 {
+// runningIn returns the ids of the jobs that run in a session or in those before
+// it, in order.
+func (s *scheduler) runningIn(session *session) []int64 {
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
 	var ids []int64
-	for id, state := range s.states {
-		if state.running > 0 {
-			ids = append(ids, id)
-		}
+	for ; session != nil; session = session.before {
+		ids = slices.AppendSeq(ids, maps.Keys(session.running))
 	}
-	slices.Sort(ids)
-	return ids
+	return unique(ids)
 }
 
 // cronIDs hands out the numbers of entries: positive, and unique in this

@@ -156,6 +156,10 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 		targets[i] = s.scheduler.newTarget(&loaded.jobs[i])
 	}
 	s.scheduler.startLocked(targets)
+	for s.lastSession != nil && closed(s.lastSession.idle) {
+		s.lastSession = s.lastSession.before
+	}
+	s.scheduler.session.before = s.lastSession
 	s.lastSession = s.scheduler.session
 	s.paused = idSet(loaded.paused)
 	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
@@ -230,21 +234,29 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 	if ending == nil {
 		return nil
 	}
-	defer ending.cancel()
-	select {
-	case <-ending.idle:
-	case <-ctx.Done():
-		if running := s.scheduler.runningJobs(); len(running) > 0 {
-			return fmt.Errorf("stop: %w: still running: jobs %s", ctx.Err(), idText(running))
+	for session := ending; session != nil; session = session.before {
+		defer session.cancel()
+		select {
+		case <-session.idle:
+		case <-ctx.Done():
+			if running := s.scheduler.runningIn(ending); len(running) > 0 {
+				return fmt.Errorf("stop: %w: still running: jobs %s", ctx.Err(), idText(running))
+			}
 		}
-		// The last one has just ended.
-		<-ending.idle
+		// Runs have ended; what they logged is to be seen, unless a sink blocks.
+		select {
+		case <-session.quiet:
+		case <-time.After(maxLogWait):
+		}
 	}
 	if stopping {
 		s.log.Info("stopped")
 	}
 	return nil
 }
+
+// maxLogWait bounds how long Stop waits for log sinks.
+const maxLogWait = time.Second
 
 // AddJobs stores jobs and schedules them, all of them or none. Those that are
 // added before Start run from Start on.
@@ -679,17 +691,22 @@ func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
 	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {
 		return true, nil
 	}
-	// gob writes maps in any order, and numbers types by the order in which a
-	// process met them: only what the rows decode to tells.
 	before, err := row.ToJobWithSchedule()
 	if err != nil {
 		return true, nil
 	}
-	after, err := j.rawJob.ToJobWithSchedule()
-	if err != nil {
-		return false, err
+	// gob writes maps in any order, and numbers types by the order in which a
+	// process met them: where the bytes differ, only what they decode to tells.
+	if row.SerializedJob != j.rawJob.SerializedJob {
+		after, err := decodeJob(j.rawJob.SerializedJob)
+		if err != nil {
+			return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+		}
+		if !reflect.DeepEqual(before.job, after) {
+			return true, nil
+		}
 	}
-	if !reflect.DeepEqual(before.job, after.job) || !reflect.DeepEqual(before.input, after.input) {
+	if !sameJSON(row.SerializedJobInput, j.rawJob.SerializedJobInput) {
 		return true, nil
 	}
 	j.rawJob = *row

@@ -4,6 +4,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -164,6 +165,23 @@ func TestUpsertJobsKeepsThePhaseAndRunsTheValueGiven(t *testing.T) {
 		require.Len(t, ran, 2, "at minutes 10 and 20")
 		assert.Same(t, given, ran[0])
 		assert.Same(t, given, ran[1])
+	})
+}
+
+func TestUpsertJobsSeesAChangeInTheLastDigit(t *testing.T) {
+	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
+		s := started(t, repository, smallben.SchedulerConfig{})
+		inputs := make(chan smallben.CronJobInput, 1)
+		j := job(1, "@yearly", newProbe(func(_ *probe, input smallben.CronJobInput) { inputs <- input }))
+		for _, n := range []int64{math.MaxInt64, math.MaxInt64 - 1} {
+			j.JobInput = map[string]any{"n": n}
+			require.NoError(t, s.UpsertJobs([]smallben.Job{j}))
+			checkInvariant(t, s, repository)
+			require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+			var got struct{ N int64 }
+			require.NoError(t, (<-inputs).Decode(&got))
+			assert.Equal(t, n, got.N)
+		}
 	})
 }
 
