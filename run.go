@@ -121,7 +121,7 @@ func (s *scheduler) execute(r *run) {
 		result.Outcome = OutcomeOK
 		var failure *panicError
 		if err != nil {
-			err, failure = result.fail(err, timedOut)
+			failure, err = result.fail(err, timedOut)
 		}
 		result.Duration = time.Since(result.Start)
 		r.metrics.ended(&result)
@@ -136,14 +136,14 @@ func (s *scheduler) execute(r *run) {
 	err, timedOut = s.runs.call(r)
 }
 
-// fail notes what went wrong. It returns the error to log, and the panic if it
-// was one. The error is the job's own, and so are its methods: they may panic.
-func (r *RunResult) fail(err error, timedOut bool) (logged error, failure *panicError) {
+// fail notes what went wrong. It returns the panic, if it was one, and the error
+// to log. The error is the job's own, and so are its methods: they may panic.
+func (r *RunResult) fail(err error, timedOut bool) (failure *panicError, logged error) {
 	defer func() {
 		if v := recover(); v != nil {
 			r.Outcome = OutcomeError
 			r.Error = fmt.Sprintf("%T, whose methods panic: %v", err, v)
-			logged, failure = errors.New(r.Error), nil
+			failure, logged = nil, errors.New(r.Error)
 		}
 	}()
 	switch {
@@ -161,7 +161,7 @@ func (r *RunResult) fail(err error, timedOut bool) (logged error, failure *panic
 	if len(r.Error) > maxErrorText {
 		r.Error = strings.ToValidUTF8(r.Error[:maxErrorText], "") + "…"
 	}
-	return err, failure
+	return failure, err
 }
 
 // maxErrorText bounds the text that is kept of a run's error, in bytes.
