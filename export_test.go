@@ -38,6 +38,13 @@ func Pages(s *SmallBen) (counted, held []int) {
 	return counted, held
 }
 
+// RoomyPages returns how many pages s remembers for their room.
+func RoomyPages(s *SmallBen) int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.scheduler.session.roomy)
+}
+
 // PageSize is how many entries a page holds at most.
 const PageSize = pageSize
 

@@ -568,3 +568,44 @@ func FuzzInput(f *testing.F) {
 		}
 	})
 }
+
+// nilCoder is a job whose encoding methods return an error that cannot be
+// printed.
+type nilCoder struct{ Key string }
+
+var failingCoders sync.Map
+
+func (*nilCoder) Run(smallben.CronJobInput) {}
+
+func (c *nilCoder) GobEncode() ([]byte, error) {
+	if _, fails := failingCoders.Load("encode " + c.Key); fails {
+		return nil, (*nilError)(nil)
+	}
+	return []byte(c.Key), nil
+}
+
+func (c *nilCoder) GobDecode(data []byte) error {
+	c.Key = string(data)
+	if _, fails := failingCoders.Load("decode " + c.Key); fails {
+		return (*nilError)(nil)
+	}
+	return nil
+}
+
+func init() { gob.Register(&nilCoder{}) }
+
+func TestACodingErrorThatCannotBePrintedIsAnErrorAndNoMore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := newMemoryRepository()
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		failingCoders.Store("encode bad", true)
+		assert.ErrorIs(t, s.AddJobs([]smallben.Job{job(1, "@daily", &nilCoder{"bad"})}), smallben.ErrInvalidJob)
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", &nilCoder{"good"}), job(2, "@daily", idle())}))
+		failingCoders.Store("decode good", true)
+		require.NoError(t, s.Start())
+		_, err := s.ListJobs(nil)
+		assert.ErrorIs(t, err, smallben.ErrUndecodable)
+		checkInvariant(t, s, repository)
+		assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
+	})
+}

@@ -215,7 +215,6 @@ type Job struct {
 	// allowed.
 	JobInput map[string]interface{}
 
-	cronID    int64
 	paused    bool
 	createdAt time.Time
 	updatedAt time.Time
@@ -323,8 +322,8 @@ type RawJob struct {
 	// Paused says that the job does not run.
 	Paused bool `gorm:"column:paused;not null;default:false;index:paused_idx"`
 	// CreatedAt and UpdatedAt are in UTC, exact to the microsecond.
-	CreatedAt time.Time `gorm:"column:created_at;not null"`
-	UpdatedAt time.Time `gorm:"column:updated_at;not null"`
+	CreatedAt time.Time `gorm:"column:created_at;precision:6;not null"`
+	UpdatedAt time.Time `gorm:"column:updated_at;precision:6;not null"`
 	// SerializedJob is the base64 of the gob of the CronJob interface value.
 	SerializedJob string `gorm:"column:serialized_job;not null"`
 	// SerializedJobInput is the JSON of the input.
@@ -408,7 +407,6 @@ func (j *JobWithSchedule) toJob() Job {
 		CronExpression: j.rawJob.CronExpression,
 		Job:            j.job,
 		JobInput:       j.input,
-		cronID:         j.rawJob.CronID,
 		paused:         j.rawJob.Paused,
 		createdAt:      j.rawJob.CreatedAt,
 		updatedAt:      j.rawJob.UpdatedAt,
@@ -432,7 +430,7 @@ func encodeJob(job CronJob) (string, error) {
 	}
 	row, err := gobrow.Encode(job)
 	if err != nil {
-		if strings.Contains(err.Error(), "type not registered for interface") {
+		if strings.Contains(fmt.Sprint(err), "type not registered for interface") {
 			return "", fmt.Errorf("the type %T is unknown to gob: call gob.Register(%s) first: %w", job, exampleValue(job), err)
 		}
 		return "", fmt.Errorf("encode the job: %w", err)
@@ -450,10 +448,17 @@ func encodeJob(job CronJob) (string, error) {
 // of job.
 func exampleValue(job CronJob) string {
 	t := reflect.TypeOf(job)
-	if t.Kind() == reflect.Pointer {
+	switch t.Kind() {
+	case reflect.Pointer:
+		if t.Elem().Kind() != reflect.Struct {
+			return "new(" + t.Elem().String() + ")"
+		}
 		return "&" + t.Elem().String() + "{}"
+	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Array:
+		return t.String() + "{}"
+	default:
+		return "*new(" + t.String() + ")"
 	}
-	return t.String() + "{}"
 }
 
 func decodeJob(stored string) (CronJob, error) {
@@ -465,7 +470,7 @@ func decodeJob(stored string) (CronJob, error) {
 		return nil, fmt.Errorf("job: %w", err)
 	}
 	job, err := jobDecoder.Decode(row)
-	if err != nil && strings.Contains(err.Error(), "name not registered for interface") {
+	if err != nil && strings.Contains(fmt.Sprint(err), "name not registered for interface") {
 		return nil, fmt.Errorf("job: %w: call gob.Register for its type before Start", err)
 	}
 	if err != nil {

@@ -106,6 +106,10 @@ func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
 		delete(gone, jobs[i].rawJob.ID)
 	}
 	s.mu.Lock()
+	news := slices.DeleteFunc(slices.Clone(undecodable), func(err error) bool {
+		_, known := s.undecodable[jobID(err)]
+		return known
+	})
 	missing := slices.Collect(maps.Keys(gone))
 	s.forgetLocked(missing)
 	s.scheduler.forgetLocked(missing)
@@ -113,6 +117,8 @@ func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
 	s.mu.Unlock()
+	// On a goroutine of its own: the caller holds changeMu.
+	go s.logHeldBack(news)
 	if err := s.adopt(jobs); err != nil {
 		return false, err
 	}
@@ -195,7 +201,8 @@ func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
 	err := s.repository.SetCronId(renumbered)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && !s.isMismatch(err) {
+	if err != nil {
+		// The next look at these rows tries again.
 		for i := range strays {
 			s.scheduler.cronIDs.release(int32(strays[i].rawJob.CronID))
 		}

@@ -79,9 +79,11 @@ type run struct {
 	session *session
 	state   *jobState
 	metrics *typeMetrics
-	job     CronJob
-	input   CronJobInput
-	fields  []inputField // to become input.OtherInputs
+
+	createdAt int64 // as target.createdAt
+	job       CronJob
+	input     CronJobInput
+	fields    []inputField // to become input.OtherInputs
 }
 
 // runner is how runs are called.
@@ -130,7 +132,7 @@ func (s *scheduler) execute(r *run) {
 		}
 		if err != nil {
 			s.logFailure(r, &result, err, failure)
-			s.logged(r.session)
+			r.session.logged()
 		}
 	}()
 	err, timedOut = s.runs.call(r)
@@ -189,7 +191,7 @@ func (c *runner) call(r *run) (err error, timedOut bool) {
 // callInContext is call within the context of the run, and what the user wraps
 // around it. A contextJob that is nil stands for a job that takes no context.
 func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
-	ctx := logr.NewContext(r.session.context, c.logger.WithValues("job", r.input.JobID, "tick", r.input.ScheduledAt))
+	ctx := logr.NewContext(r.session.context, c.loggerOf(r))
 	if contextJob != nil && c.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
@@ -209,6 +211,17 @@ func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedO
 	}
 	err = call(ctx, r.input)
 	return err, errors.Is(ctx.Err(), context.DeadlineExceeded)
+}
+
+// loggerOf gives the logger of a run. A sink that panics does not take the run
+// with it.
+func (c *runner) loggerOf(r *run) (logger logr.Logger) {
+	defer func() {
+		if recover() != nil {
+			logger = c.logger
+		}
+	}()
+	return c.logger.WithValues("job", r.input.JobID, "tick", r.input.ScheduledAt)
 }
 
 // recovered makes a panic of the job an error, innermost, so that wrappers see

@@ -265,6 +265,84 @@ func TestStopReturnsAfterTheLastFailureIsLogged(t *testing.T) {
 	})
 }
 
+func TestStopContextEndsTheContextsOfEarlierSessions(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+		var ended sync.WaitGroup
+		ended.Add(2)
+		obedient := newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			<-ctx.Done()
+			ended.Done()
+			return nil
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", obedient), job(2, "@yearly", obedient)}))
+		require.NoError(t, s.Start())
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		go s.Stop()
+		synctest.Wait()
+		require.NoError(t, s.Start())
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		assert.ErrorContains(t, s.StopContext(ctx), "still running: jobs 1, 2")
+		ended.Wait()
+	})
+}
+
+func TestATriggeredRunOfAPausedJobThatWaitsSeesAnUpdate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{DelayIfStillRunning: true})
+		var inputs []map[string]any
+		slow := newProbe(func(_ *probe, input smallben.CronJobInput) {
+			inputs = append(inputs, input.OtherInputs)
+			time.Sleep(time.Minute)
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", slow)}))
+		all := &smallben.PauseResumeOptions{}
+		require.NoError(t, s.PauseJobs(all))
+		require.NoError(t, s.TriggerJobs(all))
+		require.NoError(t, s.TriggerJobs(all))
+		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, JobOtherInputs: &map[string]any{"new": true}}}))
+		pass(time.Hour)
+		assert.Equal(t, []map[string]any{nil, {"new": true}}, inputs)
+	})
+}
+
+func TestLastRunIsNotThatOfADeletedJobOfTheSameID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+		release := make(chan struct{})
+		first := newContextProbe(func(context.Context, smallben.CronJobInput) error { <-release; return errDown })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", first)}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+		pass(time.Second)
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		last, _ := lastRun(t, s, 1)
+		assert.Equal(t, smallben.OutcomeOK, last.Outcome)
+	})
+}
+
+func TestASinkThatPanicsInWithValuesStopsNoContextJob(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: logr.New(panicSink{})})
+		require.NoError(t, s.Start())
+		ran := false
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", newContextProbe(func(context.Context, smallben.CronJobInput) error { ran = true; return nil }))}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		synctest.Wait()
+		assert.True(t, ran)
+	})
+}
+
+type panicSink struct{ discardSink }
+
+func (panicSink) WithValues(...any) logr.LogSink { panic("sink") }
+
 func TestStopContextWithTimeToSpareIsStop(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})

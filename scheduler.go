@@ -2,10 +2,11 @@ package smallben
 
 import (
 	"context"
-	"maps"
+	"hash/maphash"
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -33,18 +34,26 @@ type scheduler struct {
 	clock    func() (wall time.Time, monotonic time.Duration)
 
 	// mu is SmallBen's. It guards the fields below, and the fields of sessions
-	// and pages that runMu does not guard.
+	// and pages that say nothing else.
 	mu      *sync.RWMutex
 	entries map[int64]*entry // by job id
 	session *session         // nil while not started
 	cronIDs cronIDs
 
-	// runMu guards what runs share with changes: states, and the fields of
-	// entries and sessions that say so. It is a leaf, held for moments: nothing
-	// is called under it.
-	runMu  sync.Mutex
+	// shards hold what is known of the runs of jobs, by id.
+	shards [64]shard
+}
+
+// shard is what runs of some jobs share with changes of them. There are many, so
+// that runs that are due at one instant do not meet at one lock.
+type shard struct {
+	// mu guards states, and of the jobs of this shard the fields of entries that
+	// say so. It is a leaf, held for moments: nothing is called under it.
+	mu     sync.Mutex
 	states map[int64]*jobState // by job id
 }
+
+func (s *scheduler) shard(id int64) *shard { return &s.shards[uint64(id)%uint64(len(s.shards))] }
 
 // overlap is what happens to a tick that comes while its job still runs.
 type overlap int
@@ -65,7 +74,9 @@ func newScheduler(config *Config, mu *sync.RWMutex, log eventLog) *scheduler {
 		clock:    processClock(),
 		mu:       mu,
 		entries:  make(map[int64]*entry),
-		states:   make(map[int64]*jobState),
+	}
+	for i := range s.shards {
+		s.shards[i].states = make(map[int64]*jobState)
 	}
 	switch {
 	case config.SchedulerConfig.DelayIfStillRunning:
@@ -87,25 +98,27 @@ type session struct {
 
 	before *session // an earlier one that has runs in progress, if any
 
-	// running counts the runs in progress by job id, logging those that ended and
-	// are being logged, and stopped ends the starting of runs. All are guarded by
-	// runMu.
-	running map[int64]int
-	logging int
-	stopped bool
+	// stopped ends the starting of runs. A run counts itself in running first, and
+	// looks at stopped then, so that Stop misses none.
+	stopped atomic.Bool
+	running atomic.Int64  // runs in progress
+	logging atomic.Int64  // runs that failed and are being logged
 	idle    chan struct{} // closed when stopped is set and nothing runs
 	quiet   chan struct{} // closed when, besides, nothing is being logged
+	closing sync.Mutex    // of idle and quiet
 }
 
-// endedLocked expects runMu. It is called when something of a session has ended.
-func (s *session) endedLocked() {
-	if !s.stopped || len(s.running) > 0 {
+// ended is called when something of a session has ended.
+func (s *session) ended() {
+	if !s.stopped.Load() || s.running.Load() > 0 {
 		return
 	}
+	s.closing.Lock()
+	defer s.closing.Unlock()
 	if !closed(s.idle) {
 		close(s.idle)
 	}
-	if s.logging == 0 && !closed(s.quiet) {
+	if s.logging.Load() == 0 && !closed(s.quiet) {
 		close(s.quiet)
 	}
 }
@@ -131,10 +144,11 @@ type target struct {
 	id        int64
 	createdAt int64 // Unix microseconds; tells a job from one of the same id before it
 	cronID    int32
+	jobHash   uint32 // of the stored job; guarded as the fields below
 	schedule  cron.Schedule
 
-	// The fields below change in place at an update and are guarded by runMu;
-	// what input points to is not changed.
+	// The fields below change in place at an update and are guarded by the
+	// shard's mu; what input points to is not changed.
 	metrics      *typeMetrics
 	job          CronJob
 	groupID      int64
@@ -159,7 +173,7 @@ type entry struct {
 	session *session // nil if it is in no page, as the two below
 	page    *page
 	pageID  int32
-	dead    bool // it was removed or replaced: guarded by runMu
+	dead    bool // it was removed or replaced: guarded by the shard's mu
 }
 
 func (s *scheduler) newTarget(job *JobWithSchedule) target {
@@ -168,20 +182,21 @@ func (s *scheduler) newTarget(job *JobWithSchedule) target {
 		createdAt: job.rawJob.CreatedAt.UnixMicro(),
 		cronID:    int32(job.rawJob.CronID),
 		schedule:  job.schedule,
-		metrics:   s.metrics.forType(reflect.TypeOf(job.job)),
-		job:       job.job,
 	}
 	s.describe(&t, job)
 	return t
 }
 
-// describe sets what an update changes in place. An input that did not change
-// keeps its values.
+var hashSeed = maphash.MakeSeed()
+
+// describe sets what a change sets in place. A job or an input that did not
+// change keeps its values.
 func (s *scheduler) describe(t *target, job *JobWithSchedule) {
 	t.groupID = job.rawJob.GroupID
 	t.superGroupID = job.rawJob.SuperGroupID
 	t.expression = job.rawJob.CronExpression
-	if job.changes.job {
+	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || t.jobHash != hash {
+		t.jobHash = hash
 		t.job = job.job
 		t.metrics = s.metrics.forType(reflect.TypeOf(job.job))
 	}
@@ -264,7 +279,6 @@ func (s *scheduler) startLocked(targets []target) {
 		cancel:    cancel,
 		pages:     make(map[*page]struct{}),
 		stop:      make(chan struct{}),
-		running:   make(map[int64]int),
 		idle:      make(chan struct{}),
 		quiet:     make(chan struct{}),
 	}
@@ -279,10 +293,8 @@ func (s *scheduler) stopLocked() {
 	ending := s.session
 	s.session = nil
 	close(ending.stop)
-	s.runMu.Lock()
-	ending.stopped = true
-	ending.endedLocked()
-	s.runMu.Unlock()
+	ending.stopped.Store(true)
+	ending.ended()
 	for p := range ending.pages {
 		p.cron.Stop()
 	}
@@ -366,29 +378,23 @@ func (s *session) roomyPageLocked() *page {
 // those it returns.
 func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
 	removed := make(map[*page][]*entry)
-	s.runMu.Lock()
 	for _, id := range ids {
-		if state := s.states[id]; state != nil && state.waiting != nil {
-			if s.liveLocked(state.waiting) {
-				if waited == nil {
-					waited = make(map[*entry]tick)
-				}
-				waited[state.waiting] = state.tick
-			}
-			state.waiting = nil
-		}
 		e, ok := s.entries[id]
+		if waiting, at := s.shard(id).remove(id, e); waiting != nil {
+			if waited == nil {
+				waited = make(map[*entry]tick)
+			}
+			waited[waiting] = at
+		}
 		if !ok {
 			continue
 		}
-		e.dead = true
 		delete(s.entries, id)
 		s.cronIDs.release(e.cronID)
 		if e.session == s.session && e.page != nil {
 			removed[e.page] = append(removed[e.page], e)
 		}
 	}
-	s.runMu.Unlock()
 	if s.session == nil {
 		return waited
 	}
@@ -402,6 +408,7 @@ func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
 		}
 		s.session.listLocked(p)
 	}
+	s.session.roomy = slices.DeleteFunc(s.session.roomy, func(p *page) bool { return p.live == 0 })
 	// In turn from each page: a page is still busy with one entry when the next
 	// page takes its own.
 	for len(removed) > 0 {
@@ -417,22 +424,32 @@ func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
 	return waited
 }
 
+// remove ends the starting of runs of a job, and returns the entry whose tick
+// waited, if it might have started. The job's own entry may be nil.
+func (s *shard) remove(id int64, e *entry) (waiting *entry, at tick) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.states[id]; state != nil && state.waiting != nil {
+		if state.waiting.live() {
+			waiting, at = state.waiting, state.tick
+		}
+		state.waiting = nil
+	}
+	if e != nil {
+		e.dead = true
+	}
+	return waiting, at
+}
+
 // replaceLocked removes the entries of the ids and adds the targets. A tick that
 // waits for the end of a run waits on, if its job is among the targets.
 func (s *scheduler) replaceLocked(ids []int64, targets []target) {
 	waited := s.removeLocked(ids)
 	s.addLocked(targets)
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
 	for old, at := range waited {
 		e, ok := s.entries[old.id]
-		if !ok || e.createdAt != old.createdAt || e.session == nil || !s.liveLocked(e) {
-			continue
-		}
-		if state := s.states[e.id]; state != nil && state.running > 0 {
-			state.waiting, state.tick = e, at
-		} else {
-			// The run that it waited for has ended meanwhile.
+		if ok && e.createdAt == old.createdAt && e.session != nil {
+			// It waits again, or starts if the run before it has ended.
 			go s.fireAndExecute(e, at)
 		}
 	}
@@ -440,16 +457,28 @@ func (s *scheduler) replaceLocked(ids []int64, targets []target) {
 
 // describeLocked changes an entry in place: its ticks go on.
 func (s *scheduler) describeLocked(e *entry, job *JobWithSchedule) {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	s.describe(&e.target, job)
+}
+
+// describeWaiting changes the run of a paused job that was triggered and waits.
+func (s *scheduler) describeWaiting(job *JobWithSchedule) {
+	shard := s.shard(job.rawJob.ID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if state := shard.states[job.rawJob.ID]; state != nil && state.waiting != nil {
+		s.describe(&state.waiting.target, job)
+	}
 }
 
 // rescheduledLocked gives the target that takes the place of an entry whose
 // expression changed.
 func (s *scheduler) rescheduledLocked(e *entry, job *JobWithSchedule) target {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	t := e.target
 	t.schedule = job.schedule
 	s.describe(&t, job)
@@ -457,29 +486,15 @@ func (s *scheduler) rescheduledLocked(e *entry, job *JobWithSchedule) target {
 }
 
 // rearmLocked puts all entries into new pages, armed by the clock as it is now.
+// They are new entries: the queues of the old ones hold ticks of the old clock.
 func (s *scheduler) rearmLocked() {
-	old := s.session.pages
+	ids := make([]int64, 0, len(s.entries))
 	targets := make([]target, 0, len(s.entries))
-	s.runMu.Lock()
-	for _, e := range s.entries {
-		// Not the entry itself: its queue holds a tick of the old clock.
-		e.dead = true
+	for id, e := range s.entries {
+		ids = append(ids, id)
 		targets = append(targets, e.target)
 	}
-	s.runMu.Unlock()
-	for p := range old {
-		p.cron.Stop()
-	}
-	s.session.pages = make(map[*page]struct{})
-	s.session.roomy = nil
-	s.addLocked(targets)
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
-	for id, state := range s.states {
-		if e, ok := s.entries[id]; ok && state.waiting != nil {
-			state.waiting = e
-		}
-	}
+	s.replaceLocked(ids, targets)
 }
 
 // triggerLocked begins a run of each job: through its entry, or, where it has none
@@ -564,11 +579,13 @@ func processClock() func() (time.Time, time.Duration) {
 // job from overlapping itself across updates, pauses and a deletion, and
 // remembers the last run. It exists from the first run on.
 type jobState struct {
-	running int    // runs in progress
-	waiting *entry // whose tick waits for the end of a run, if any
+	running []*session // of each run in progress
+	waiting *entry     // whose tick waits for the end of a run, if any
 	tick    tick
-	last    RunResult
-	gone    bool // the job was deleted: the state goes with its last run
+	last    RunResult // of the job that was created at createdAt
+	gone    bool      // the job was deleted: the state goes with its last run
+
+	createdAt int64 // as target.createdAt
 }
 
 // tick is an instant that a run is for.
@@ -577,7 +594,8 @@ type tick struct {
 	triggered bool // by TriggerJobs, not by the schedule
 }
 
-func (s *scheduler) liveLocked(e *entry) bool { return !e.dead && !e.session.stopped }
+// live reports whether runs of the entry may start. It expects the shard's mu.
+func (e *entry) live() bool { return !e.dead && !e.session.stopped.Load() }
 
 func (s *scheduler) fireAndExecute(e *entry, at tick) {
 	if r := s.fire(e, at); r != nil {
@@ -600,21 +618,26 @@ func (s *scheduler) logSkipped(id int64, at tick) {
 }
 
 func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
-	if !s.liveLocked(e) {
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if !e.live() {
 		return nil, false
 	}
-	state := s.states[e.id]
+	state := shard.states[e.id]
 	if state == nil {
 		state = &jobState{}
-		s.states[e.id] = state
+		shard.states[e.id] = state
 	}
-	state.gone = false // perhaps one of the same id was deleted
-	if state.running > 0 {
+	if state.createdAt != e.createdAt {
+		// One of the same id was deleted.
+		state.createdAt, state.last = e.createdAt, RunResult{}
+	}
+	state.gone = false
+	if len(state.running) > 0 {
 		switch {
 		case s.overlap == overlapAllow:
-		case s.overlap == overlapDelay && (state.waiting == nil || !s.liveLocked(state.waiting)):
+		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live()):
 			state.waiting, state.tick = e, at
 			return nil, false
 		default:
@@ -622,92 +645,111 @@ func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
 			return nil, true
 		}
 	}
-	return s.beginLocked(state, e, at), false
+	return state.begin(e, at), false
 }
 
-// beginLocked expects runMu.
-func (s *scheduler) beginLocked(state *jobState, e *entry, at tick) *run {
-	state.running++
-	e.session.running[e.id]++
-	return &run{session: e.session, state: state, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
+// begin puts a run on the books, or returns nil if the session was stopped. It
+// expects the shard's mu.
+func (state *jobState) begin(e *entry, at tick) *run {
+	e.session.running.Add(1)
+	if !e.live() {
+		e.session.running.Add(-1)
+		e.session.ended()
+		return nil
+	}
+	state.running = append(state.running, e.session)
+	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start.
 func (s *scheduler) end(r *run, result *RunResult) (next *run) {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
+	if result.Outcome != OutcomeOK {
+		r.session.logging.Add(1)
+	}
+	defer r.session.ended()
+	defer r.session.running.Add(-1)
 	id, state := r.input.JobID, r.state
-	state.running--
-	state.last = *result
-	if state.running == 0 && state.waiting != nil {
-		if s.liveLocked(state.waiting) {
-			next = s.beginLocked(state, state.waiting, state.tick)
-		}
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	i := slices.Index(state.running, r.session)
+	state.running = slices.Delete(state.running, i, i+1)
+	if state.createdAt == r.createdAt {
+		state.last = *result
+	}
+	if len(state.running) > 0 {
+		return nil
+	}
+	if state.waiting != nil {
+		next = state.begin(state.waiting, state.tick)
 		state.waiting = nil
 	}
-	if state.gone && state.running == 0 {
-		delete(s.states, id)
+	if state.gone && next == nil {
+		delete(shard.states, id)
 	}
-	if r.session.running[id]--; r.session.running[id] == 0 {
-		delete(r.session.running, id)
-	}
-	if result.Outcome != OutcomeOK {
-		r.session.logging++
-	}
-	r.session.endedLocked()
 	return next
 }
 
 // logged takes the line of a run that failed off the books.
-func (s *scheduler) logged(session *session) {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
-	session.logging--
-	session.endedLocked()
+func (s *session) logged() {
+	s.logging.Add(-1)
+	s.ended()
 }
 
 // forgetLocked drops what is known of the runs of jobs that were deleted.
 func (s *scheduler) forgetLocked(ids []int64) {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
 	for _, id := range ids {
-		if state := s.states[id]; state != nil {
+		shard := s.shard(id)
+		shard.mu.Lock()
+		if state := shard.states[id]; state != nil {
 			state.gone = true
-			if state.running == 0 {
-				delete(s.states, id)
+			if len(state.running) == 0 {
+				delete(shard.states, id)
 			}
 		}
+		shard.mu.Unlock()
 	}
-}
-
-// ranLocked returns the ids of the jobs that have run in this process.
-func (s *scheduler) ranLocked() []int64 {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
-	return slices.Collect(maps.Keys(s.states))
 }
 
 // runsOf returns the last run of a job in this process, and whether it runs.
 func (s *scheduler) runsOf(id int64) (last RunResult, running bool) {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
-	if state := s.states[id]; state != nil {
-		return state.last, state.running > 0
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if state := shard.states[id]; state != nil {
+		return state.last, len(state.running) > 0
 	}
 	return RunResult{}, false
+}
+
+// ran returns the ids of the jobs that have run in this process and that match.
+func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64) {
+	for i := range s.shards {
+		shard := &s.shards[i]
+		shard.mu.Lock()
+		for id, state := range shard.states {
+			if match(id, state) {
+				ids = append(ids, id)
+			}
+		}
+		shard.mu.Unlock()
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // runningIn returns the ids of the jobs that run in a session or in those before
 // it, in order.
 func (s *scheduler) runningIn(session *session) []int64 {
-	s.runMu.Lock()
-	defer s.runMu.Unlock()
-	var ids []int64
-	for ; session != nil; session = session.before {
-		ids = slices.AppendSeq(ids, maps.Keys(session.running))
-	}
-	return unique(ids)
+	return s.ran(func(_ int64, state *jobState) bool {
+		for s := session; s != nil; s = s.before {
+			if slices.Contains(state.running, s) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // cronIDs hands out the numbers of entries: positive, and unique in this

@@ -302,3 +302,37 @@ func TestPagesHoldNoMoreThanTheirSize(t *testing.T) {
 		assert.Zero(t, pages())
 	})
 }
+
+func TestPagesThatWereEmptiedAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+		var batch []smallben.Job
+		for id := int64(1); id <= smallben.PageSize; id++ {
+			batch = append(batch, job(id, "@yearly", idle()))
+		}
+		for range 10 {
+			require.NoError(t, s.AddJobs(batch))
+			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{1}}}))
+			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+			assert.Zero(t, smallben.RoomyPages(s))
+		}
+	})
+}
+
+func TestRowsHeldBackByARereadAreLogged(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var lines logLines
+		repository := newFailing(newMemoryRepository())
+		s := create(t, repository, &smallben.Config{Logger: lines.logger()})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(7, "@yearly", idle())}))
+		repository.Repository.(*memoryRepository).put(smallben.RawJob{ID: 7, CronExpression: "@yearly", SerializedJob: "rotten", SerializedJobInput: "{}"})
+		repository.fail("DeleteJobsByIds", smallben.ErrOutcomeUnknown)
+		require.ErrorIs(t, s.DeleteJobs(&smallben.DeleteOptions{}), smallben.ErrOutcomeUnknown)
+		pass(time.Second)
+		checkInvariant(t, s, repository)
+		held := lines.with("row held back")
+		require.Len(t, held, 1)
+		assert.Contains(t, held[0], `"job"=7`)
+	})
+}

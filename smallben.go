@@ -57,6 +57,7 @@ type SmallBen struct {
 	repository  Repository
 	withSeconds bool
 	log         eventLog
+	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
 
 	// changeMu serialises changes from their first look at the repository to
 	// the end of their projection, so that database and memory change in one
@@ -69,11 +70,11 @@ type SmallBen struct {
 	// changeMu, not the other way round.
 	mu          sync.RWMutex
 	scheduler   *scheduler
-	lastSession *session // of the last Start, or nil
+	starting    chan struct{} // while Start loads: closed at its end
+	lastSession *session      // of the last Start, or nil
 	paused      map[int64]struct{}
 	undecodable map[int64]struct{}
 	unsettled   []unsettledWrite
-	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
 }
 
 // New returns a SmallBen that schedules the jobs of repository, without doing
@@ -116,9 +117,7 @@ func (s *SmallBen) Start() error {
 	if !started {
 		return nil
 	}
-	for _, err := range loaded.heldBack {
-		s.log.Error(err, "row held back", "job", jobID(err))
-	}
+	s.logHeldBack(loaded.heldBack)
 	s.log.Info("started", "scheduled", len(loaded.jobs), "paused", len(loaded.paused), "heldBack", len(loaded.heldBack))
 	return nil
 }
@@ -129,6 +128,8 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	if s.started() {
 		return false, contents{}, nil
 	}
+	s.setStarting(make(chan struct{}))
+	defer s.setStarting(nil)
 	// A write of another process may come between the reading of a job and the
 	// storing of its cron id: then what was read is old.
 	const attempts = 3
@@ -166,12 +167,22 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	for _, err := range loaded.heldBack {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
-	s.scheduler.forgetLocked(slices.DeleteFunc(s.scheduler.ranLocked(), s.knownLocked))
+	s.scheduler.forgetLocked(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
 	go s.reconcileUntil(s.scheduler.session.stop)
 	if len(s.unsettled) > 0 {
 		s.wakeReconciliation()
 	}
 	return true, loaded, nil
+}
+
+// setStarting notes a Start in progress, or wakes those who wait for its end.
+func (s *SmallBen) setStarting(starting chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if starting == nil {
+		close(s.starting)
+	}
+	s.starting = starting
 }
 
 func (s *SmallBen) started() bool {
@@ -208,13 +219,20 @@ func (s *SmallBen) load() (contents, error) {
 		loaded.paused = append(loaded.paused, paused[i].rawJob.ID)
 	}
 	loaded.heldBack = append(loaded.heldBack, undecodable...)
+	// Another process may have paused some between the two reads.
+	pausedSince := idSet(loaded.paused)
+	loaded.jobs = slices.DeleteFunc(loaded.jobs, func(job JobWithSchedule) bool {
+		_, ok := pausedSince[job.rawJob.ID]
+		return ok
+	})
 	return loaded, nil
 }
 
 // Stop ends the starting of runs at once, and returns when those in progress
 // have ended. A job must not wait for it; any other call that a job makes
 // meanwhile is answered. Start may be called again after it. If nothing is
-// started, Stop only waits for the runs of the last session, if some still are.
+// started, Stop only waits for the runs of earlier sessions, if some still are.
+// While Start loads, Stop waits for it, and stops what it started.
 func (s *SmallBen) Stop() {
 	// Without a deadline there is no error.
 	_ = s.StopContext(context.Background())
@@ -226,16 +244,26 @@ func (s *SmallBen) Stop() {
 // ended; after an error Stop or StopContext may be called again to wait on.
 func (s *SmallBen) StopContext(ctx context.Context) error {
 	s.mu.Lock()
+	for s.starting != nil {
+		// What it starts is for this call to stop.
+		starting := s.starting
+		s.mu.Unlock()
+		select {
+		case <-starting:
+		case <-ctx.Done():
+			return fmt.Errorf("stop: %w: Start is still loading", ctx.Err())
+		}
+		s.mu.Lock()
+	}
 	ending, stopping := s.lastSession, s.scheduler.session != nil
 	if stopping {
 		s.scheduler.stopLocked()
 	}
 	s.mu.Unlock()
-	if ending == nil {
-		return nil
-	}
 	for session := ending; session != nil; session = session.before {
 		defer session.cancel()
+	}
+	for session := ending; session != nil; session = session.before {
 		select {
 		case <-session.idle:
 		case <-ctx.Done():
@@ -243,10 +271,13 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 				return fmt.Errorf("stop: %w: still running: jobs %s", ctx.Err(), idText(running))
 			}
 		}
-		// Runs have ended; what they logged is to be seen, unless a sink blocks.
+	}
+	// What runs logged as they failed is to be seen, unless a sink blocks.
+	patience := time.After(maxLogWait)
+	for session := ending; session != nil; session = session.before {
 		select {
 		case <-session.quiet:
-		case <-time.After(maxLogWait):
+		case <-patience:
 		}
 	}
 	if stopping {
@@ -641,8 +672,12 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 		stored[rows[i].ID] = &rows[i]
 	}
 	var toAdd, toReplace, unchanged []JobWithSchedule
+	var undecodable []int64
 	for i := range jobs {
 		row, ok := stored[jobs[i].rawJob.ID]
+		if ok && row.defect != "" {
+			undecodable = append(undecodable, row.ID)
+		}
 		if !ok {
 			toAdd = append(toAdd, jobs[i])
 		} else if differs, err := jobs[i].replace(row); err != nil {
@@ -652,11 +687,6 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 		} else {
 			unchanged = append(unchanged, jobs[i])
 		}
-	}
-	// The values given are run from here on, even those of rows that need no
-	// change.
-	if err := s.adopt(unchanged); err != nil {
-		return 0, 0, err
 	}
 	reserved := append(s.reserve(toAdd), s.reserve(toReplace)...)
 	if len(toReplace) == 0 {
@@ -671,9 +701,18 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 		return 0, 0, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.projectLocked(toAdd)
 	s.projectLocked(toReplace)
+	s.mu.Unlock()
+	if len(undecodable) > 0 {
+		// They still do not decode if it is a column that stays.
+		s.reread(unsettledWrite{ids: undecodable})
+	}
+	// The values given are run from here on, even those of rows that need no
+	// change.
+	if err := s.adopt(unchanged); err != nil {
+		s.reread(unsettledWrite{ids: jobIDs(unchanged)})
+	}
 	return len(toAdd), len(toReplace), nil
 }
 
@@ -926,6 +965,8 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 			s.paused[id] = struct{}{}
 			if _, ok := s.scheduler.entries[id]; ok {
 				outdated = append(outdated, id)
+			} else {
+				s.scheduler.describeWaiting(job)
 			}
 			continue
 		}
@@ -999,6 +1040,12 @@ func (s *SmallBen) count() known {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return known{len(s.scheduler.entries), len(s.paused), len(s.undecodable), len(s.unsettled)}
+}
+
+func (s *SmallBen) logHeldBack(undecodable []error) {
+	for _, err := range undecodable {
+		s.log.Error(err, "row held back", "job", jobID(err))
+	}
 }
 
 // logChange logs a change of jobs, with their ids if they are few.

@@ -1,6 +1,7 @@
 package smallben_test
 
 import (
+	"context"
 	"encoding/gob"
 	"encoding/json"
 	"errors"
@@ -237,6 +238,7 @@ func checkInvariant(t testing.TB, s *smallben.SmallBen, repository smallben.Repo
 	want := make(map[int64]smallben.Entry)
 	var paused, undecodable int
 	numbers := make(map[int64]int64)
+	counted, held := smallben.Pages(s)
 	for _, row := range rows {
 		if _, err := row.ToJobWithSchedule(); err != nil {
 			undecodable++
@@ -247,7 +249,7 @@ func checkInvariant(t testing.TB, s *smallben.SmallBen, repository smallben.Repo
 			continue
 		}
 		want[row.ID] = smallben.Entry{CronID: row.CronID, Expression: row.CronExpression, StoredInput: row.SerializedJobInput}
-		if counted, _ := smallben.Pages(s); counted != nil {
+		if counted != nil {
 			assert.Positive(t, row.CronID, "the cron id of job %d", row.ID)
 			assert.LessOrEqual(t, row.CronID, int64(math.MaxInt32))
 			other, taken := numbers[row.CronID]
@@ -263,7 +265,6 @@ func checkInvariant(t testing.TB, s *smallben.SmallBen, repository smallben.Repo
 	assert.EqualValues(t, undecodable, values["smallben_scheduler_jobs_undecodable"])
 	assert.EqualValues(t, len(rows), values["smallben_scheduler_jobs_total"])
 	assert.Zero(t, values["smallben_scheduler_unsettled_writes"])
-	counted, held := smallben.Pages(s)
 	assert.Equal(t, counted, held)
 	if counted != nil {
 		inPages := 0
@@ -346,6 +347,40 @@ func TestStartRunsStoredJobsOncePerTick(t *testing.T) {
 		checkInvariant(t, before, repository)
 		before.Stop()
 	})
+}
+
+func TestAStopDuringStartStopsWhatItStarts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := &slowStart{memoryRepository: newMemoryRepository(), reached: make(chan struct{}), release: make(chan struct{})}
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		r := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", r)}))
+		started, stopped := make(chan error, 1), make(chan struct{})
+		go func() { started <- s.Start() }()
+		<-repository.reached
+		expired, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.ErrorContains(t, s.StopContext(expired), "Start is still loading")
+		go func() { s.Stop(); close(stopped) }()
+		synctest.Wait()
+		close(repository.release)
+		require.NoError(t, <-started)
+		<-stopped
+		pass(time.Hour)
+		assert.Zero(t, r.count())
+	})
+}
+
+// slowStart takes its time to load the jobs.
+type slowStart struct {
+	*memoryRepository
+	reached, release chan struct{}
+}
+
+func (r *slowStart) GetAllJobsToExecute() ([]smallben.JobWithSchedule, error) {
+	close(r.reached)
+	<-r.release
+	return r.memoryRepository.GetAllJobsToExecute()
 }
 
 func TestStartIsGoroutineSafe(t *testing.T) {

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
 )
@@ -195,6 +199,84 @@ func TestUpsertJobsReplacesARowThatDoesNotDecode(t *testing.T) {
 		checkInvariant(t, s, repository)
 		assert.Zero(t, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
 	})
+}
+
+func TestUpsertJobsThatFailsLeavesTheValuesThatRun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := &failingUpserter{memoryRepository: newMemoryRepository()}
+		s := started(t, repository, smallben.SchedulerConfig{})
+		var ran []*probe
+		key := fmt.Sprint(probeKey.Add(1))
+		probes.Store(key, func(p *probe, _ smallben.CronJobInput) { ran = append(ran, p) })
+		first, second := &probe{Key: key}, &probe{Key: key}
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", first), job(2, "@yearly", idle())}))
+		repository.err = errDown
+		require.ErrorIs(t, s.UpsertJobs([]smallben.Job{job(1, "@yearly", second), job(2, "@daily", idle())}), errDown)
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		synctest.Wait()
+		require.Len(t, ran, 1)
+		assert.Same(t, first, ran[0])
+	})
+}
+
+// failingUpserter fails with err, before the write or after it.
+type failingUpserter struct {
+	*memoryRepository
+	err   error
+	after bool
+}
+
+func (r *failingUpserter) UpsertJobs(add, replace []smallben.JobWithSchedule) error {
+	if r.after {
+		if err := r.memoryRepository.UpsertJobs(add, replace); err != nil {
+			return err
+		}
+	}
+	if r.err != nil {
+		return r.err
+	}
+	return r.memoryRepository.UpsertJobs(add, replace)
+}
+
+func TestAReplacementOfUnknownOutcomeThatHappenedRuns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := &failingUpserter{memoryRepository: newMemoryRepository(), err: smallben.ErrOutcomeUnknown, after: true}
+		s := started(t, repository, smallben.SchedulerConfig{})
+		before, after := newRecorder(), newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", before)}))
+		require.ErrorIs(t, s.UpsertJobs([]smallben.Job{job(1, "@yearly", after)}), smallben.ErrOutcomeUnknown)
+		pass(time.Second)
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		synctest.Wait()
+		assert.Zero(t, before.count())
+		assert.Equal(t, 1, after.count())
+	})
+}
+
+func TestUpsertJobsDoesNotHideAColumnThatItCannotMend(t *testing.T) {
+	t.Parallel()
+	for _, column := range []string{"paused", "created_at", "cron_expression"} {
+		t.Run(column, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "jobs.db")
+			repository := openSQLite(t, path)
+			s := started(t, repository, smallben.SchedulerConfig{})
+			require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}))
+			s.Stop()
+			db, err := gorm.Open(sqlite.Open(path))
+			require.NoError(t, err)
+			require.NoError(t, db.Exec("UPDATE jobs SET "+column+" = x'ff' WHERE id = 1").Error)
+			pool, err := db.DB()
+			require.NoError(t, err)
+			require.NoError(t, pool.Close())
+			require.NoError(t, s.Start())
+			assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
+			require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}))
+			checkInvariant(t, s, repository)
+			mended := column == "cron_expression"
+			assert.Equal(t, mended, gauges(t, s)["smallben_scheduler_jobs_undecodable"] == 0)
+		})
+	}
 }
 
 func TestUpsertJobsNeedsAnUpserterToReplace(t *testing.T) {
