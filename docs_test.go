@@ -87,9 +87,6 @@ func TestEachFileThatTheDocumentationLinksExists(t *testing.T) {
 	for _, path := range find(t, "*.md") {
 		for _, link := range regexp.MustCompile(`\]\(([^):#]+)[)#]`).FindAllStringSubmatch(read(t, path), -1) {
 			target := filepath.Join(filepath.Dir(path), link[1])
-			if strings.HasPrefix(target, "bench"+string(filepath.Separator)) {
-				continue // a module of its own
-			}
 			assert.FileExists(t, target, "%s links %s", path, link[1])
 		}
 	}
