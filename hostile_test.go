@@ -598,6 +598,7 @@ func TestACodingErrorThatCannotBePrintedIsAnErrorAndNoMore(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		repository := newMemoryRepository()
 		s := create(t, repository, &smallben.Config{Logger: quiet})
+		defer failingCoders.Clear()
 		failingCoders.Store("encode bad", true)
 		assert.ErrorIs(t, s.AddJobs([]smallben.Job{job(1, "@daily", &nilCoder{"bad"})}), smallben.ErrInvalidJob)
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", &nilCoder{"good"}), job(2, "@daily", idle())}))
