@@ -223,6 +223,7 @@ func buildRows(jobs []JobWithSchedule, now time.Time) (rows []RawJob, problems [
 func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, ids []int64, targets []rowChange, now time.Time) (refused, err error) {
 	var missing []int64
 	err = r.write(ctx, op, func(tx *gorm.DB) (note string, err error) {
+		refused = nil
 		limit := insertChunk
 		if _, ok := r.dialect.(portableDialect); ok {
 			limit = portableChunk
@@ -779,10 +780,23 @@ func (r *RepositoryGorm) changed(ctx context.Context, kind changeKind, targets [
 	return len(rows) == len(targets)-len(missing), nil
 }
 
-// write runs body in one transaction. If the COMMIT fails, it learns whether
+// write is writeOnce, again if PostgreSQL ended the transaction because it and
+// another process's waited for each other: nothing of it happened then.
+func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
+	for {
+		err := r.writeOnce(ctx, op, body, took)
+		var state interface{ SQLState() string }
+		deadlock := errors.As(err, &state) && state.SQLState() == "40P01"
+		if !deadlock || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// writeOnce runs body in one transaction. If the COMMIT fails, it learns whether
 // that happened from the note that body returns, if the dialect has such notes,
 // and from took, which looks whether the rows are as body leaves them.
-func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
+func (r *RepositoryGorm) writeOnce(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
 	txCtx := ctx
 	if r.timeout > 0 {
 		var cancel context.CancelFunc
