@@ -528,3 +528,35 @@ func sweepAll(t *testing.T, calls []faultCall, modes []string,
 		}
 	}
 }
+
+// deadlock is the error of PostgreSQL for a transaction that it ended because it
+// and another waited for each other.
+type deadlock struct{}
+
+func (deadlock) Error() string    { return "deadlock detected" }
+func (deadlock) SQLState() string { return "40P01" }
+
+func TestAWriteThatADeadlockEndedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := faultsql.SQLite(filepath.Join(t.TempDir(), "jobs.db"))
+	db := f.DB()
+	t.Cleanup(func() { _ = db.Close() })
+	repository := openGorm(t, sqlite.New(sqlite.Config{Conn: db}), time.Minute)
+	s := started(t, repository, smallben.SchedulerConfig{})
+	once := func(statement string, call func() error) {
+		t.Helper()
+		var met atomic.Bool
+		f.FailWhen(func(op faultsql.Op) bool {
+			return strings.Contains(op.SQL, statement) && met.CompareAndSwap(false, true)
+		}, faultsql.Fault{Mode: faultsql.Before, Err: deadlock{}})
+		require.NoError(t, call())
+		assert.Equal(t, 1, f.Fired(), statement)
+		f.Heal()
+		checkInvariant(t, s, repository)
+	}
+	all := &smallben.PauseResumeOptions{}
+	once("INSERT INTO jobs", func() error { return s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}) })
+	once("UPDATE jobs SET paused = true", func() error { return s.PauseJobs(all) })
+	once("UPDATE jobs SET paused = false", func() error { return s.ResumeJobs(all) })
+	once("DELETE FROM jobs", func() error { return s.DeleteJobs(&smallben.DeleteOptions{}) })
+}
