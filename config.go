@@ -30,7 +30,61 @@ type Config struct {
 	// several goroutines.
 	// Nil means that runs are not wrapped.
 	WrapRun func(next RunFunc) RunFunc
+
+	// Runs turns the record of runs on, with which any number of processes share
+	// a database.
+	// Zero means that there is none, and that each process runs every job.
+	Runs RunsConfig
 }
+
+// RunsConfig says how runs are recorded, so that each tick of each job starts
+// once across all processes on the database. All of them must record, with the
+// same configuration. The zero value is off.
+type RunsConfig struct {
+	// Record turns the record on. It needs a repository that is a Recorder.
+	// WithLocation must be a location of the time zone database then, the same
+	// in all processes; nil means time.UTC.
+	Record bool
+
+	// Missed says what becomes of ticks that no process ran, for all were down or
+	// the database was. They are recorded and counted in any case.
+	// Zero is MissedSkip.
+	Missed MissedPolicy
+
+	// RerunLost runs again, once and elsewhere, what a process ran when it died.
+	// Such a job may have been run in part, or whole.
+	// Zero means that it is recorded as lost, and that is all.
+	RerunLost bool
+
+	// RunUnclaimed runs a tick also if the database does not answer, perhaps on
+	// several processes. Zero means that such a tick is missed.
+	RunUnclaimed bool
+
+	// SyncInterval is how often this process looks for changes that others made,
+	// and shows that it is alive: at least 10 ms, at most 5 s.
+	// Zero means a second.
+	SyncInterval time.Duration
+
+	// Retention is how long runs stay in the record, by their ticks, at least a
+	// minute. The last run of each job stays. Zero means 7 days, negative for
+	// ever.
+	Retention time.Duration
+}
+
+// MissedPolicy says what becomes of missed ticks.
+type MissedPolicy int
+
+// The policies for missed ticks. Each job is looked at once a minute; CronJobInput
+// says how many ticks a run makes up for.
+const (
+	// MissedSkip runs none of them.
+	MissedSkip MissedPolicy = iota
+	// MissedRunOnce runs the latest of a job's missed ticks.
+	MissedRunOnce
+	// MissedRunAll runs the newest hundred of a job's missed ticks, one after
+	// another, oldest first.
+	MissedRunAll
+)
 
 // SchedulerConfig says how jobs are scheduled. The zero value works.
 type SchedulerConfig struct {

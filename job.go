@@ -43,6 +43,9 @@ var (
 	// say whether a write happened. SmallBen reads the rows again as soon as
 	// the database answers; the caller may list the jobs to learn the same.
 	ErrOutcomeUnknown = errors.New("outcome of the write unknown")
+	// ErrNotRegistered is what errors.Is finds when a Recorder is asked in the
+	// name of a process that it does not know, or no longer does.
+	ErrNotRegistered = errors.New("process not registered")
 )
 
 // JobError is an error of one job. errors.As gives it, and so the job's id;
@@ -168,6 +171,12 @@ type CronJobInput struct {
 	// Triggered tells a run of TriggerJobs, whose ScheduledAt is the time of
 	// that call, from one of the schedule.
 	Triggered bool
+	// Attempt is 1, or 2 for a run in place of one that was lost
+	// (RunsConfig.RerunLost).
+	Attempt int
+	// Missed is 0, or, for a run that makes up for missed ticks
+	// (RunsConfig.Missed), how many it stands for, its own included.
+	Missed int
 
 	// stored is the JSON of OtherInputs as the row has it.
 	stored string
@@ -328,6 +337,10 @@ type RawJob struct {
 	SerializedJob string `gorm:"column:serialized_job;not null"`
 	// SerializedJobInput is the JSON of the input.
 	SerializedJobInput string `gorm:"column:serialized_job_input;not null"`
+
+	// Revision is that of the last change of the job, as a Recorder gives it. It
+	// is no column of the table, and 0 elsewhere.
+	Revision int64 `gorm:"-"`
 
 	// defect says why a column could not be read, if so.
 	defect string

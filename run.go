@@ -46,6 +46,20 @@ const (
 	OutcomeTimeout Outcome = "timeout"
 )
 
+// The outcomes that only the record of runs has (Config.Runs).
+const (
+	// OutcomeRunning is the outcome of a run that has not ended.
+	OutcomeRunning Outcome = "running"
+	// OutcomeLost is the outcome of a run whose process died, or was taken for
+	// dead, before it had recorded its end.
+	OutcomeLost Outcome = "lost"
+	// OutcomeSkipped is the outcome of a tick that did not run because its job was
+	// still running, or was paused, deleted or stopped while the tick waited.
+	OutcomeSkipped Outcome = "skipped"
+	// OutcomeMissed is the outcome of ticks that no process ran.
+	OutcomeMissed Outcome = "missed"
+)
+
 // RunResult is a run that has ended. The zero value stands for none.
 type RunResult struct {
 	// Tick is the nominal instant that the run was started for:
