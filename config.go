@@ -121,6 +121,14 @@ func (c *SchedulerConfig) location() *time.Location {
 	return c.WithLocation
 }
 
+// location is never nil. All processes that record runs share it.
+func (c *Config) location() *time.Location {
+	if c.Runs.Record && c.SchedulerConfig.WithLocation == nil {
+		return time.UTC
+	}
+	return c.SchedulerConfig.location()
+}
+
 // DefaultLogger receives the events of every SmallBen whose Config.Logger is
 // zero. It is zap's production logger (JSON on standard error, from info level
 // up) without sampling: no event is dropped. A program may replace it before

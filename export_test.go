@@ -82,3 +82,22 @@ func Settled(err error) (bool, error) {
 	}
 	return outcome.settled()
 }
+
+// RunsTiming is what tests of the record of runs shorten.
+type RunsTiming = runsTiming
+
+// SetRunsTiming sets the timing of a SmallBen that records runs, before Start. What
+// is zero stays.
+func SetRunsTiming(s *SmallBen, timing RunsTiming) {
+	for _, d := range []struct{ to, from *time.Duration }{
+		{&s.record.timing.DeadAfter, &timing.DeadAfter},
+		{&s.record.timing.SweepEvery, &timing.SweepEvery},
+		{&s.record.timing.MissedAfter, &timing.MissedAfter},
+		{&s.record.timing.ClaimPatience, &timing.ClaimPatience},
+		{&s.record.timing.FlushPatience, &timing.FlushPatience},
+	} {
+		if *d.from != 0 {
+			*d.to = *d.from
+		}
+	}
+}

@@ -231,6 +231,7 @@ type Job struct {
 	location  *time.Location // where the schedule is read
 	lastRun   RunResult
 	running   bool
+	recorded  Run // the last one in the record
 }
 
 // CreatedAt returns when the job was added, in UTC. It is the zero time for a
@@ -248,6 +249,11 @@ func (j *Job) Paused() bool { return j.paused }
 // was listed. The zero value means none. It outlives Stop, pauses and updates, but
 // not the job nor the process.
 func (j *Job) LastRun() RunResult { return j.lastRun }
+
+// LastRecordedRun returns the newest run of the job in the record, of any process,
+// one in progress included; ticks that were missed or skipped are none. It is the
+// zero value if there is none or runs are not recorded (Config.Runs).
+func (j *Job) LastRecordedRun() Run { return j.recorded }
 
 // Running reports whether a run of the job was in progress in this process when
 // it was listed.

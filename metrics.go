@@ -42,6 +42,17 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 //	smallben_runs_in_progress             running now
 //	smallben_run_duration_seconds         start to end
 //	smallben_run_lateness_seconds         tick to start
+//
+// Of the record of runs, if Config.Runs.Record is set:
+//
+//	smallben_claims_total                 by result: won, lost (to another process), refused (the job had changed)
+//	smallben_claim_duration_seconds       to ask the database for a batch of claims
+//	smallben_runs_unclaimed_total         runs that started without a claim
+//	smallben_runs_lost_total              runs whose process died, found by this one
+//	smallben_ticks_missed_total           ticks that no process ran, found by this one
+//	smallben_sync_lag_seconds             since memory was known to agree with the database
+//	smallben_clock_offset_seconds         the database's clock minus this process's
+//	smallben_heartbeat_age_seconds        since this process showed that it is alive
 func (s *SmallBen) Collector() prometheus.Collector { return collector{s} }
 
 type collector struct{ smallBen *SmallBen }
@@ -57,6 +68,12 @@ var (
 		"Jobs that are held back because their row does not decode.", nil, nil)
 	unsettledDesc = prometheus.NewDesc("smallben_scheduler_unsettled_writes",
 		"Writes whose outcome is unknown and whose rows are to be read again.", nil, nil)
+	syncLagDesc = prometheus.NewDesc("smallben_sync_lag_seconds",
+		"Time since memory was known to agree with the database.", nil, nil)
+	clockOffsetDesc = prometheus.NewDesc("smallben_clock_offset_seconds",
+		"The clock of the database minus that of this process.", nil, nil)
+	heartbeatAgeDesc = prometheus.NewDesc("smallben_heartbeat_age_seconds",
+		"Time since this process showed in the database that it is alive.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -68,6 +85,14 @@ func (c collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- unsettledDesc
 	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
 		vec.Describe(descs)
+	}
+	if c.smallBen.record != nil {
+		descs <- syncLagDesc
+		descs <- clockOffsetDesc
+		descs <- heartbeatAgeDesc
+		for _, metric := range c.smallBen.record.metrics.all() {
+			metric.Describe(descs)
+		}
 	}
 }
 
@@ -84,6 +109,20 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	gauge(unsettledDesc, known.unsettled)
 	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
 		vec.Collect(metrics)
+	}
+	if c.smallBen.record == nil {
+		return
+	}
+	for _, metric := range c.smallBen.record.metrics.all() {
+		metric.Collect(metrics)
+	}
+	if health, ok := c.smallBen.health(); ok {
+		seconds := func(desc *prometheus.Desc, d time.Duration) {
+			metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, d.Seconds())
+		}
+		seconds(syncLagDesc, health.syncLag)
+		seconds(clockOffsetDesc, health.clockOffset)
+		seconds(heartbeatAgeDesc, health.heartbeatAge)
 	}
 }
 
@@ -166,4 +205,65 @@ func (m *typeMetrics) ended(result *RunResult) {
 	m.inProgress.Dec()
 	m.duration.Observe(result.Duration.Seconds())
 	m.outcomes[result.Outcome].Inc()
+}
+
+// recordMetrics count what the record of runs does. It is goroutine-safe.
+type recordMetrics struct {
+	claims             *prometheus.CounterVec
+	won, lost, refused prometheus.Counter // of claims
+	duration           prometheus.Histogram
+	unclaimed          prometheus.Counter
+	lostRuns           prometheus.Counter
+	missed             prometheus.Counter
+}
+
+func newRecordMetrics() *recordMetrics {
+	m := &recordMetrics{
+		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "smallben_claims_total",
+			Help: "Runs that this process asked for, by result.",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "smallben_claim_duration_seconds",
+			Help:    "Time to ask the database for a batch of claims.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
+		unclaimed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "smallben_runs_unclaimed_total",
+			Help: "Runs that started without a claim because the database did not answer.",
+		}),
+		lostRuns: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "smallben_runs_lost_total",
+			Help: "Runs whose process died, found by this one.",
+		}),
+		missed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "smallben_ticks_missed_total",
+			Help: "Ticks that no process ran, found by this one.",
+		}),
+	}
+	m.won, m.lost, m.refused = m.claims.WithLabelValues("won"), m.claims.WithLabelValues("lost"), m.claims.WithLabelValues("refused")
+	return m
+}
+
+func (m *recordMetrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.claims, m.duration, m.unclaimed, m.lostRuns, m.missed}
+}
+
+func (m *recordMetrics) claimed(sent time.Time) { m.duration.Observe(time.Since(sent).Seconds()) }
+
+// health is how a recording does.
+type health struct{ syncLag, clockOffset, heartbeatAge time.Duration }
+
+// health reports false while nothing is started.
+func (s *SmallBen) health() (health, bool) {
+	s.mu.RLock()
+	session := s.scheduler.session
+	s.mu.RUnlock()
+	if session == nil || session.recording == nil {
+		return health{}, false
+	}
+	r := session.recording
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return health{time.Since(r.inSync), r.offset, time.Since(r.lastBeat)}, true
 }

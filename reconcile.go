@@ -37,7 +37,7 @@ func (s *SmallBen) failed(err error, ids []int64, reserved []int32) {
 	switch {
 	case unknown:
 		s.wakeReconciliation()
-	case s.isMismatch(err):
+	case s.isMismatch(err) && len(ids) > 0:
 		s.reread(write)
 	}
 }
@@ -96,12 +96,22 @@ func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
 			return false, err
 		}
 	}
-	rows, err := s.find(ListJobsOptions{JobIDs: write.ids})
+	if s.record != nil {
+		err := s.follow(0, write.ids)
+		return err == nil, err
+	}
+	rows, err := s.find(s.repository, ListJobsOptions{JobIDs: write.ids})
 	if err != nil && !s.isMismatch(err) {
 		return false, err
 	}
+	err = s.meet(rows, write.ids)
+	return err == nil, err
+}
+
+// meet makes the scheduler agree with rows, which are those of the ids that exist.
+func (s *SmallBen) meet(rows []RawJob, ids []int64) error {
 	jobs, undecodable := decodeRows(rows)
-	gone := idSet(write.ids)
+	gone := idSet(ids)
 	for i := range jobs {
 		delete(gone, jobs[i].rawJob.ID)
 	}
@@ -119,10 +129,7 @@ func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
 	s.mu.Unlock()
 	// On a goroutine of its own: the caller holds changeMu.
 	go s.logHeldBack(news)
-	if err := s.adopt(jobs); err != nil {
-		return false, err
-	}
-	return true, nil
+	return s.adopt(jobs)
 }
 
 // refuseUnsettled returns an error if one of the ids has an unsettled write.
@@ -198,7 +205,10 @@ func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
 	s.projectLocked(others)
 	renumbered := s.numberLocked(strays)
 	s.mu.Unlock()
-	err := s.repository.SetCronId(renumbered)
+	var err error
+	if s.record == nil {
+		err = s.repository.SetCronId(renumbered)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {

@@ -94,7 +94,8 @@ type run struct {
 	state   *jobState
 	metrics *typeMetrics
 
-	createdAt int64 // as target.createdAt
+	claim     *claim // nil: runs are not recorded
+	createdAt int64  // as target.createdAt
 	job       CronJob
 	input     CronJobInput
 	fields    []inputField // to become input.OtherInputs

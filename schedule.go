@@ -247,3 +247,44 @@ type neverSchedule struct{}
 
 // Next returns the zero time, which robfig/cron takes for "never".
 func (neverSchedule) Next(time.Time) time.Time { return time.Time{} }
+
+// canonicalSchedule gives the schedule that has the same ticks wherever Next
+// starts, in a location for the expressions that name none: each instant at which
+// the clock there shows a time that matches. robfig/cron's own Next may pass over
+// ticks, depending on its start, where the clock is set by other than an hour.
+func canonicalSchedule(schedule cron.Schedule, location *time.Location) cron.Schedule {
+	spec, ok := schedule.(*cron.SpecSchedule)
+	if !ok {
+		return schedule // of instants, or of none
+	}
+	if spec.Location != time.Local {
+		location = spec.Location
+	}
+	return zonedSchedule{spec, location}
+}
+
+type zonedSchedule struct {
+	spec     *cron.SpecSchedule
+	location *time.Location
+}
+
+// Next asks for one stretch after another in which the clock is not set, as if it
+// never were.
+func (z zonedSchedule) Next(t time.Time) time.Time {
+	spec := *z.spec
+	after, within := t, t.In(z.location)
+	for limit := t.Add(maxEvery); within.Before(limit); {
+		_, offset := within.Zone()
+		_, end := within.ZoneBounds()
+		spec.Location = time.FixedZone("", offset)
+		next := spec.Next(after)
+		if !next.IsZero() && (end.IsZero() || next.Before(end)) {
+			return next.In(t.Location())
+		}
+		if end.IsZero() {
+			break
+		}
+		after, within = end.Add(-time.Nanosecond), end
+	}
+	return time.Time{}
+}

@@ -27,6 +27,7 @@ const (
 type scheduler struct {
 	location *time.Location
 	overlap  overlap
+	recorded bool // runs are recorded
 	log      eventLog
 	metrics  *runMetrics
 	runs     runner
@@ -66,7 +67,8 @@ const (
 
 func newScheduler(config *Config, mu *sync.RWMutex, log eventLog) *scheduler {
 	s := &scheduler{
-		location: config.SchedulerConfig.location(),
+		location: config.location(),
+		recorded: config.Runs.Record,
 		log:      log,
 		metrics:  newRunMetrics(),
 		runs:     newRunner(config),
@@ -98,14 +100,33 @@ type session struct {
 
 	before *session // an earlier one that has runs in progress, if any
 
+	recording *recording // nil: runs are not recorded
+
 	// stopped ends the starting of runs. A run counts itself in running first, and
-	// looks at stopped then, so that Stop misses none.
+	// looks at stopped then, so that Stop misses none. With a recording a run
+	// begins to count when its claim is asked for: one that is won is started.
 	stopped atomic.Bool
 	running atomic.Int64  // runs in progress
 	logging atomic.Int64  // runs that failed and are being logged
 	idle    chan struct{} // closed when stopped is set and nothing runs
 	quiet   chan struct{} // closed when, besides, nothing is being logged
 	closing sync.Mutex    // of idle and quiet
+}
+
+// hold counts a run in progress, unless the session was stopped.
+func (s *session) hold() bool {
+	s.running.Add(1)
+	if s.stopped.Load() {
+		s.release()
+		return false
+	}
+	return true
+}
+
+// release takes back a hold, or what a run that ended held.
+func (s *session) release() {
+	s.running.Add(-1)
+	s.ended()
 }
 
 // ended is called when something of a session has ended.
@@ -146,6 +167,7 @@ type target struct {
 	cronID    int32
 	jobHash   uint32 // of the stored job; guarded as the fields below
 	schedule  cron.Schedule
+	revision  int64 // of the stored job, if runs are recorded; guarded as the fields below
 
 	// The fields below change in place at an update and are guarded by the
 	// shard's mu; what input points to is not changed.
@@ -181,10 +203,19 @@ func (s *scheduler) newTarget(job *JobWithSchedule) target {
 		id:        job.rawJob.ID,
 		createdAt: job.rawJob.CreatedAt.UnixMicro(),
 		cronID:    int32(job.rawJob.CronID),
-		schedule:  job.schedule,
+		schedule:  s.canonical(job.schedule),
 	}
 	s.describe(&t, job)
 	return t
+}
+
+// canonical gives the schedule whose ticks every process computes alike, if runs
+// are recorded.
+func (s *scheduler) canonical(schedule cron.Schedule) cron.Schedule {
+	if !s.recorded {
+		return schedule
+	}
+	return canonicalSchedule(schedule, s.location)
 }
 
 var hashSeed = maphash.MakeSeed()
@@ -195,6 +226,7 @@ func (s *scheduler) describe(t *target, job *JobWithSchedule) {
 	t.groupID = job.rawJob.GroupID
 	t.superGroupID = job.rawJob.SuperGroupID
 	t.expression = job.rawJob.CronExpression
+	t.revision = max(t.revision, job.rawJob.Revision)
 	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || t.jobHash != hash {
 		t.jobHash = hash
 		t.job = job.job
@@ -223,6 +255,8 @@ func (t *target) inputAt(at tick) CronJobInput {
 		CronExpression: t.expression,
 		ScheduledAt:    at.at,
 		Triggered:      at.triggered,
+		Attempt:        at.attempt(),
+		Missed:         at.missed(),
 		stored:         t.storedInput,
 	}
 }
@@ -241,7 +275,12 @@ func (e *entry) Next(now time.Time) time.Time {
 // Run implements cron.Job.
 func (e *entry) Run() {
 	s := e.session.scheduler
-	s.fireAndExecute(e, tick{at: time.Unix(e.ticks.pop(), 0).In(s.location)})
+	at := tick{at: time.Unix(e.ticks.pop(), 0).In(s.location)}
+	if recording := e.session.recording; recording != nil {
+		recording.ask(e, at)
+		return
+	}
+	s.fireAndExecute(e, at)
 }
 
 // tickQueue holds the ticks that an entry was armed for and that no run has
@@ -271,7 +310,7 @@ func (q *tickQueue) pop() int64 {
 
 // startLocked puts the targets, in place of all entries before, into pages of a
 // new session. It expects the scheduler not to be started.
-func (s *scheduler) startLocked(targets []target) {
+func (s *scheduler) startLocked(targets []target, recording *recording) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.session = &session{
 		scheduler: s,
@@ -281,10 +320,17 @@ func (s *scheduler) startLocked(targets []target) {
 		stop:      make(chan struct{}),
 		idle:      make(chan struct{}),
 		quiet:     make(chan struct{}),
+		recording: recording,
+	}
+	if recording != nil {
+		recording.session = s.session
 	}
 	clear(s.entries)
 	s.addLocked(targets)
 	go s.keepTime(s.session)
+	if recording != nil {
+		recording.run()
+	}
 }
 
 // stopLocked ends the session: from here on nothing starts. Its idle channel
@@ -430,7 +476,7 @@ func (s *shard) remove(id int64, e *entry) (waiting *entry, at tick) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if state := s.states[id]; state != nil && state.waiting != nil {
-		if state.waiting.live() {
+		if state.waiting.live(state.tick) {
 			waiting, at = state.waiting, state.tick
 		}
 		state.waiting = nil
@@ -451,6 +497,8 @@ func (s *scheduler) replaceLocked(ids []int64, targets []target) {
 		if ok && e.createdAt == old.createdAt && e.session != nil {
 			// It waits again, or starts if the run before it has ended.
 			go s.fireAndExecute(e, at)
+		} else {
+			at.skip("its job was changed while it waited")
 		}
 	}
 }
@@ -480,7 +528,7 @@ func (s *scheduler) rescheduledLocked(e *entry, job *JobWithSchedule) target {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	t := e.target
-	t.schedule = job.schedule
+	t.schedule = s.canonical(job.schedule)
 	s.describe(&t, job)
 	return t
 }
@@ -498,18 +546,30 @@ func (s *scheduler) rearmLocked() {
 }
 
 // triggerLocked begins a run of each job: through its entry, or, where it has none
-// because it is paused, through one that is in no page.
-func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick) (begun []*run, skipped []int64) {
+// because it is paused, through one that is in no page. If runs are recorded,
+// only those run that have a claim.
+func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, skipped []int64) {
 	for i := range jobs {
 		e, ok := s.entries[jobs[i].rawJob.ID]
 		if !ok {
 			e = &entry{target: s.newTarget(&jobs[i]), session: s.session}
 		}
-		r, skip := s.admit(e, at)
-		if skip {
-			skipped = append(skipped, e.id)
-		} else if r != nil {
+		at := at
+		if s.recorded {
+			if at.claim = claims[e.id]; at.claim == nil {
+				continue // its job runs elsewhere
+			}
+			at.at = at.claim.Tick.In(s.location)
+		}
+		r, admission := s.admit(e, at)
+		switch admission {
+		case admitted:
 			begun = append(begun, r)
+		case refused:
+			skipped = append(skipped, e.id)
+			at.skip(stillRunning)
+		case gone:
+			at.skip("SmallBen was stopped")
 		}
 	}
 	return begun, skipped
@@ -591,11 +651,37 @@ type jobState struct {
 // tick is an instant that a run is for.
 type tick struct {
 	at        time.Time
-	triggered bool // by TriggerJobs, not by the schedule
+	triggered bool   // by TriggerJobs, not by the schedule
+	claim     *claim // nil: runs are not recorded
 }
 
-// live reports whether runs of the entry may start. It expects the shard's mu.
-func (e *entry) live() bool { return !e.dead && !e.session.stopped.Load() }
+func (t tick) attempt() int {
+	if t.claim == nil {
+		return 1
+	}
+	return t.claim.Attempt
+}
+
+func (t tick) missed() int {
+	if t.claim == nil {
+		return 0
+	}
+	return t.claim.missed
+}
+
+// live reports whether a run of the entry may start at a tick. It expects the
+// shard's mu. One that is claimed starts though its session was stopped, which
+// waits for it.
+func (e *entry) live(at tick) bool {
+	return !e.dead && (at.claim != nil || !e.session.stopped.Load())
+}
+
+// skip records that the tick will not run, if it is claimed.
+func (t tick) skip(reason string) {
+	if t.claim != nil {
+		t.claim.skip(reason)
+	}
+}
 
 func (s *scheduler) fireAndExecute(e *entry, at tick) {
 	if r := s.fire(e, at); r != nil {
@@ -606,23 +692,40 @@ func (s *scheduler) fireAndExecute(e *entry, at tick) {
 // fire is the one way for a job to run: it admits the tick, or lets it wait, or
 // skips it. A run that is admitted is for the caller to execute.
 func (s *scheduler) fire(e *entry, at tick) *run {
-	r, skipped := s.admit(e, at)
-	if skipped {
+	r, admission := s.admit(e, at)
+	switch admission {
+	case refused:
 		s.logSkipped(e.id, at)
+		at.skip(stillRunning)
+	case gone:
+		at.skip("its job was paused, changed or deleted before it started")
 	}
 	return r
 }
 
+// stillRunning is why most ticks are skipped.
+const stillRunning = "the job is still running"
+
 func (s *scheduler) logSkipped(id int64, at tick) {
-	s.log.Info("run skipped: the job is still running", "job", id, "tick", at.at)
+	s.log.Info("run skipped: "+stillRunning, "job", id, "tick", at.at)
 }
 
-func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
+// admission is what becomes of a tick.
+type admission int
+
+const (
+	admitted admission = iota
+	waits              // for the end of a run
+	refused            // the job is still running
+	gone               // the entry is, or its session
+)
+
+func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
 	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if !e.live() {
-		return nil, false
+	if !e.live(at) {
+		return nil, gone
 	}
 	state := shard.states[e.id]
 	if state == nil {
@@ -637,38 +740,53 @@ func (s *scheduler) admit(e *entry, at tick) (r *run, skipped bool) {
 	if len(state.running) > 0 {
 		switch {
 		case s.overlap == overlapAllow:
-		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live()):
+		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
 			state.waiting, state.tick = e, at
-			return nil, false
+			return nil, waits
 		default:
 			e.metrics.skipped.Inc()
-			return nil, true
+			return nil, refused
 		}
 	}
-	return state.begin(e, at), false
+	if r := state.begin(e, at); r != nil {
+		return r, admitted
+	}
+	return nil, gone
 }
 
 // begin puts a run on the books, or returns nil if the session was stopped. It
 // expects the shard's mu.
 func (state *jobState) begin(e *entry, at tick) *run {
-	e.session.running.Add(1)
-	if !e.live() {
-		e.session.running.Add(-1)
-		e.session.ended()
+	if at.claim == nil {
+		e.session.running.Add(1)
+	}
+	if !e.live(at) {
+		if at.claim == nil {
+			e.session.release()
+		}
 		return nil
 	}
 	state.running = append(state.running, e.session)
-	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, job: e.job, input: e.inputAt(at), fields: e.input}
+	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, claim: at.claim, job: e.job, input: e.inputAt(at), fields: e.input}
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start.
 func (s *scheduler) end(r *run, result *RunResult) (next *run) {
+	var dropped *claim // never started, though it waited
+	defer func() {
+		if dropped != nil {
+			dropped.skip("its job was deleted while it waited")
+		}
+	}()
 	if result.Outcome != OutcomeOK {
 		r.session.logging.Add(1)
 	}
-	defer r.session.ended()
-	defer r.session.running.Add(-1)
+	if r.claim == nil {
+		defer r.session.release()
+	} else {
+		defer r.claim.finish(result)
+	}
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
 	shard.mu.Lock()
@@ -682,7 +800,9 @@ func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 		return nil
 	}
 	if state.waiting != nil {
-		next = state.begin(state.waiting, state.tick)
+		if next = state.begin(state.waiting, state.tick); next == nil {
+			dropped = state.tick.claim
+		}
 		state.waiting = nil
 	}
 	if state.gone && next == nil {

@@ -58,6 +58,7 @@ type SmallBen struct {
 	withSeconds bool
 	log         eventLog
 	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
+	record      *record       // nil: runs are not recorded
 
 	// changeMu serialises changes from their first look at the repository to
 	// the end of their projection, so that database and memory change in one
@@ -95,6 +96,9 @@ func New(repository Repository, config *Config) *SmallBen {
 		reconcile:   make(chan struct{}, 1),
 	}
 	s.scheduler = newScheduler(config, &s.mu, s.log)
+	if config.Runs.Record {
+		s.record = newRecord(repository, config.Runs, s.scheduler)
+	}
 	return s
 }
 
@@ -130,24 +134,15 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	}
 	s.setStarting(make(chan struct{}))
 	defer s.setStarting(nil)
-	// A write of another process may come between the reading of a job and the
-	// storing of its cron id: then what was read is old.
-	const attempts = 3
-	for attempt := 1; ; attempt++ {
-		if loaded, err = s.load(); err != nil {
+	var joined *recording
+	if s.record != nil {
+		if joined, err = s.join(); err != nil {
 			return false, contents{}, err
 		}
-		s.mu.Lock()
-		s.scheduler.cronIDs = cronIDs{}
-		changed := s.numberLocked(loaded.jobs)
-		s.mu.Unlock()
-		err = s.repository.SetCronId(changed)
-		if err == nil {
-			break
-		}
-		if attempt == attempts || !s.isMismatch(err) {
-			return false, contents{}, fmt.Errorf("store cron ids: %w", err)
-		}
+	}
+	if loaded, err = s.loadNumbered(); err != nil {
+		joined.leave()
+		return false, contents{}, err
 	}
 
 	s.mu.Lock()
@@ -156,7 +151,7 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	for i := range loaded.jobs {
 		targets[i] = s.scheduler.newTarget(&loaded.jobs[i])
 	}
-	s.scheduler.startLocked(targets)
+	s.scheduler.startLocked(targets, joined)
 	for s.lastSession != nil && closed(s.lastSession.idle) {
 		s.lastSession = s.lastSession.before
 	}
@@ -198,8 +193,53 @@ type contents struct {
 	heldBack []error // a JobError for each undecodable row
 }
 
+// loadNumbered loads the jobs and gives them cron ids, which it stores unless runs
+// are recorded: several processes would each store their own then.
+func (s *SmallBen) loadNumbered() (contents, error) {
+	// A write of another process may come between the reading of a job and the
+	// storing of its cron id: then what was read is old.
+	const attempts = 3
+	for attempt := 1; ; attempt++ {
+		loaded, err := s.load()
+		if err != nil {
+			return contents{}, err
+		}
+		s.mu.Lock()
+		s.scheduler.cronIDs = cronIDs{}
+		changed := s.numberLocked(loaded.jobs)
+		s.mu.Unlock()
+		if s.record != nil {
+			return loaded, nil
+		}
+		err = s.repository.SetCronId(changed)
+		if err == nil {
+			return loaded, nil
+		}
+		if attempt == attempts || !s.isMismatch(err) {
+			return contents{}, fmt.Errorf("store cron ids: %w", err)
+		}
+	}
+}
+
 func (s *SmallBen) load() (contents, error) {
 	var loaded contents
+	if s.record != nil {
+		changes, err := s.record.recorder.Changes(0, nil)
+		if err != nil {
+			return contents{}, fmt.Errorf("load jobs: %w", err)
+		}
+		s.record.seen.Store(changes.Revision)
+		jobs, undecodable := decodeRows(changes.Jobs)
+		loaded.heldBack = undecodable
+		for i := range jobs {
+			if jobs[i].rawJob.Paused {
+				loaded.paused = append(loaded.paused, jobs[i].rawJob.ID)
+			} else {
+				loaded.jobs = append(loaded.jobs, jobs[i])
+			}
+		}
+		return loaded, nil
+	}
 	jobs, err := s.repository.GetAllJobsToExecute()
 	if err != nil {
 		undecodable, only := undecodableLeaves(err)
@@ -272,6 +312,16 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 			}
 		}
 	}
+	for session := ending; session != nil; session = session.before {
+		if session.recording == nil {
+			continue
+		}
+		select {
+		case <-session.recording.done:
+		case <-ctx.Done():
+			return fmt.Errorf("stop: %w: the ends of runs are still being recorded", ctx.Err())
+		}
+	}
 	// What runs logged as they failed is to be seen, unless a sink blocks.
 	patience := time.After(maxLogWait)
 	for session := ending; session != nil; session = session.before {
@@ -336,19 +386,61 @@ func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
 func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	ids := jobIDs(jobs)
-	if err := s.settle(ids); err != nil {
+	c := change{ids: jobIDs(jobs)}
+	err := s.change(&c, func(tx Repository) error {
+		c.reserved = s.reserve(jobs)
+		return tx.AddJobs(jobs)
+	})
+	if err != nil {
 		return err
 	}
-	reserved := s.reserve(jobs)
-	if err := s.repository.AddJobs(jobs); err != nil {
-		s.failed(err, ids, reserved)
+	s.project(&c, jobs)
+	return nil
+}
+
+// change is one change of jobs: what it is about, and what came of it.
+type change struct {
+	ids      []int64 // of the jobs, as soon as they are known
+	reserved []int32 // cron ids that are free again if nothing is stored
+	revision int64   // in the record of runs, if there is one
+	// missed is how many ticks were found missed, and catchUp what makes up for
+	// them.
+	missed  int
+	catchUp []*claim
+}
+
+// change lets write look at rows and write them: through the repository or, if
+// runs are recorded, in one transaction. It expects changeMu.
+func (s *SmallBen) change(c *change, write func(tx Repository) error) (err error) {
+	if err := s.settle(c.ids); err != nil {
 		return err
+	}
+	if s.record == nil {
+		err = write(s.repository)
+	} else {
+		c.revision, err = s.record.change(func(tx RecordTx) error { return write(tx) })
+	}
+	if err != nil {
+		abandon(c.catchUp)
+		s.failed(err, c.ids, c.reserved)
+	} else if c.missed > 0 {
+		s.record.metrics.missed.Add(float64(c.missed))
+	}
+	return err
+}
+
+// project makes memory agree with the jobs that a change has written.
+func (s *SmallBen) project(c *change, jobs []JobWithSchedule) {
+	for i := range jobs {
+		jobs[i].rawJob.Revision = c.revision
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.projectLocked(jobs)
-	return nil
+	s.mu.Unlock()
+	for _, missed := range c.catchUp {
+		go missed.start()
+	}
+	c.catchUp = nil
 }
 
 // DeleteJobs deletes the jobs that match options. Nil options are refused; THE
@@ -372,19 +464,25 @@ func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
 func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	_, ids, err := s.look(options)
+	var c change
+	err := s.change(&c, func(tx Repository) error {
+		rows, err := s.look(tx, &c, options)
+		if err != nil {
+			return err
+		}
+		if err := s.closeAccounts(tx, &c, rows, MissedSkip); err != nil {
+			return err
+		}
+		return tx.DeleteJobsByIds(c.ids)
+	})
 	if err != nil {
-		return nil, err
-	}
-	if err := s.repository.DeleteJobsByIds(ids); err != nil {
-		s.failed(err, ids, nil)
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forgetLocked(ids)
-	s.scheduler.forgetLocked(ids)
-	return ids, nil
+	s.forgetLocked(c.ids)
+	s.scheduler.forgetLocked(c.ids)
+	return c.ids, nil
 }
 
 // PauseJobs pauses the jobs that match options; those that are paused already
@@ -409,19 +507,25 @@ func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
 func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	rows, ids, err := s.look(options)
+	var c change
+	var rows []RawJob
+	err := s.change(&c, func(tx Repository) (err error) {
+		if rows, err = s.look(tx, &c, options); err != nil {
+			return err
+		}
+		unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
+		if err := s.closeAccounts(tx, &c, unpaused, MissedSkip); err != nil {
+			return err
+		}
+		return tx.PauseJobs(unpaused)
+	})
 	if err != nil {
-		return nil, err
-	}
-	unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
-	if err := s.repository.PauseJobs(unpaused); err != nil {
-		s.failed(err, ids, nil)
 		return nil, err
 	}
 	undecodable := s.undecodableOf(rows)
 	s.mu.Lock()
-	s.forgetLocked(ids)
-	for _, id := range ids {
+	s.forgetLocked(c.ids)
+	for _, id := range c.ids {
 		if _, bad := undecodable[id]; bad {
 			s.undecodable[id] = struct{}{}
 		} else {
@@ -433,7 +537,7 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 		// They decode now if it was a column that a pause writes.
 		s.reread(unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
 	}
-	return ids, nil
+	return c.ids, nil
 }
 
 // undecodableOf tells which of the rows do not decode. Those that are known are
@@ -486,35 +590,36 @@ func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
 func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	rows, ids, err := s.look(options)
+	var c change
+	var paused, unpaused []JobWithSchedule
+	err := s.change(&c, func(tx Repository) error {
+		rows, err := s.look(tx, &c, options)
+		if err != nil {
+			return err
+		}
+		jobs, undecodable := decodeRows(rows)
+		if err := join(undecodable); err != nil {
+			return err
+		}
+		for i := range jobs {
+			if jobs[i].rawJob.Paused {
+				jobs[i].rawJob.Paused = false
+				paused = append(paused, jobs[i])
+			} else {
+				unpaused = append(unpaused, jobs[i])
+			}
+		}
+		if err := s.adopt(unpaused); err != nil {
+			return err
+		}
+		c.reserved = s.reserve(paused)
+		return tx.ResumeJobs(paused)
+	})
 	if err != nil {
 		return nil, err
 	}
-	jobs, undecodable := decodeRows(rows)
-	if err := join(undecodable); err != nil {
-		return nil, err
-	}
-	var paused, unpaused []JobWithSchedule
-	for i := range jobs {
-		if jobs[i].rawJob.Paused {
-			jobs[i].rawJob.Paused = false
-			paused = append(paused, jobs[i])
-		} else {
-			unpaused = append(unpaused, jobs[i])
-		}
-	}
-	if err := s.adopt(unpaused); err != nil {
-		return nil, err
-	}
-	reserved := s.reserve(paused)
-	if err := s.repository.ResumeJobs(paused); err != nil {
-		s.failed(err, jobIDs(paused), reserved)
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.projectLocked(paused)
-	return ids, nil
+	s.project(&c, paused)
+	return c.ids, nil
 }
 
 // UpdateJobs changes the expression, the input or both of each job that
@@ -584,28 +689,39 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	rows, ids, err := s.look(ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+	var c change
+	var jobs []JobWithSchedule
+	err := s.change(&c, func(tx Repository) error {
+		rows, err := s.look(tx, &c, ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+		if err != nil {
+			return err
+		}
+		var undecodable []error
+		jobs, undecodable = decodeRows(rows)
+		if err := join(undecodable); err != nil {
+			return err
+		}
+		rescheduled := rows[:0:0]
+		for i := range jobs {
+			update := updates[jobs[i].rawJob.ID]
+			if update.CronExpression != nil && *update.CronExpression != jobs[i].rawJob.CronExpression {
+				rescheduled = append(rescheduled, jobs[i].rawJob)
+			}
+			if err := jobs[i].apply(update); err != nil {
+				return err
+			}
+		}
+		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
+			return err
+		}
+		c.reserved = s.reserve(jobs)
+		return tx.SetCronIdAndChangeScheduleAndJobInput(jobs)
+	})
 	if err != nil {
 		return nil, err
 	}
-	jobs, undecodable := decodeRows(rows)
-	if err := join(undecodable); err != nil {
-		return nil, err
-	}
-	for i := range jobs {
-		if err := jobs[i].apply(updates[jobs[i].rawJob.ID]); err != nil {
-			return nil, err
-		}
-	}
-	reserved := s.reserve(jobs)
-	if err := s.repository.SetCronIdAndChangeScheduleAndJobInput(jobs); err != nil {
-		s.failed(err, ids, reserved)
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.projectLocked(jobs)
-	return ids, nil
+	s.project(&c, jobs)
+	return c.ids, nil
 }
 
 // apply changes a row that was read into the one to store.
@@ -659,51 +775,57 @@ func (s *SmallBen) UpsertJobs(jobs []Job) error {
 func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	ids := jobIDs(jobs)
-	if err := s.settle(ids); err != nil {
-		return 0, 0, err
-	}
-	rows, err := s.find(ListJobsOptions{JobIDs: ids})
-	if err != nil && !s.isMismatch(err) {
-		return 0, 0, err
-	}
-	stored := make(map[int64]*RawJob, len(rows))
-	for i := range rows {
-		stored[rows[i].ID] = &rows[i]
-	}
+	c := change{ids: jobIDs(jobs)}
 	var toAdd, toReplace, unchanged []JobWithSchedule
 	var undecodable []int64
-	for i := range jobs {
-		row, ok := stored[jobs[i].rawJob.ID]
-		if ok && row.defect != "" {
-			undecodable = append(undecodable, row.ID)
+	err = s.change(&c, func(tx Repository) error {
+		rows, err := s.find(tx, ListJobsOptions{JobIDs: c.ids})
+		if err != nil && !s.isMismatch(err) {
+			return err
 		}
-		if !ok {
-			toAdd = append(toAdd, jobs[i])
-		} else if differs, err := jobs[i].replace(row); err != nil {
-			return 0, 0, err
-		} else if differs {
-			toReplace = append(toReplace, jobs[i])
-		} else {
-			unchanged = append(unchanged, jobs[i])
+		stored := make(map[int64]*RawJob, len(rows))
+		for i := range rows {
+			stored[rows[i].ID] = &rows[i]
 		}
-	}
-	reserved := append(s.reserve(toAdd), s.reserve(toReplace)...)
-	if len(toReplace) == 0 {
-		err = s.repository.AddJobs(toAdd)
-	} else if upserter, ok := s.repository.(Upserter); ok {
-		err = upserter.UpsertJobs(toAdd, toReplace)
-	} else {
-		err = fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", s.repository)
-	}
-	if err != nil {
-		s.failed(err, ids, reserved)
+		var rescheduled []RawJob
+		for i := range jobs {
+			row, ok := stored[jobs[i].rawJob.ID]
+			if ok && row.defect != "" {
+				undecodable = append(undecodable, row.ID)
+			}
+			if !ok {
+				toAdd = append(toAdd, jobs[i])
+			} else if differs, err := jobs[i].replace(row); err != nil {
+				return err
+			} else if differs {
+				toReplace = append(toReplace, jobs[i])
+				if row.CronExpression != jobs[i].rawJob.CronExpression {
+					rescheduled = append(rescheduled, *row)
+				}
+			} else {
+				unchanged = append(unchanged, jobs[i])
+			}
+		}
+		if len(toAdd)+len(toReplace) == 0 {
+			return errNothingToWrite
+		}
+		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
+			return err
+		}
+		c.reserved = append(s.reserve(toAdd), s.reserve(toReplace)...)
+		if len(toReplace) == 0 {
+			return tx.AddJobs(toAdd)
+		}
+		if upserter, ok := tx.(Upserter); ok {
+			return upserter.UpsertJobs(toAdd, toReplace)
+		}
+		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
+	})
+	if err != nil && !errors.Is(err, errNothingToWrite) {
 		return 0, 0, err
 	}
-	s.mu.Lock()
-	s.projectLocked(toAdd)
-	s.projectLocked(toReplace)
-	s.mu.Unlock()
+	s.project(&c, toAdd)
+	s.project(&c, toReplace)
 	if len(undecodable) > 0 {
 		// They still do not decode if it is a column that stays.
 		s.reread(unsettledWrite{ids: undecodable})
@@ -715,6 +837,9 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 	}
 	return len(toAdd), len(toReplace), nil
 }
+
+// errNothingToWrite ends a change that has nothing to write.
+var errNothingToWrite = errors.New("nothing to write")
 
 // replace makes a job that was built anew into the one to store in place of row,
 // and reports whether they differ.
@@ -784,7 +909,11 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped [
 	if !s.started() {
 		return nil, nil, errors.New("SmallBen is not started")
 	}
-	rows, ids, err := s.look(options)
+	if err := s.settle(nil); err != nil {
+		return nil, nil, err
+	}
+	var c change
+	rows, err := s.look(s.repository, &c, options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -795,16 +924,20 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped [
 	if err := s.adopt(jobs); err != nil {
 		return nil, nil, err
 	}
+	claims, err := s.claimTriggered(jobs, at)
+	if err != nil {
+		return nil, nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.scheduler.session == nil {
 		return nil, nil, errors.New("SmallBen was stopped")
 	}
-	begun, skipped := s.scheduler.triggerLocked(jobs, at)
+	begun, skipped := s.scheduler.triggerLocked(jobs, at, claims)
 	for _, r := range begun {
 		go s.scheduler.execute(r)
 	}
-	return ids, skipped, nil
+	return c.ids, skipped, nil
 }
 
 // ListJobs returns the jobs that match options, ordered by id. Nil options match
@@ -816,27 +949,35 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped [
 // does not decode a JobError (ErrUndecodable).
 func (s *SmallBen) ListJobs(options *ListJobsOptions) ([]Job, error) {
 	resolved := ResolveListOptions(options)
-	rows, err := s.find(resolved)
+	rows, err := s.find(s.repository, resolved)
 	if err != nil && !s.isMismatch(err) {
 		return nil, wrap("list", err)
 	}
-	jobs, undecodable := s.jobsOf(rows)
+	jobs, undecodable, lastErr := s.jobsOf(rows)
+	if lastErr != nil {
+		return nil, wrap("list", lastErr)
+	}
 	if err := join(append([]error{err}, undecodable...)); err != nil {
 		return jobs, wrap("list", err)
 	}
 	return jobs, nil
 }
 
-// jobsOf decodes rows for users.
-func (s *SmallBen) jobsOf(rows []RawJob) ([]Job, []error) {
+// jobsOf decodes rows for users. It looks up their last recorded runs, if runs
+// are recorded: err is the error of that.
+func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err error) {
 	found, undecodable := decodeRows(rows)
-	jobs := make([]Job, len(found))
+	jobs = make([]Job, len(found))
 	for i := range found {
 		jobs[i] = found[i].toJob()
+		jobs[i].schedule = s.scheduler.canonical(jobs[i].schedule)
 		jobs[i].location = s.scheduler.location
 		jobs[i].lastRun, jobs[i].running = s.scheduler.runsOf(jobs[i].ID)
 	}
-	return jobs, undecodable
+	if s.record != nil && len(jobs) > 0 {
+		err = s.record.describe(jobs)
+	}
+	return jobs, undecodable, err
 }
 
 // Jobs walks the jobs that match options, ordered by id, without holding all of
@@ -857,7 +998,11 @@ func (s *SmallBen) Jobs(options *ListJobsOptions) iter.Seq2[Job, error] {
 			if len(rows) == 0 {
 				return
 			}
-			jobs, undecodable := s.jobsOf(rows)
+			jobs, undecodable, err := s.jobsOf(rows)
+			if err != nil {
+				yield(Job{}, wrap("list", err))
+				return
+			}
 			for len(jobs)+len(undecodable) > 0 {
 				if len(undecodable) > 0 && (len(jobs) == 0 || jobID(undecodable[0]) <= jobs[0].ID) {
 					if !yield(Job{ID: jobID(undecodable[0])}, undecodable[0]) {
@@ -906,8 +1051,8 @@ func (s *SmallBen) pages(options ListJobsOptions) func() ([]RawJob, error) {
 
 // find reads the rows that match options. If the ids of jobs are the only filter
 // and some do not exist, the mismatch error comes with the rows.
-func (s *SmallBen) find(options ListJobsOptions) ([]RawJob, error) {
-	rows, err := s.repository.ListJobs(&options)
+func (s *SmallBen) find(repository Repository, options ListJobsOptions) ([]RawJob, error) {
+	rows, err := repository.ListJobs(&options)
 	if err != nil && !s.isMismatch(err) {
 		return nil, err
 	}
@@ -925,25 +1070,23 @@ func (s *SmallBen) find(options ListJobsOptions) ([]RawJob, error) {
 	return rows, nil
 }
 
-// look is find for a change: rows that are missing, or none at all, refuse it,
-// and so does a row whose last write is not settled.
-func (s *SmallBen) look(options ListJobsOptions) (rows []RawJob, ids []int64, err error) {
-	if err := s.settle(nil); err != nil {
-		return nil, nil, err
-	}
-	if rows, err = s.find(options); err != nil {
-		return nil, nil, err
+// look is find for a change, which learns the ids: rows that are missing, or none
+// at all, refuse it, and so does a row whose last write is not settled.
+func (s *SmallBen) look(repository Repository, c *change, options ListJobsOptions) ([]RawJob, error) {
+	rows, err := s.find(repository, options)
+	if err != nil {
+		return nil, err
 	}
 	// A change could not name them: they stay held back.
 	rows = slices.DeleteFunc(rows, func(row RawJob) bool { return row.nameless() })
 	if len(rows) == 0 {
-		return nil, nil, fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())
+		return nil, fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())
 	}
-	ids = make([]int64, len(rows))
+	c.ids = make([]int64, len(rows))
 	for i := range rows {
-		ids[i] = rows[i].ID
+		c.ids[i] = rows[i].ID
 	}
-	return rows, ids, s.refuseUnsettled(ids)
+	return rows, s.refuseUnsettled(c.ids)
 }
 
 func (s *SmallBen) isMismatch(err error) bool {
@@ -988,7 +1131,9 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 
 // forgetLocked drops what is known of jobs.
 func (s *SmallBen) forgetLocked(ids []int64) {
-	s.scheduler.removeLocked(ids)
+	for _, at := range s.scheduler.removeLocked(ids) {
+		at.skip("its job was paused or deleted while it waited")
+	}
 	for _, id := range ids {
 		delete(s.paused, id)
 		delete(s.undecodable, id)

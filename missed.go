@@ -1,0 +1,602 @@
+package smallben
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/robfig/cron/v3"
+)
+
+const (
+	// maxTicks bounds how many ticks of a job are looked at one by one. Beyond it
+	// a stretch that was missed is recorded with this count.
+	maxTicks = 10_000
+	// maxCatchUp bounds how many missed ticks of a job MissedRunAll runs.
+	maxCatchUp = 100
+	// sweepBatch is how many jobs are accounted for in one transaction.
+	sweepBatch = 500
+	// pruneBatch is how many runs are pruned in one.
+	pruneBatch = 5000
+)
+
+// isTick reports whether the instant is a tick of the schedule.
+func isTick(schedule cron.Schedule, at time.Time) bool {
+	return schedule.Next(at.Add(-time.Second)).Equal(at)
+}
+
+// ticksIn returns the ticks after an instant up to another, at most limit of them,
+// and whether there are more.
+func ticksIn(schedule cron.Schedule, after, until time.Time, limit int) (ticks []time.Time, more bool) {
+	for at := schedule.Next(after); !at.IsZero() && !at.After(until); at = schedule.Next(at) {
+		if len(ticks) == limit {
+			return ticks, true
+		}
+		ticks = append(ticks, at)
+	}
+	return ticks, false
+}
+
+// lastTicks returns the last ticks after an instant up to another, n at most, in
+// order, without walking through all of them.
+func lastTicks(schedule cron.Schedule, after, until time.Time, n int) (ticks []time.Time) {
+	for range n {
+		// Next does not fall as its argument rises: look for the last second
+		// whose next tick is still within.
+		low, high := after.Unix(), until.Unix() // Next(low) is within or there is none, Next(high) is beyond
+		within := func(second int64) bool {
+			next := schedule.Next(time.Unix(second, 0).In(after.Location()))
+			return !next.IsZero() && !next.After(until)
+		}
+		if next := schedule.Next(after); next.IsZero() || next.After(until) {
+			break
+		}
+		for high-low > 1 {
+			if middle := low + (high-low)/2; within(middle) {
+				low = middle
+			} else {
+				high = middle
+			}
+		}
+		tick := schedule.Next(time.Unix(low, 0).In(after.Location()))
+		ticks = append(ticks, tick)
+		until = tick.Add(-time.Second)
+	}
+	slices.Reverse(ticks)
+	return ticks
+}
+
+// ticker is a job as its account is seen.
+type ticker struct {
+	id, groupID, superGroupID int64
+	createdAt                 int64 // as target.createdAt
+	revision                  int64 // 0: whatever it is
+	schedule                  cron.Schedule
+}
+
+// missedTicks are ticks of a job that nobody ran.
+type missedTicks struct {
+	ticker
+	account Account     // as it is from now on
+	ticks   []time.Time // that were due, the missed ones and the others
+	missed  []int       // which of them were missed
+	// tail is nil, or the newest ticks after those of ticks: more than are ever
+	// run. All after those of ticks were missed then.
+	tail []time.Time
+}
+
+// stretch is some ticks of a job, one after another.
+type stretch struct {
+	first, last time.Time
+	count       int
+}
+
+// accounting is what became of accounts.
+type accounting struct {
+	claims    []*claim // to be started when the transaction is committed, and given up if it is not
+	missed    int      // ticks
+	postponed []int64  // jobs that were left alone
+}
+
+// account finds out which ticks of jobs nobody ran, up to an instant, records
+// them, and claims those that the policy wants to be run by a recording.
+func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.Time, policy MissedPolicy) (done accounting, err error) {
+	slices.SortFunc(jobs, func(a, b ticker) int { return cmp.Compare(a.id, b.id) })
+	found, postponed, err := r.unrecorded(tx, jobs, until)
+	if err != nil {
+		return accounting{}, err
+	}
+	done.postponed = postponed
+	if by == nil {
+		policy = MissedSkip
+	}
+	exclusive := r.scheduler.overlap == overlapSkip
+	var accounts []Account
+	var runs []Run
+	for i := range found {
+		m := &found[i]
+		if policy != MissedSkip && len(m.missed) > 0 && exclusive && m.account.Busy {
+			done.postponed = append(done.postponed, m.id) // until it has ended
+			continue
+		}
+		stretches, newest := m.split(policy)
+		count := len(newest)
+		for _, s := range stretches {
+			count += s.count
+			runs = append(runs, Run{RunKey: RunKey{JobID: m.id, Tick: s.last.UTC(), Attempt: 1}, GroupID: m.groupID, SuperGroupID: m.superGroupID,
+				Process: by.name(), Start: tx.Now(), End: tx.Now(), Outcome: OutcomeMissed, Missed: s.count, FirstTick: s.first.UTC()})
+		}
+		var chain []*claim
+		for _, at := range newest {
+			c := by.newClaim(RunKey{JobID: m.id, Tick: at.UTC(), Attempt: 1}, m.createdAt)
+			if c == nil {
+				// The next leader finds them again.
+				dropAll(append(done.claims, chain...))
+				return accounting{}, errStopped
+			}
+			c.GroupID, c.SuperGroupID, c.missed = m.groupID, m.superGroupID, 1
+			chain = append(chain, c)
+		}
+		if len(chain) > 0 {
+			chain[0].missed = count - len(chain) + 1
+			done.claims = append(done.claims, chain[0])
+		}
+		runs = append(runs, link(chain, exclusive, tx.Now())...)
+		accounts = append(accounts, m.account)
+		done.missed += count
+	}
+	if len(accounts) == 0 {
+		return done, nil
+	}
+	if err := tx.Record(accounts, runs); err != nil {
+		dropAll(done.claims)
+		return accounting{}, err
+	}
+	return done, nil
+}
+
+// name is the process, or "" for changes that come before Start.
+func (r *recording) name() string {
+	if r == nil {
+		return ""
+	}
+	return r.process
+}
+
+// split tells the missed ticks that the policy runs, oldest first, from the
+// others, which are the older ones.
+func (m *missedTicks) split(policy MissedPolicy) (stretches []stretch, newest []time.Time) {
+	most := map[MissedPolicy]int{MissedSkip: 0, MissedRunOnce: 1, MissedRunAll: maxCatchUp}[policy]
+	skipped := m.missed
+	if m.tail == nil {
+		skipped = m.missed[:len(m.missed)-min(most, len(m.missed))]
+		for _, i := range m.missed[len(skipped):] {
+			newest = append(newest, m.ticks[i])
+		}
+	}
+	for n, i := range skipped {
+		if n == 0 || skipped[n-1] != i-1 {
+			stretches = append(stretches, stretch{first: m.ticks[i]})
+		}
+		s := &stretches[len(stretches)-1]
+		s.last = m.ticks[i]
+		s.count++
+	}
+	if m.tail == nil {
+		return stretches, newest
+	}
+	last := len(m.ticks) - 1
+	if len(skipped) == 0 || skipped[len(skipped)-1] != last {
+		stretches = append(stretches, stretch{first: m.schedule.Next(m.ticks[last])})
+	}
+	s := &stretches[len(stretches)-1]
+	s.count = maxTicks
+	s.last = m.tail[len(m.tail)-1-most]
+	return stretches, m.tail[len(m.tail)-most:]
+}
+
+// link makes claims of one job run one after another, and returns what is recorded
+// of them. The last one holds the running key for all.
+func link(chain []*claim, exclusive bool, now time.Time) []Run {
+	runs := make([]Run, len(chain))
+	for i, c := range chain {
+		c.Exclusive = exclusive && i == len(chain)-1
+		c.catchUp = true
+		runs[i] = Run{RunKey: c.RunKey, GroupID: c.GroupID, SuperGroupID: c.SuperGroupID, Process: c.recording.process,
+			Start: now, Outcome: OutcomeRunning, Missed: c.missed, Exclusive: c.Exclusive}
+	}
+	if len(chain) > 0 {
+		chain[0].rest = chain[1:]
+		chain[0].recording.catchingUp.Add(int64(len(chain)))
+	}
+	return runs
+}
+
+// dropAll drops claims and those that were to follow them.
+func dropAll(claims []*claim) {
+	for _, c := range claims {
+		for _, next := range c.rest {
+			next.drop()
+		}
+		c.drop()
+	}
+}
+
+// unrecorded compares the ticks of jobs with the record. What it returns has new
+// accounts, and may have missed nothing. Jobs that this process does not know as
+// they are are postponed.
+func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found []missedTicks, postponed []int64, err error) {
+	ids := make([]int64, len(jobs))
+	byID := make(map[int64]ticker, len(jobs))
+	for i, job := range jobs {
+		ids[i], byID[job.id] = job.id, job
+	}
+	accounts, err := tx.Accounts(ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	location := r.scheduler.location
+	var spans []TickSpan
+	for _, account := range accounts {
+		m := missedTicks{ticker: byID[account.JobID], account: account}
+		if m.revision != 0 && m.revision != account.Revision {
+			postponed = append(postponed, m.id)
+			continue
+		}
+		var more bool
+		if m.ticks, more = ticksIn(m.schedule, account.Until.In(location), until.In(location), maxTicks); len(m.ticks) == 0 {
+			continue
+		}
+		m.account.Until = until
+		if more {
+			m.tail = []time.Time{}
+		}
+		spans = append(spans, TickSpan{JobID: m.id, After: account.Until, Until: until})
+		found = append(found, m)
+	}
+	if len(spans) == 0 {
+		return nil, postponed, nil
+	}
+	recorded, err := tx.RecordedTicks(spans)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range found {
+		found[i].compare(recorded[i])
+	}
+	return found, postponed, nil
+}
+
+// compare notes the ticks that are not recorded.
+func (m *missedTicks) compare(recorded []time.Time) {
+	if m.tail != nil {
+		m.extend(recorded)
+	}
+	known := make(map[int64]struct{}, len(recorded))
+	for _, at := range recorded {
+		known[at.Unix()] = struct{}{}
+	}
+	for i, at := range m.ticks {
+		if _, ok := known[at.Unix()]; !ok {
+			m.missed = append(m.missed, i)
+		}
+	}
+}
+
+// extend finds the newest ticks after those that were looked at. The account ends
+// where the record goes on.
+func (m *missedTicks) extend(recorded []time.Time) {
+	last := m.ticks[len(m.ticks)-1]
+	for _, at := range recorded {
+		if at.After(last) {
+			m.account.Until = at.Add(-time.Second)
+			break
+		}
+	}
+	m.tail = lastTicks(m.schedule, last, m.account.Until.In(last.Location()), maxCatchUp+1)
+	if len(m.tail) <= maxCatchUp {
+		m.ticks, m.tail = append(m.ticks, m.tail...), nil
+	}
+}
+
+var errStopped = errors.New("SmallBen was stopped")
+
+// closeAccounts records the ticks of jobs as they are before a change, in its
+// transaction. It does nothing if runs are not recorded.
+func (s *SmallBen) closeAccounts(tx Repository, c *change, rows []RawJob, policy MissedPolicy) error {
+	recordTx, ok := tx.(RecordTx)
+	if !ok || s.record == nil {
+		return nil
+	}
+	var jobs []ticker
+	for i := range rows {
+		row := &rows[i]
+		if row.Paused || row.defect != "" {
+			continue
+		}
+		schedule, err := parseExpression(row.CronExpression, row.CreatedAt)
+		if err != nil {
+			continue // a row that does not decode has no ticks
+		}
+		jobs = append(jobs, ticker{id: row.ID, groupID: row.GroupID, superGroupID: row.SuperGroupID,
+			createdAt: row.CreatedAt.UnixMicro(), schedule: s.scheduler.canonical(schedule)})
+	}
+	s.mu.RLock()
+	var by *recording
+	if s.scheduler.session != nil {
+		by = s.scheduler.session.recording
+	}
+	s.mu.RUnlock()
+	done, err := s.record.account(recordTx, by, jobs, recordTx.Now(), policy)
+	c.missed, c.catchUp = done.missed, done.claims
+	return err
+}
+
+func (s *SmallBen) missedPolicy() MissedPolicy {
+	if s.record == nil {
+		return MissedSkip
+	}
+	return s.record.config.Missed
+}
+
+// accounted is when the account of a job is to be looked at again, as long as the
+// job has the revision: its next tick, in Unix seconds.
+type accounted struct{ revision, next int64 }
+
+func (r *recording) sweepUntilStopped() {
+	ticker := time.NewTicker(r.timing.SweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-r.session.stop:
+			return
+		case <-ticker.C:
+		case <-r.due:
+		}
+		if err := r.sweep(); err != nil && !r.session.stopped.Load() {
+			r.trouble(err)
+		}
+	}
+}
+
+// sweep does what one process does for all.
+func (r *recording) sweep() error {
+	leads, err := r.lead()
+	if err != nil || !leads {
+		return err
+	}
+	if err := r.recorder.CompareMarks(); err != nil {
+		return err
+	}
+	if err := r.accountAll(); err != nil {
+		return err
+	}
+	if r.config.Retention < 0 {
+		return nil
+	}
+	for !r.session.stopped.Load() {
+		n, err := r.recorder.PruneRuns(r.databaseTime().Add(-r.config.Retention), pruneBatch)
+		if err != nil || n < pruneBatch {
+			return err
+		}
+	}
+	return nil
+}
+
+// databaseTime is about what time it is in the database.
+func (r *recording) databaseTime() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.offset)
+}
+
+// lead reports whether this process leads, and makes it the leader if there is
+// none. Whoever takes the lead looks for runs that no process has any more.
+func (r *recording) lead() (leads bool, err error) {
+	r.mu.Lock()
+	pulse := r.pulse
+	r.mu.Unlock()
+	if pulse.Leader == r.process {
+		return true, nil
+	}
+	if slices.ContainsFunc(pulse.Peers, func(p Peer) bool { return p.Process == pulse.Leader }) {
+		return false, nil
+	}
+	err = r.buryAnd(nil, func(tx RecordTx) (err error) {
+		leads, err = tx.Lead(r.process)
+		return err
+	})
+	if leads {
+		// What an earlier leader knew is not known here.
+		clear(r.accounted)
+	}
+	return leads && err == nil, err
+}
+
+// accountAll accounts for the jobs that are due, some at a time, and not faster
+// than what makes up for missed ticks has run.
+func (r *recording) accountAll() error {
+	until := r.databaseTime().Add(-r.timing.MissedAfter)
+	for batch := range slices.Chunk(r.dueJobs(until), sweepBatch) {
+		for r.catchingUp.Load() > sweepBatch && !r.session.stopped.Load() {
+			r.pause(troubleWait)
+		}
+		if r.session.stopped.Load() {
+			return nil
+		}
+		var done accounting
+		_, err := r.change(func(tx RecordTx) (err error) {
+			until = tx.Now().Add(-r.timing.MissedAfter)
+			done, err = r.account(tx, r, batch, until, r.config.Missed)
+			return err
+		})
+		if err != nil {
+			abandon(done.claims)
+			return err
+		}
+		r.caughtUp(done)
+		for _, job := range batch {
+			next := job.schedule.Next(until.In(r.scheduler.location))
+			r.accounted[job.id] = accounted{job.revision, next.Unix()}
+		}
+		for _, id := range done.postponed {
+			delete(r.accounted, id)
+		}
+	}
+	return nil
+}
+
+// abandon gives up claims whose transaction failed. What was committed all the
+// same is recorded as skipped.
+func abandon(claims []*claim) {
+	for _, c := range claims {
+		rest := c.rest
+		c.rest = nil
+		for _, one := range append([]*claim{c}, rest...) {
+			one.skip("it was not known in time whether it was claimed")
+		}
+	}
+}
+
+// caughtUp counts missed ticks and starts what makes up for them.
+func (r *recording) caughtUp(done accounting) {
+	r.metrics.missed.Add(float64(done.missed))
+	if done.missed > 0 {
+		r.smallBen.log.Info("ticks missed", "count", done.missed, "jobsToRun", len(done.claims))
+	}
+	for _, c := range done.claims {
+		go c.start()
+	}
+}
+
+// dueJobs returns the jobs that have a tick to be accounted for.
+func (r *recording) dueJobs(until time.Time) (due []ticker) {
+	s := r.scheduler
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	maps.DeleteFunc(r.accounted, func(id int64, _ accounted) bool {
+		_, ok := s.entries[id]
+		return !ok
+	})
+	for id, e := range s.entries {
+		shard := s.shard(id)
+		shard.mu.Lock()
+		known, ok := r.accounted[id]
+		if !ok || known.revision != e.revision || known.next > 0 && known.next <= until.Unix() {
+			due = append(due, ticker{id: id, groupID: e.groupID, superGroupID: e.superGroupID, createdAt: e.createdAt, revision: e.revision, schedule: e.schedule})
+		}
+		shard.mu.Unlock()
+	}
+	slices.SortFunc(due, func(a, b ticker) int { return cmp.Compare(a.id, b.id) })
+	return due
+}
+
+// bury removes processes that are dead from the record, and runs again what they
+// ran, if that is wanted.
+func (r *recording) bury(dead []Peer) {
+	if !r.burying.CompareAndSwap(false, true) {
+		return
+	}
+	defer r.burying.Store(false)
+	if err := r.buryAnd(dead, func(RecordTx) error { return nil }); err != nil {
+		r.trouble(err)
+	}
+}
+
+// buryAnd buries, and does something more in the same change.
+func (r *recording) buryAnd(dead []Peer, also func(tx RecordTx) error) error {
+	var lost []Run
+	var claims []*claim
+	_, err := r.change(func(tx RecordTx) (err error) {
+		if lost, err = tx.Bury(dead); err != nil {
+			return err
+		}
+		if r.config.RerunLost && len(lost) > 0 {
+			if claims, err = r.rerun(tx, lost); err != nil {
+				return err
+			}
+		}
+		return also(tx)
+	})
+	if err != nil {
+		abandon(claims)
+		return err
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	r.metrics.lostRuns.Add(float64(len(lost)))
+	names := make(map[string]struct{})
+	for i := range lost {
+		names[lost[i].Process] = struct{}{}
+	}
+	r.smallBen.log.Info("runs lost", "count", len(lost), "processes", slices.Sorted(maps.Keys(names)), "runAgain", len(claims))
+	if len(claims) > 0 {
+		if err := r.smallBen.sync(nil); err != nil {
+			r.trouble(err)
+		}
+	}
+	for _, c := range claims {
+		go c.start()
+	}
+	return nil
+}
+
+// rerun claims second attempts of lost runs, of each job one after another. A job
+// that is paused or gone is not run.
+func (r *recording) rerun(tx RecordTx, lost []Run) (claims []*claim, err error) {
+	byJob := make(map[int64][]Run)
+	for _, run := range lost {
+		if run.Attempt == 1 {
+			byJob[run.JobID] = append(byJob[run.JobID], run)
+		}
+	}
+	ids := slices.Sorted(maps.Keys(byJob))
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	running := false
+	rows, err := tx.ListJobs(&ListJobsOptions{JobIDs: ids, Paused: &running})
+	if err != nil {
+		return nil, err
+	}
+	accounts, err := tx.Accounts(ids)
+	if err != nil {
+		return nil, err
+	}
+	busy := make(map[int64]bool)
+	for _, account := range accounts {
+		busy[account.JobID] = account.Busy
+	}
+	exclusive := r.exclusive()
+	var runs []Run
+	for i := range rows {
+		row := &rows[i]
+		if exclusive && busy[row.ID] {
+			continue // it runs already, in another process
+		}
+		again := byJob[row.ID]
+		slices.SortFunc(again, func(a, b Run) int { return a.Tick.Compare(b.Tick) })
+		var chain []*claim
+		for _, run := range again {
+			key := run.RunKey
+			key.Attempt = 2
+			c := r.newClaim(key, row.CreatedAt.UnixMicro())
+			if c == nil {
+				dropAll(append(claims, chain...))
+				return nil, errStopped
+			}
+			c.GroupID, c.SuperGroupID, c.missed = row.GroupID, row.SuperGroupID, run.Missed
+			chain = append(chain, c)
+		}
+		runs = append(runs, link(chain, exclusive, tx.Now())...)
+		claims = append(claims, chain[0])
+	}
+	if err := tx.Record(nil, runs); err != nil {
+		dropAll(claims)
+		return nil, err
+	}
+	return claims, nil
+}

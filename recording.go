@@ -1,0 +1,969 @@
+package smallben
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxClaims   = 2000 // in one call of the Recorder, and so of finished runs
+	maxSyncWait = 5 * time.Second
+	// earlyWait is how long a claim waits that came before the database's clock.
+	earlyWait = 200 * time.Millisecond
+	// troubleWait is how long the record is left alone when it did not answer.
+	troubleWait = 200 * time.Millisecond
+)
+
+// runsTiming is what tests shorten.
+type runsTiming struct {
+	// DeadAfter is how long a process has shown no beat, while the database
+	// answered, when it is taken for dead.
+	DeadAfter time.Duration
+	// SweepEvery is how often the leader looks for missed ticks, and MissedAfter
+	// how old one is at least.
+	SweepEvery, MissedAfter time.Duration
+	// ClaimPatience is how long a claim that the database does not answer is
+	// tried, and how old a claim may be when its run starts.
+	ClaimPatience time.Duration
+	// FlushPatience is how long Stop waits for the ends of runs to be recorded.
+	FlushPatience time.Duration
+}
+
+var defaultRunsTiming = runsTiming{
+	DeadAfter:     15 * time.Second,
+	SweepEvery:    time.Minute,
+	MissedAfter:   30 * time.Second,
+	ClaimPatience: 10 * time.Second,
+	FlushPatience: 10 * time.Second,
+}
+
+// record is the record of runs as one SmallBen uses it.
+type record struct {
+	recorder  Recorder
+	refusal   error // why there is no recorder
+	config    RunsConfig
+	location  string
+	timing    runsTiming
+	metrics   *recordMetrics
+	scheduler *scheduler
+
+	// seen is the revision that memory agrees with at least. It moves under
+	// changeMu, or over a change that concerns no job.
+	seen atomic.Int64
+
+	opening sync.Mutex // guards opened
+	opened  bool
+}
+
+func newRecord(repository Repository, config RunsConfig, s *scheduler) *record {
+	r := &record{config: config, timing: defaultRunsTiming, metrics: newRecordMetrics(), scheduler: s, location: s.location.String()}
+	r.recorder, r.refusal = recorderOf(repository, &r.config, s.location)
+	return r
+}
+
+// recorderOf sets what the config leaves to us, or says why runs cannot be
+// recorded so.
+func recorderOf(repository Repository, config *RunsConfig, location *time.Location) (Recorder, error) {
+	recorder, ok := repository.(Recorder)
+	if !ok {
+		return nil, fmt.Errorf("Runs.Record needs a repository that is a Recorder, and %T is none", repository)
+	}
+	if config.SyncInterval == 0 {
+		config.SyncInterval = time.Second
+	}
+	if config.Retention == 0 {
+		config.Retention = 7 * 24 * time.Hour
+	}
+	switch {
+	case config.SyncInterval < 10*time.Millisecond || config.SyncInterval > 5*time.Second:
+		return nil, fmt.Errorf("Runs.SyncInterval is %v, not between 10ms and 5s", config.SyncInterval)
+	case config.Retention > 0 && config.Retention < time.Minute:
+		return nil, fmt.Errorf("Runs.Retention is %v, less than a minute", config.Retention)
+	case config.Missed < MissedSkip || config.Missed > MissedRunAll:
+		return nil, fmt.Errorf("Runs.Missed is %d, which is no MissedPolicy", config.Missed)
+	case location == time.Local:
+		return nil, errors.New("WithLocation is time.Local, which may be another location in another process: with Runs.Record give one by name")
+	}
+	if _, err := time.LoadLocation(location.String()); err != nil || location.String() == "" {
+		return nil, fmt.Errorf("WithLocation is %q, which is not in the time zone database: with Runs.Record every process must find it there", location)
+	}
+	return recorder, nil
+}
+
+// open makes sure that there is a record.
+func (r *record) open() error {
+	r.opening.Lock()
+	defer r.opening.Unlock()
+	if r.refusal != nil || r.opened {
+		return r.refusal
+	}
+	if err := r.recorder.OpenRecord(r.location); err != nil {
+		return err
+	}
+	r.opened = true
+	return nil
+}
+
+// change is Recorder.Change, also before Start.
+func (r *record) change(write func(tx RecordTx) error) (revision int64, err error) {
+	if err := r.open(); err != nil {
+		return 0, err
+	}
+	revision, err = r.recorder.Change(write)
+	if err == nil {
+		r.seen.CompareAndSwap(revision-1, revision)
+	}
+	return revision, err
+}
+
+// ListRuns returns the recorded runs that match options, newest tick first: what
+// ran, where and how it went, what was missed, skipped or lost, and what is
+// running. Nil options match the newest thousand. Times are in the location of
+// SchedulerConfig. Without Config.Runs.Record it returns an error.
+func (s *SmallBen) ListRuns(options *ListRunsOptions) ([]Run, error) {
+	if options == nil {
+		options = &ListRunsOptions{}
+	}
+	runs, err := s.listRuns(*options)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	return runs, nil
+}
+
+func (s *SmallBen) listRuns(options ListRunsOptions) ([]Run, error) {
+	if s.record == nil {
+		return nil, errors.New("runs are not recorded: Config.Runs.Record is not set")
+	}
+	if err := s.record.open(); err != nil {
+		return nil, err
+	}
+	runs, err := s.record.recorder.ListRuns(options)
+	for i := range runs {
+		s.record.localize(&runs[i])
+	}
+	return runs, err
+}
+
+func (r *record) localize(run *Run) {
+	for _, t := range []*time.Time{&run.Tick, &run.FirstTick, &run.Start, &run.End} {
+		if !t.IsZero() {
+			*t = t.In(r.scheduler.location)
+		}
+	}
+}
+
+// describe gives jobs their last recorded run.
+func (r *record) describe(jobs []Job) error {
+	if err := r.open(); err != nil {
+		return err
+	}
+	ids := make([]int64, len(jobs))
+	index := make(map[int64]int, len(jobs))
+	for i := range jobs {
+		ids[i], index[jobs[i].ID] = jobs[i].ID, i
+	}
+	runs, err := r.recorder.LastRuns(ids)
+	for i := range runs {
+		r.localize(&runs[i])
+		jobs[index[runs[i].JobID]].recorded = runs[i]
+	}
+	return err
+}
+
+// follow makes memory agree with what was changed after a revision, or with the
+// rows of ids. It expects changeMu.
+func (s *SmallBen) follow(since int64, ids []int64) error {
+	changes, err := s.record.recorder.Changes(since, ids)
+	if err != nil {
+		return err
+	}
+	known := slices.Clone(changes.Gone)
+	for i := range changes.Jobs {
+		known = append(known, changes.Jobs[i].ID)
+	}
+	if err := s.meet(changes.Jobs, known); err != nil {
+		return err
+	}
+	if ids == nil {
+		s.record.seen.Store(changes.Revision)
+	}
+	return nil
+}
+
+// sync follows what others changed, and reads the rows of ids in any case.
+func (s *SmallBen) sync(ids []int64) error {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	if err := s.follow(s.record.seen.Load(), nil); err != nil {
+		return err
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return s.follow(0, ids)
+}
+
+// recording is what records the runs of one session: it asks for claims, records
+// ends, shows that it is alive, and follows what other processes do. Nil records
+// nothing.
+type recording struct {
+	*record
+	smallBen *SmallBen
+	session  *session
+	process  string
+
+	claims   queue[*claim]
+	finishes queue[FinishedRun]
+	outdated chan struct{} // wakes the following of others; holds 1
+	due      chan struct{} // wakes the sweep; holds 1
+	gaveUp   chan struct{} // closed: ends of runs are no longer recorded
+	ended    chan struct{} // closed: beats end
+	done     chan struct{} // closed: nothing more is recorded
+
+	mu        sync.Mutex // guards the fields below, for moments
+	asked     map[runKey]struct{}
+	inTrouble bool
+	lastBeat  time.Time     // by this process's clock
+	inSync    time.Time     // when memory was known to agree with the database last
+	offset    time.Duration // of the database's clock to this process's
+	pulse     Pulse         // the last one
+
+	registration sync.Mutex // held while the process joins, beats or leaves
+	left         bool
+
+	catchingUp atomic.Int64 // runs in progress that make up for missed or lost ones
+	burying    atomic.Bool
+
+	// watched is what the beats know of other processes.
+	watched map[string]watch
+	// accounted is what the sweep knows of accounts.
+	accounted map[int64]accounted
+}
+
+// runKey is RunKey as a key of maps.
+type runKey struct {
+	jobID     int64
+	tick      int64 // Unix microseconds
+	triggered bool
+	attempt   int
+}
+
+func (k RunKey) key() runKey {
+	return runKey{k.JobID, k.Tick.UnixMicro(), k.Triggered, k.Attempt}
+}
+
+// claim is a run that this process asks for or has been given. It counts as a run
+// in progress of the session until it is finished or dropped.
+type claim struct {
+	Claim
+	recording *recording
+	createdAt int64 // as target.createdAt
+	missed    int   // as CronJobInput.Missed
+	catchUp   bool
+	via       *entry // that fired, or nil
+	asked     time.Time
+	unsure    bool     // it may be recorded already: the reply was lost
+	unclaimed bool     // it runs without being recorded, yet
+	rest      []*claim // to be run after it, one after another
+}
+
+// join registers a process for a new session.
+func (s *SmallBen) join() (*recording, error) {
+	if err := s.record.open(); err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "unknown"
+	}
+	now := time.Now()
+	r := &recording{
+		record:    s.record,
+		smallBen:  s,
+		process:   fmt.Sprintf("%s/%d/%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6])),
+		claims:    newQueue[*claim](),
+		finishes:  newQueue[FinishedRun](),
+		outdated:  make(chan struct{}, 1),
+		due:       make(chan struct{}, 1),
+		gaveUp:    make(chan struct{}),
+		ended:     make(chan struct{}),
+		done:      make(chan struct{}),
+		asked:     make(map[runKey]struct{}),
+		lastBeat:  now,
+		inSync:    now,
+		watched:   make(map[string]watch),
+		accounted: make(map[int64]accounted),
+	}
+	return r, s.record.recorder.Join(r.process)
+}
+
+// leave undoes join, as far as the database lets it.
+func (r *recording) leave() {
+	if r == nil {
+		return
+	}
+	r.registration.Lock()
+	defer r.registration.Unlock()
+	r.left = true
+	if err := r.recorder.Leave(r.process); err != nil {
+		// The others will take this process for dead.
+		r.smallBen.log.Error(err, "the record of runs was not left", "process", r.process)
+	}
+}
+
+// run begins the work in the background. It ends by itself after the session.
+func (r *recording) run() {
+	var claiming, finishing, sweeping sync.WaitGroup
+	claiming.Go(r.claimUntilClosed)
+	finishing.Go(r.finishUntilClosed)
+	sweeping.Go(r.sweepUntilStopped)
+	go r.beatUntilEnded()
+	go r.syncUntilStopped()
+	go func() {
+		defer close(r.done)
+		<-r.session.idle
+		r.claims.close()
+		claiming.Wait()
+		sweeping.Wait()
+		r.finishes.close()
+		giveUp := time.AfterFunc(r.timing.FlushPatience, func() { close(r.gaveUp) })
+		finishing.Wait()
+		flushed := giveUp.Stop()
+		close(r.ended)
+		if flushed {
+			r.leave()
+		}
+	}()
+}
+
+// exclusive reports whether runs of one job must not overlap anywhere.
+func (r *recording) exclusive() bool { return r.scheduler.overlap == overlapSkip }
+
+// ask asks for the run of a tick, in the background.
+func (r *recording) ask(e *entry, at tick) {
+	c := r.newClaim(RunKey{JobID: e.id, Tick: at.at.UTC(), Attempt: 1}, e.createdAt)
+	if c == nil {
+		return
+	}
+	c.via, c.Exclusive = e, r.exclusive()
+	r.claims.push(c)
+}
+
+// newClaim counts a claim as a run in progress. It returns nil if the session was
+// stopped or has asked for the same run already: the clock may have been set back.
+func (r *recording) newClaim(key RunKey, createdAt int64) *claim {
+	if !r.session.hold() {
+		return nil
+	}
+	r.mu.Lock()
+	_, twice := r.asked[key.key()]
+	r.asked[key.key()] = struct{}{}
+	r.mu.Unlock()
+	if twice {
+		r.session.release()
+		return nil
+	}
+	return &claim{Claim: Claim{RunKey: key}, recording: r, createdAt: createdAt, asked: time.Now()}
+}
+
+// drop takes back a claim that was not won.
+func (c *claim) drop() {
+	if c.catchUp {
+		c.recording.catchingUp.Add(-1)
+	}
+	c.recording.forget([]RunKey{c.RunKey})
+	c.recording.session.release()
+}
+
+func (r *recording) forget(keys []RunKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range keys {
+		delete(r.asked, key.key())
+	}
+}
+
+func (r *recording) claimUntilClosed() {
+	for {
+		batch, ok := r.claims.take(maxClaims)
+		if !ok {
+			return
+		}
+		if batch = r.current(batch); len(batch) > 0 {
+			r.claim(batch)
+		}
+	}
+}
+
+// current brings claims up to what is known of their jobs, and drops those whose
+// tick is one no longer.
+func (r *recording) current(batch []*claim) []*claim {
+	s := r.scheduler
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.DeleteFunc(batch, func(c *claim) bool {
+		e, ok := s.entries[c.JobID]
+		ok = ok && e.session == r.session && e.createdAt == c.createdAt && (e == c.via || isTick(e.schedule, c.Tick.In(s.location)))
+		if !ok {
+			if !c.unsure {
+				c.drop()
+			}
+			return !c.unsure
+		}
+		shard := s.shard(c.JobID)
+		shard.mu.Lock()
+		defer shard.mu.Unlock()
+		c.Revision, c.GroupID, c.SuperGroupID = e.revision, e.groupID, e.superGroupID
+		return false
+	})
+}
+
+// claim asks the database for a batch of claims and starts those that are won.
+func (r *recording) claim(batch []*claim) {
+	claims := make([]Claim, len(batch))
+	for i, c := range batch {
+		claims[i] = c.Claim
+	}
+	sent := time.Now()
+	results, err := r.recorder.Claim(r.process, claims)
+	r.metrics.claimed(sent)
+	if err != nil {
+		r.claimFailed(batch, err)
+		return
+	}
+	r.wellAgain()
+	confirm := since(sent) > r.timing.ClaimPatience
+	var stale, early, again []*claim
+	for i, c := range batch {
+		switch result := results[i]; result {
+		case ClaimWon:
+			if confirm {
+				// This process was stopped in between, and may have been taken
+				// for dead.
+				c.unsure = true
+				again = append(again, c)
+				continue
+			}
+			r.metrics.won.Inc()
+			go c.start()
+		case ClaimSkipped:
+			r.metrics.won.Inc()
+			r.scheduler.skippedElsewhere(c)
+			c.drop()
+		case ClaimStale:
+			stale = append(stale, c)
+		case ClaimEarly:
+			early = append(early, c)
+		default:
+			r.metrics.lost.Inc()
+			c.drop()
+		}
+	}
+	r.claims.push(again...)
+	if len(stale) > 0 {
+		r.metrics.refused.Add(float64(len(stale)))
+		go r.refresh(stale)
+	}
+	if len(early) > 0 {
+		time.AfterFunc(earlyWait, func() { r.askAgain(early) })
+	}
+}
+
+// since is how long ago an instant was, by the clock that went on the longest: the
+// monotonic one stands still while a machine sleeps.
+func since(t time.Time) time.Duration {
+	now := time.Now()
+	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
+}
+
+// claimFailed decides on claims that the database did not answer.
+func (r *recording) claimFailed(batch []*claim, err error) {
+	r.trouble(err)
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown):
+		for _, c := range batch {
+			c.unsure = true
+		}
+		r.await(err)
+	case errors.Is(err, ErrNotRegistered):
+		r.beat() // which joins again
+	case r.config.RunUnclaimed:
+	default:
+		r.pause(troubleWait)
+	}
+	if r.config.RunUnclaimed && !errors.Is(err, ErrNotRegistered) {
+		for _, c := range batch {
+			c.unclaimed = true
+			r.metrics.unclaimed.Inc()
+			go c.start()
+		}
+		return
+	}
+	r.askAgain(batch)
+}
+
+// askAgain asks for claims again that the database did not decide on, unless they
+// are too old.
+func (r *recording) askAgain(batch []*claim) {
+	stopped := r.session.stopped.Load()
+	batch = slices.DeleteFunc(slices.Clone(batch), func(c *claim) bool {
+		old := since(c.asked) > r.timing.ClaimPatience
+		if drop := old || stopped; drop && !c.unsure || drop && stopped && old {
+			c.drop()
+			return true
+		}
+		return false
+	})
+	r.claims.push(batch...)
+}
+
+// await waits until the outcome of a write is known, for as long as a claim is
+// worth it.
+func (r *recording) await(err error) {
+	var outcome interface{ settled() (bool, error) }
+	if !errors.As(err, &outcome) {
+		r.pause(troubleWait)
+		return
+	}
+	for start := time.Now(); since(start) < r.timing.ClaimPatience; {
+		if settled, err := outcome.settled(); settled && err == nil {
+			return
+		}
+		r.pause(troubleWait)
+	}
+}
+
+// pause waits a while, or until the session ends.
+func (r *recording) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-r.session.stop:
+	}
+}
+
+// refresh learns what changed of the jobs of stale claims, and asks again.
+func (r *recording) refresh(stale []*claim) {
+	ids := make([]int64, len(stale))
+	for i, c := range stale {
+		ids[i] = c.JobID
+	}
+	err := r.smallBen.sync(ids)
+	if err != nil {
+		r.trouble(err)
+	}
+	if err != nil || since(stale[0].asked) > time.Second {
+		r.pause(troubleWait)
+	}
+	r.askAgain(slices.DeleteFunc(stale, func(c *claim) bool {
+		if c.unsure {
+			// Not ours, then.
+			c.drop()
+		}
+		return c.unsure
+	}))
+}
+
+// start runs what was claimed.
+func (c *claim) start() {
+	s := c.recording.scheduler
+	at := tick{at: c.Tick.In(s.location), triggered: c.Triggered, claim: c}
+	for {
+		s.mu.RLock()
+		e, ok := s.entries[c.JobID]
+		s.mu.RUnlock()
+		if !ok || e.session != c.recording.session || e.createdAt != c.createdAt {
+			c.skip("its job was paused or deleted, or SmallBen stopped, before it started")
+			return
+		}
+		r, admission := s.admit(e, at)
+		switch admission {
+		case admitted:
+			s.execute(r)
+			return
+		case waits:
+			return
+		case refused:
+			s.logSkipped(e.id, at)
+			c.skip(stillRunning)
+			return
+		}
+		// The entry was replaced.
+	}
+}
+
+// skippedElsewhere counts a tick whose job runs in another process, or here.
+func (s *scheduler) skippedElsewhere(c *claim) {
+	s.mu.RLock()
+	e, ok := s.entries[c.JobID]
+	s.mu.RUnlock()
+	if ok {
+		e.countSkipped()
+	}
+	s.logSkipped(c.JobID, tick{at: c.Tick.In(s.location)})
+}
+
+func (e *entry) countSkipped() {
+	shard := e.session.scheduler.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	e.metrics.skipped.Inc()
+}
+
+// finish records how a run ended.
+func (c *claim) finish(result *RunResult) {
+	c.ended(FinishedRun{Start: result.Start, End: result.Start.Add(result.Duration), Outcome: result.Outcome, Error: result.Error})
+}
+
+// skip records that a claimed tick did not run.
+func (c *claim) skip(reason string) {
+	now := time.Now()
+	c.ended(FinishedRun{Start: now, End: now, Outcome: OutcomeSkipped, Error: reason})
+}
+
+func (c *claim) ended(run FinishedRun) {
+	r := c.recording
+	run.RunKey, run.Exclusive, run.Unclaimed = c.RunKey, c.Exclusive, c.unclaimed
+	run.GroupID, run.SuperGroupID = c.GroupID, c.SuperGroupID
+	run.Start, run.End = run.Start.UTC().Truncate(time.Microsecond), run.End.UTC().Truncate(time.Microsecond)
+	run.Error = strings.ReplaceAll(strings.ToValidUTF8(run.Error, "�"), "\x00", "�")
+	r.finishes.push(run)
+	if c.catchUp {
+		r.catchingUp.Add(-1)
+	}
+	if len(c.rest) > 0 {
+		next := c.rest[0]
+		next.rest = c.rest[1:]
+		if r.session.stopped.Load() {
+			next.skip("SmallBen was stopped before it started")
+		} else {
+			go next.start()
+		}
+	}
+	r.session.release()
+}
+
+// finishUntilClosed records the ends of runs, for as long as it takes.
+func (r *recording) finishUntilClosed() {
+	for {
+		batch, ok := r.finishes.take(maxClaims)
+		if !ok {
+			return
+		}
+		for wait := troubleWait; ; wait = min(2*wait, maxSyncWait) {
+			err := r.recorder.Finish(r.process, batch)
+			if err == nil {
+				r.wellAgain()
+				break
+			}
+			r.trouble(err)
+			select {
+			case <-time.After(wait):
+				continue
+			case <-r.gaveUp:
+			}
+			r.smallBen.log.Error(err, "ends of runs were not recorded", "runs", len(batch)+r.finishes.len())
+			return
+		}
+		keys := make([]RunKey, len(batch))
+		for i := range batch {
+			keys[i] = batch[i].RunKey
+		}
+		r.forget(keys)
+	}
+}
+
+// trouble says once that the record does not answer, and wellAgain that it does.
+func (r *recording) trouble(err error) {
+	r.mu.Lock()
+	known := r.inTrouble
+	r.inTrouble = true
+	r.mu.Unlock()
+	if !known {
+		go r.smallBen.log.Error(err, "the record of runs does not answer", "process", r.process)
+	}
+}
+
+func (r *recording) wellAgain() {
+	r.mu.Lock()
+	known := r.inTrouble
+	r.inTrouble = false
+	r.mu.Unlock()
+	if known {
+		go r.smallBen.log.Info("the record of runs answers again", "process", r.process)
+		wake(r.due)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watch is a process as another sees it.
+type watch struct {
+	beats int64
+	still time.Duration // for which it showed no beat while the database answered
+}
+
+func (r *recording) beatUntilEnded() {
+	ticker := time.NewTicker(r.config.SyncInterval)
+	defer ticker.Stop()
+	for {
+		r.beat()
+		select {
+		case <-ticker.C:
+		case <-r.ended:
+			return
+		}
+	}
+}
+
+// beat shows that this process is alive, and looks what there is to do.
+func (r *recording) beat() {
+	r.registration.Lock()
+	defer r.registration.Unlock()
+	if r.left {
+		return
+	}
+	seen, sent := r.seen.Load(), time.Now()
+	pulse, err := r.recorder.Beat(r.process)
+	if errors.Is(err, ErrNotRegistered) {
+		// It was taken for dead. What it ran is recorded as lost.
+		go r.smallBen.log.Info("this process was taken for dead, and joins again", "process", r.process)
+		if err = r.recorder.Join(r.process); err == nil {
+			pulse, err = r.recorder.Beat(r.process)
+		}
+	}
+	now := time.Now()
+	if err != nil {
+		r.trouble(err)
+		return
+	}
+	r.wellAgain()
+	r.mu.Lock()
+	gap := now.Sub(r.lastBeat)
+	first := r.pulse.Peers == nil
+	r.lastBeat, r.pulse = now, pulse
+	r.offset = pulse.Now.Sub(sent.Add(now.Sub(sent) / 2))
+	if pulse.Revision <= seen {
+		r.inSync = now
+	}
+	r.mu.Unlock()
+	if pulse.Revision > seen {
+		wake(r.outdated)
+	}
+	if first {
+		wake(r.due)
+	}
+	if dead := r.dead(pulse.Peers, gap); len(dead) > 0 {
+		go r.bury(dead)
+	}
+}
+
+// dead returns the processes that have stood still for too long. A gap between
+// two answers of the database that is longer than it should be proves nothing.
+func (r *recording) dead(peers []Peer, gap time.Duration) (dead []Peer) {
+	if gap > 2*r.config.SyncInterval+time.Second {
+		gap = 0
+	}
+	watched := make(map[string]watch, len(peers))
+	for _, peer := range peers {
+		if peer.Process == r.process {
+			continue
+		}
+		w, known := r.watched[peer.Process]
+		if !known || w.beats != peer.Beats {
+			w = watch{beats: peer.Beats}
+		} else {
+			w.still += gap
+		}
+		watched[peer.Process] = w
+		if w.still >= r.timing.DeadAfter {
+			dead = append(dead, peer)
+		}
+	}
+	r.watched = watched
+	return dead
+}
+
+func (r *recording) syncUntilStopped() {
+	for {
+		select {
+		case <-r.session.stop:
+			return
+		case <-r.outdated:
+		}
+		began := time.Now()
+		if err := r.smallBen.sync(nil); err != nil {
+			r.trouble(err)
+			continue // the next beat finds it outdated still
+		}
+		r.mu.Lock()
+		r.inSync = began
+		r.mu.Unlock()
+	}
+}
+
+// claimTriggered claims a run of each job at once, for TriggerJobs. The map has
+// those that are to run, by job.
+func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*claim, error) {
+	if s.record == nil {
+		return nil, nil
+	}
+	s.mu.RLock()
+	session := s.scheduler.session
+	s.mu.RUnlock()
+	if session == nil {
+		return nil, errors.New("SmallBen was stopped")
+	}
+	r := session.recording
+	won := make(map[int64]*claim, len(jobs))
+	undo := func(reason string) {
+		for _, c := range won {
+			c.skip(reason)
+		}
+	}
+	pending := jobs
+	for tick := at.at.UTC().Truncate(time.Microsecond); len(pending) > 0; tick = tick.Add(time.Microsecond) {
+		claimed, err := r.claimNow(pending, tick)
+		if err != nil {
+			undo("another run of the same call could not be claimed")
+			return nil, err
+		}
+		var taken []JobWithSchedule
+		for i, c := range claimed {
+			switch {
+			case c.result == ClaimWon:
+				won[c.JobID] = c.claim
+			case c.result == ClaimSkipped:
+				s.scheduler.skippedElsewhere(c.claim)
+			case c.result == ClaimStale:
+				err = fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), c.JobID)
+			default:
+				taken = append(taken, pending[i])
+			}
+			if c.result != ClaimWon {
+				c.drop()
+			}
+		}
+		if err != nil {
+			undo("another job of the same call was deleted meanwhile")
+			return nil, err
+		}
+		pending = taken
+	}
+	return won, nil
+}
+
+type claimResult struct {
+	*claim
+	result ClaimResult
+}
+
+// claimNow asks for a triggered run of each job. One whose claim is not known is
+// recorded as skipped, if at all.
+func (r *recording) claimNow(jobs []JobWithSchedule, tick time.Time) ([]claimResult, error) {
+	claimed := make([]claimResult, 0, len(jobs))
+	claims := make([]Claim, 0, len(jobs))
+	drop := func() {
+		for _, c := range claimed {
+			c.drop()
+		}
+	}
+	for i := range jobs {
+		row := &jobs[i].rawJob
+		c := r.newClaim(RunKey{JobID: row.ID, Tick: tick, Triggered: true, Attempt: 1}, row.CreatedAt.UnixMicro())
+		if c == nil {
+			drop()
+			return nil, errors.New("SmallBen was stopped")
+		}
+		c.GroupID, c.SuperGroupID, c.Exclusive = row.GroupID, row.SuperGroupID, r.exclusive()
+		claimed, claims = append(claimed, claimResult{claim: c}), append(claims, c.Claim)
+	}
+	sent := time.Now()
+	results, err := r.recorder.Claim(r.process, claims)
+	r.metrics.claimed(sent)
+	if errors.Is(err, ErrOutcomeUnknown) {
+		for _, c := range claimed {
+			c.skip("it was not known in time whether it was claimed")
+		}
+		return nil, err
+	}
+	if err != nil {
+		drop()
+		return nil, err
+	}
+	for i := range claimed {
+		claimed[i].result = results[i]
+	}
+	return claimed, nil
+}
+
+// queue holds what waits for one goroutine that takes it in batches. It is
+// goroutine-safe.
+type queue[T any] struct {
+	mu     *sync.Mutex
+	items  []T
+	closed bool
+	wake   chan struct{} // holds 1
+}
+
+func newQueue[T any]() queue[T] {
+	return queue[T]{mu: new(sync.Mutex), wake: make(chan struct{}, 1)}
+}
+
+func (q *queue[T]) push(items ...T) {
+	if len(items) == 0 {
+		return
+	}
+	q.mu.Lock()
+	q.items = append(q.items, items...)
+	q.mu.Unlock()
+	wake(q.wake)
+}
+
+func (q *queue[T]) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
+}
+
+// close lets take return false once the queue is empty.
+func (q *queue[T]) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	wake(q.wake)
+}
+
+// take waits for something, and takes at most limit of it.
+func (q *queue[T]) take(limit int) (batch []T, ok bool) {
+	for {
+		q.mu.Lock()
+		n, closed := min(limit, len(q.items)), q.closed
+		if n > 0 {
+			batch = q.items[:n:n]
+			if q.items = q.items[n:]; len(q.items) == 0 {
+				q.items = nil
+			}
+		}
+		q.mu.Unlock()
+		if n > 0 {
+			return batch, true
+		}
+		if closed {
+			return nil, false
+		}
+		<-q.wake
+	}
+}
