@@ -122,22 +122,21 @@ func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.T
 			continue
 		}
 		stretches, newest := m.split(policy)
+		chain, err := by.claimAll(m, newest)
+		if errors.Is(err, errAsked) {
+			done.postponed = append(done.postponed, m.id)
+			continue
+		}
+		if err != nil {
+			// The next leader finds them again.
+			dropAll(done.claims)
+			return accounting{}, err
+		}
 		count := len(newest)
 		for _, s := range stretches {
 			count += s.count
 			runs = append(runs, Run{RunKey: RunKey{JobID: m.id, Tick: s.last.UTC(), Attempt: 1}, GroupID: m.groupID, SuperGroupID: m.superGroupID,
 				Process: by.name(), Start: tx.Now(), End: tx.Now(), Outcome: OutcomeMissed, Missed: s.count, FirstTick: s.first.UTC()})
-		}
-		var chain []*claim
-		for _, at := range newest {
-			c := by.newClaim(RunKey{JobID: m.id, Tick: at.UTC(), Attempt: 1}, m.createdAt)
-			if c == nil {
-				// The next leader finds them again.
-				dropAll(append(done.claims, chain...))
-				return accounting{}, errStopped
-			}
-			c.GroupID, c.SuperGroupID, c.missed = m.groupID, m.superGroupID, 1
-			chain = append(chain, c)
 		}
 		if len(chain) > 0 {
 			chain[0].missed = count - len(chain) + 1
@@ -155,6 +154,20 @@ func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.T
 		return accounting{}, err
 	}
 	return done, nil
+}
+
+// claimAll makes claims of missed ticks of a job.
+func (r *recording) claimAll(m *missedTicks, ticks []time.Time) (chain []*claim, err error) {
+	for _, at := range ticks {
+		c, err := r.newClaim(RunKey{JobID: m.id, Tick: at.UTC(), Attempt: 1}, m.createdAt)
+		if err != nil {
+			dropAll(chain)
+			return nil, err
+		}
+		c.GroupID, c.SuperGroupID, c.missed = m.groupID, m.superGroupID, 1
+		chain = append(chain, c)
+	}
+	return chain, nil
 }
 
 // name is the process, or "" for changes that come before Start.
@@ -301,8 +314,6 @@ func (m *missedTicks) extend(recorded []time.Time) {
 	}
 }
 
-var errStopped = errors.New("SmallBen was stopped")
-
 // closeAccounts records the ticks of jobs as they are before a change, in its
 // transaction. It does nothing if runs are not recorded.
 func (s *SmallBen) closeAccounts(tx Repository, c *change, rows []RawJob, policy MissedPolicy) error {
@@ -345,19 +356,30 @@ func (s *SmallBen) missedPolicy() MissedPolicy {
 // job has the revision: its next tick, in Unix seconds.
 type accounted struct{ revision, next int64 }
 
+// sweepUntilStopped sweeps from time to time. After a start, and when the database
+// answers again, it waits until everything that was missed is old enough, so that
+// one sweep finds all of it; not for ever, if that happens again and again.
 func (r *recording) sweepUntilStopped() {
-	ticker := time.NewTicker(r.timing.SweepEvery)
-	defer ticker.Stop()
+	settled := r.timing.MissedAfter + 2*r.config.SyncInterval
+	last := time.Now()
+	timer := time.NewTimer(settled)
+	defer timer.Stop()
 	for {
 		select {
 		case <-r.session.stop:
 			return
-		case <-ticker.C:
 		case <-r.due:
+			if time.Since(last) < 5*max(settled, r.timing.SweepEvery) {
+				timer.Reset(settled)
+			}
+			continue
+		case <-timer.C:
 		}
 		if err := r.sweep(); err != nil && !r.session.stopped.Load() {
 			r.trouble(err)
 		}
+		last = time.Now()
+		timer.Reset(r.timing.SweepEvery)
 	}
 }
 
@@ -583,10 +605,10 @@ func (r *recording) rerun(tx RecordTx, lost []Run) (claims []*claim, err error) 
 		for _, run := range again {
 			key := run.RunKey
 			key.Attempt = 2
-			c := r.newClaim(key, row.CreatedAt.UnixMicro())
-			if c == nil {
+			c, err := r.newClaim(key, row.CreatedAt.UnixMicro())
+			if err != nil {
 				dropAll(append(claims, chain...))
-				return nil, errStopped
+				return nil, err
 			}
 			c.GroupID, c.SuperGroupID, c.missed = row.GroupID, row.SuperGroupID, run.Missed
 			chain = append(chain, c)

@@ -349,19 +349,24 @@ func (r *recording) exclusive() bool { return r.scheduler.overlap == overlapSkip
 
 // ask asks for the run of a tick, in the background.
 func (r *recording) ask(e *entry, at tick) {
-	c := r.newClaim(RunKey{JobID: e.id, Tick: at.at.UTC(), Attempt: 1}, e.createdAt)
-	if c == nil {
+	c, err := r.newClaim(RunKey{JobID: e.id, Tick: at.at.UTC(), Attempt: 1}, e.createdAt)
+	if err != nil {
 		return
 	}
 	c.via, c.Exclusive = e, r.exclusive()
 	r.claims.push(c)
 }
 
-// newClaim counts a claim as a run in progress. It returns nil if the session was
-// stopped or has asked for the same run already: the clock may have been set back.
-func (r *recording) newClaim(key RunKey, createdAt int64) *claim {
+var (
+	errStopped = errors.New("SmallBen was stopped")
+	errAsked   = errors.New("the run was asked for already")
+)
+
+// newClaim counts a claim as a run in progress. It returns errStopped, or errAsked
+// if the same run is: the clock may have been set back.
+func (r *recording) newClaim(key RunKey, createdAt int64) (*claim, error) {
 	if !r.session.hold() {
-		return nil
+		return nil, errStopped
 	}
 	r.mu.Lock()
 	_, twice := r.asked[key.key()]
@@ -369,9 +374,9 @@ func (r *recording) newClaim(key RunKey, createdAt int64) *claim {
 	r.mu.Unlock()
 	if twice {
 		r.session.release()
-		return nil
+		return nil, errAsked
 	}
-	return &claim{Claim: Claim{RunKey: key}, recording: r, createdAt: createdAt, asked: time.Now()}
+	return &claim{Claim: Claim{RunKey: key}, recording: r, createdAt: createdAt, asked: time.Now()}, nil
 }
 
 // drop takes back a claim that was not won.
@@ -752,7 +757,6 @@ func (r *recording) beat() {
 	r.wellAgain()
 	r.mu.Lock()
 	gap := now.Sub(r.lastBeat)
-	first := r.pulse.Peers == nil
 	r.lastBeat, r.pulse = now, pulse
 	r.offset = pulse.Now.Sub(sent.Add(now.Sub(sent) / 2))
 	if pulse.Revision <= seen {
@@ -761,9 +765,6 @@ func (r *recording) beat() {
 	r.mu.Unlock()
 	if pulse.Revision > seen {
 		wake(r.outdated)
-	}
-	if first {
-		wake(r.due)
 	}
 	if dead := r.dead(pulse.Peers, gap); len(dead) > 0 {
 		go r.bury(dead)
@@ -834,6 +835,7 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*c
 		}
 	}
 	pending := jobs
+	// Another process, or another call, may have triggered at the same instant.
 	for tick := at.at.UTC().Truncate(time.Microsecond); len(pending) > 0; tick = tick.Add(time.Microsecond) {
 		claimed, err := r.claimNow(pending, tick)
 		if err != nil {
@@ -842,19 +844,24 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*c
 		}
 		var taken []JobWithSchedule
 		for i, c := range claimed {
-			switch {
-			case c.result == ClaimWon:
-				won[c.JobID] = c.claim
-			case c.result == ClaimSkipped:
-				s.scheduler.skippedElsewhere(c.claim)
-			case c.result == ClaimStale:
-				err = fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), c.JobID)
-			default:
+			if c.claim == nil || c.result == ClaimTaken {
 				taken = append(taken, pending[i])
 			}
-			if c.result != ClaimWon {
-				c.drop()
+			if c.claim == nil {
+				continue
 			}
+			switch c.result {
+			case ClaimWon:
+				r.metrics.won.Inc()
+				won[c.JobID] = c.claim
+				continue
+			case ClaimSkipped:
+				s.scheduler.skippedElsewhere(c.claim)
+			case ClaimTaken:
+			default:
+				err = fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), c.JobID)
+			}
+			c.drop()
 		}
 		if err != nil {
 			undo("another job of the same call was deleted meanwhile")
@@ -865,6 +872,8 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*c
 	return won, nil
 }
 
+// claimResult is what became of a claim. The claim is nil if it is asked for
+// already.
 type claimResult struct {
 	*claim
 	result ClaimResult
@@ -873,40 +882,43 @@ type claimResult struct {
 // claimNow asks for a triggered run of each job. One whose claim is not known is
 // recorded as skipped, if at all.
 func (r *recording) claimNow(jobs []JobWithSchedule, tick time.Time) ([]claimResult, error) {
-	claimed := make([]claimResult, 0, len(jobs))
-	claims := make([]Claim, 0, len(jobs))
-	drop := func() {
-		for _, c := range claimed {
-			c.drop()
-		}
-	}
+	results := make([]claimResult, len(jobs))
+	var asked []*claim
+	var claims []Claim
 	for i := range jobs {
 		row := &jobs[i].rawJob
-		c := r.newClaim(RunKey{JobID: row.ID, Tick: tick, Triggered: true, Attempt: 1}, row.CreatedAt.UnixMicro())
-		if c == nil {
-			drop()
-			return nil, errors.New("SmallBen was stopped")
+		c, err := r.newClaim(RunKey{JobID: row.ID, Tick: tick, Triggered: true, Attempt: 1}, row.CreatedAt.UnixMicro())
+		if errors.Is(err, errStopped) {
+			dropAll(asked)
+			return nil, err
+		}
+		if err != nil {
+			continue
 		}
 		c.GroupID, c.SuperGroupID, c.Exclusive = row.GroupID, row.SuperGroupID, r.exclusive()
-		claimed, claims = append(claimed, claimResult{claim: c}), append(claims, c.Claim)
+		results[i].claim = c
+		asked, claims = append(asked, c), append(claims, c.Claim)
+	}
+	if len(claims) == 0 {
+		return results, nil
 	}
 	sent := time.Now()
-	results, err := r.recorder.Claim(r.process, claims)
+	answers, err := r.recorder.Claim(r.process, claims)
 	r.metrics.claimed(sent)
 	if errors.Is(err, ErrOutcomeUnknown) {
-		for _, c := range claimed {
-			c.skip("it was not known in time whether it was claimed")
-		}
+		abandon(asked)
 		return nil, err
 	}
 	if err != nil {
-		drop()
+		dropAll(asked)
 		return nil, err
 	}
-	for i := range claimed {
-		claimed[i].result = results[i]
+	for i := range results {
+		if results[i].claim != nil {
+			results[i].result, answers = answers[0], answers[1:]
+		}
 	}
-	return claimed, nil
+	return results, nil
 }
 
 // queue holds what waits for one goroutine that takes it in batches. It is

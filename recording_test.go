@@ -1,0 +1,521 @@
+package smallben_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
+)
+
+// What several processes do with one record: SmallBens that share a
+// memoryRecorder, in fake time.
+
+// recordingConfig is one that records.
+func recordingConfig(change ...func(*smallben.Config)) *smallben.Config {
+	config := &smallben.Config{Logger: quiet, Runs: smallben.RunsConfig{Record: true}}
+	config.SchedulerConfig.WithSeconds = true
+	for _, change := range change {
+		change(config)
+	}
+	return config
+}
+
+// processes starts n SmallBens on one record.
+func processes(t testing.TB, recorder smallben.Repository, n int, change ...func(*smallben.Config)) []*smallben.SmallBen {
+	t.Helper()
+	all := make([]*smallben.SmallBen, n)
+	for i := range all {
+		all[i] = create(t, recorder, recordingConfig(change...))
+		require.NoError(t, all[i].Start())
+	}
+	return all
+}
+
+// outcomes counts the recorded runs by outcome; a stretch of missed ticks counts
+// with all of them.
+func outcomes(runs []smallben.Run) map[smallben.Outcome]int {
+	counts := make(map[smallben.Outcome]int)
+	for _, run := range runs {
+		if run.Outcome == smallben.OutcomeMissed {
+			counts[run.Outcome] += run.Missed
+		} else {
+			counts[run.Outcome]++
+		}
+	}
+	return counts
+}
+
+// ticksOf are the ticks of inputs, in order.
+func ticksOf(inputs []smallben.CronJobInput) []time.Time {
+	var ticks []time.Time
+	for _, input := range inputs {
+		ticks = append(ticks, input.ScheduledAt.UTC())
+	}
+	slices.SortFunc(ticks, time.Time.Compare)
+	return ticks
+}
+
+// ticksEvery are the instants after one, up to another.
+func ticksEvery(step time.Duration, after, until time.Time) []time.Time {
+	var ticks []time.Time
+	for at := after.Add(step); !at.After(until); at = at.Add(step) {
+		ticks = append(ticks, at.UTC())
+	}
+	return ticks
+}
+
+func TestEachTickRunsOnceAcrossProcesses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 3)
+		begin := time.Now()
+		minutely, secondly := newRecorder(), newRecorder()
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * *", minutely), job(2, "@every 1s", secondly)}))
+		pass(5*time.Minute + time.Second/2)
+		assert.Equal(t, ticksEvery(time.Minute, begin, time.Now()), ticksOf(minutely.runs()))
+		assert.Equal(t, ticksEvery(time.Second, begin, time.Now()), ticksOf(secondly.runs()))
+		runs, err := all[1].ListRuns(&smallben.ListRunsOptions{Limit: 10_000})
+		require.NoError(t, err)
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 305}, outcomes(runs))
+		for _, run := range runs {
+			assert.NotEmpty(t, run.Process)
+			assert.Equal(t, 1, run.Attempt)
+			assert.Zero(t, run.Lateness())
+			assert.False(t, run.End.IsZero())
+			assert.Equal(t, time.UTC, run.Tick.Location())
+		}
+		jobs, err := all[2].ListJobs(nil)
+		require.NoError(t, err)
+		last := jobs[0].LastRecordedRun()
+		assert.True(t, begin.Add(5*time.Minute).Equal(last.Tick))
+		assert.Equal(t, smallben.OutcomeOK, last.Outcome)
+	})
+}
+
+func TestAChangeThroughOneProcessHoldsEverywhere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 3)
+		runs := newRecorder()
+		each := func(op func(s *smallben.SmallBen) error) {
+			t.Helper()
+			for _, s := range all {
+				require.NoError(t, op(s))
+				for _, s := range all {
+					pass(3 * time.Second)
+					checkEntries(t, s, recorder)
+				}
+			}
+		}
+		one := &smallben.PauseResumeOptions{JobIDs: []int64{1}}
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * * *", runs)}))
+		pass(time.Second / 2)
+		runs.runs()
+		// Between two ticks, with no time for the others to see it.
+		for i, s := range all {
+			require.NoError(t, s.PauseJobs(one))
+			pass(3 * time.Second)
+			assert.Zero(t, runs.count())
+			require.NoError(t, all[(i+1)%3].ResumeJobs(one))
+			pass(3 * time.Second)
+			assert.Equal(t, 3, runs.count())
+		}
+		for i, s := range all {
+			require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, JobOtherInputs: &map[string]any{"n": i}}}))
+			pass(3 * time.Second)
+			inputs := runs.runs()
+			require.Len(t, inputs, 3)
+			for _, input := range inputs {
+				assert.EqualValues(t, i, input.OtherInputs["n"])
+			}
+		}
+		for i, s := range all {
+			require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr(fmt.Sprintf("%d/%d * * * * *", i, i+2))}}))
+			runs.runs()
+			pass(time.Minute)
+			assert.Equal(t, 60/(i+2), runs.count())
+		}
+		each(func(s *smallben.SmallBen) error {
+			return s.UpsertJobs([]smallben.Job{{ID: 1, GroupID: 7, CronExpression: "* * * * * *", Job: runs.probe}})
+		})
+		runs.runs()
+		require.NoError(t, all[2].DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: *one}))
+		pass(time.Minute)
+		assert.Zero(t, runs.count())
+		for _, s := range all {
+			checkEntries(t, s, recorder)
+		}
+		assert.Zero(t, outcomes(recorder.runs())[smallben.OutcomeMissed])
+	})
+}
+
+// checkEntries is checkInvariant without the cron ids, which each process keeps
+// for itself.
+func checkEntries(t testing.TB, s *smallben.SmallBen, repository smallben.Repository) {
+	t.Helper()
+	rows, err := repository.ListJobs(&smallben.ListJobsOptions{Paused: ptr(false)})
+	require.NoError(t, err)
+	want, got := make(map[int64]string), make(map[int64]string)
+	for _, row := range rows {
+		want[row.ID] = row.CronExpression + row.SerializedJobInput
+	}
+	for id, entry := range smallben.Entries(s) {
+		got[id] = entry.Expression + entry.StoredInput
+	}
+	assert.Equal(t, want, got)
+}
+
+func TestMissedTicksAreRecordedAndRunByThePolicy(t *testing.T) {
+	const away = 10 * time.Minute
+	for _, test := range []struct {
+		policy   smallben.MissedPolicy
+		ran      int // of the 600 that were missed, of the job of each second
+		recorded int
+	}{
+		{smallben.MissedSkip, 0, 600},
+		{smallben.MissedRunOnce, 1, 599},
+		{smallben.MissedRunAll, 100, 500},
+	} {
+		for _, cause := range []string{"the database was away", "no process was there"} {
+			t.Run(fmt.Sprint(test.policy, ", ", cause), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					recorder := newMemoryRecorder()
+					policy := func(c *smallben.Config) { c.Runs.Missed = test.policy }
+					all := processes(t, recorder, 2, policy)
+					runs, none := newRecorder(), newRecorder()
+					begin := time.Now()
+					require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * * *", runs), job(2, "0 0 0 1 1 *", none)}))
+					pass(time.Minute + time.Second/2)
+					require.Len(t, runs.runs(), 60)
+					if cause == "no process was there" {
+						all[0].Stop()
+						all[1].Stop()
+						pass(away)
+						all = processes(t, recorder, 2, policy)
+					} else {
+						recorder.away(true)
+						pass(away)
+						recorder.away(false)
+					}
+					back := time.Now()
+					pass(5 * time.Minute)
+					inputs := runs.runs()
+					var late []smallben.CronJobInput
+					missed := 0
+					for _, input := range inputs {
+						if input.Missed > 0 {
+							late = append(late, input)
+							missed += input.Missed
+						}
+					}
+					counts := outcomes(recorder.runs())
+					ticks := len(ticksEvery(time.Second, begin, time.Now()))
+					assert.Equal(t, ticks, counts[smallben.OutcomeOK]+counts[smallben.OutcomeMissed], "each tick is known")
+					assert.Len(t, late, test.ran)
+					if test.ran > 0 {
+						assert.Equal(t, missed, test.ran+counts[smallben.OutcomeMissed])
+						assert.True(t, slices.IsSortedFunc(late, func(a, b smallben.CronJobInput) int { return a.ScheduledAt.Compare(b.ScheduledAt) }))
+						assert.WithinDuration(t, back, late[len(late)-1].ScheduledAt, 35*time.Second)
+					}
+					// Claims of the last seconds of an outage are still won after it.
+					assert.InDelta(t, test.recorded, counts[smallben.OutcomeMissed], 11)
+					seen := make(map[time.Time]bool)
+					for _, tick := range ticksOf(inputs) {
+						assert.False(t, seen[tick], "%v ran twice", tick)
+						seen[tick] = true
+					}
+					assert.Zero(t, none.count())
+					checkEveryTickIsRecorded(t, recorder, 1, ticksEvery(time.Second, begin, time.Now().Add(-40*time.Second)))
+				})
+			})
+		}
+	}
+}
+
+// checkEveryTickIsRecorded requires each tick to have one run or to be in one
+// stretch of missed ticks.
+func checkEveryTickIsRecorded(t testing.TB, recorder *memoryRecorder, jobID int64, ticks []time.Time) {
+	t.Helper()
+	times := make(map[time.Time]int)
+	for _, run := range recorder.runs() {
+		switch {
+		case run.JobID != jobID || run.Triggered || run.Attempt > 1:
+		case run.Outcome != smallben.OutcomeMissed:
+			times[run.Tick.UTC()]++
+		default:
+			n := 0
+			for _, tick := range ticks {
+				if !tick.Before(run.FirstTick) && !tick.After(run.Tick) {
+					times[tick]++
+					n++
+				}
+			}
+			assert.Equal(t, n, run.Missed, "%v", run)
+		}
+	}
+	for _, tick := range ticks {
+		assert.Equal(t, 1, times[tick], "%v", tick)
+	}
+}
+
+func TestALongTimeAwayIsOneStretch(t *testing.T) {
+	for policy, ran := range map[smallben.MissedPolicy]int{smallben.MissedSkip: 0, smallben.MissedRunOnce: 1, smallben.MissedRunAll: 100} {
+		t.Run(fmt.Sprint(policy), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				runs := newRecorder()
+				s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.Missed = policy })[0]
+				begin := time.Now()
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", runs)}))
+				pass(10*time.Second + time.Second/2)
+				s.Stop()
+				require.Equal(t, 10, runs.count())
+				time.Sleep(365 * 24 * time.Hour)
+				require.NoError(t, s.Start())
+				back := time.Now()
+				pass(3 * time.Minute)
+				late, missed := 0, 0
+				for _, input := range runs.runs() {
+					if input.Missed > 0 {
+						late++
+						missed += input.Missed
+						assert.WithinDuration(t, back.Add(-30*time.Second), input.ScheduledAt, 101*time.Second)
+					}
+				}
+				assert.Equal(t, ran, late)
+				var stretches []smallben.Run
+				for _, run := range recorder.runs() {
+					if run.Outcome == smallben.OutcomeMissed && run.Missed > 60 {
+						stretches = append(stretches, run)
+					}
+				}
+				require.Len(t, stretches, 1)
+				assert.Equal(t, 10_000, stretches[0].Missed, "that many or more")
+				if ran > 0 {
+					assert.GreaterOrEqual(t, missed, 10_000+ran)
+				}
+				assert.True(t, begin.Add(11*time.Second).Equal(stretches[0].FirstTick))
+			})
+		})
+	}
+}
+
+func TestALostRunIsKnownAndRunAgainIfWanted(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprint("RerunLost ", again), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				runs := newRecorder()
+				all := processes(t, recorder, 2, func(c *smallben.Config) { c.Runs.RerunLost = again })
+				require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "0 * * * * *", runs)}))
+				// A process that claims the first tick and is never heard of again.
+				time.Sleep(59 * time.Second)
+				require.NoError(t, recorder.Join("ghost"))
+				changes, err := recorder.Changes(0, nil)
+				require.NoError(t, err)
+				tick := time.Now().UTC().Add(time.Second)
+				results, err := recorder.Claim("ghost", []smallben.Claim{{RunKey: smallben.RunKey{JobID: 1, Tick: tick, Attempt: 1}, Revision: changes.Jobs[0].Revision}})
+				require.NoError(t, err)
+				require.Equal(t, []smallben.ClaimResult{smallben.ClaimWon}, results)
+				pass(14 * time.Second)
+				assert.Zero(t, runs.count())
+				assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeRunning: 1}, outcomes(recorder.runs()), "not yet")
+				pass(4 * time.Second)
+				listed, err := all[0].ListRuns(&smallben.ListRunsOptions{Outcomes: []smallben.Outcome{smallben.OutcomeLost}})
+				require.NoError(t, err)
+				require.Len(t, listed, 1)
+				assert.Equal(t, "ghost", listed[0].Process)
+				inputs := runs.runs()
+				if !again {
+					assert.Empty(t, inputs)
+				} else if assert.Len(t, inputs, 1) {
+					assert.True(t, tick.Equal(inputs[0].ScheduledAt))
+					assert.Equal(t, 2, inputs[0].Attempt)
+				}
+				lost := gauges(t, all[0])["smallben_runs_lost_total"] + gauges(t, all[1])["smallben_runs_lost_total"]
+				assert.EqualValues(t, 1, lost)
+				pass(time.Minute)
+				assert.Equal(t, 1, runs.count())
+			})
+		})
+	}
+}
+
+func TestAnOutageOfTheDatabaseKillsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 3)
+		release := make(chan struct{})
+		busy := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "0 * * * * *", busy)}))
+		pass(time.Minute + time.Second)
+		recorder.away(true)
+		pass(5 * time.Minute)
+		recorder.away(false)
+		pass(2 * time.Second)
+		close(release)
+		pass(3 * time.Minute)
+		counts := outcomes(recorder.runs())
+		assert.Zero(t, counts[smallben.OutcomeLost])
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: counts[smallben.OutcomeOK], smallben.OutcomeMissed: counts[smallben.OutcomeMissed]}, counts)
+		assert.Equal(t, 9, counts[smallben.OutcomeOK]+counts[smallben.OutcomeMissed])
+	})
+}
+
+func TestAClaimWhoseReplyIsLostIsResolved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		runs := newRecorder()
+		all := processes(t, recorder, 2)
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * * *", runs)}))
+		begin := time.Now()
+		for range 20 {
+			recorder.loseNext("Claim")
+			recorder.loseNext("Finish")
+			pass(time.Second)
+		}
+		pass(time.Second / 2)
+		assert.Equal(t, ticksEvery(time.Second, begin, time.Now()), ticksOf(runs.runs()))
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 20}, outcomes(recorder.runs()))
+	})
+}
+
+func TestRunUnclaimedRunsWhileTheDatabaseIsAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		runs := newRecorder()
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.RunUnclaimed = true })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", runs)}))
+		begin := time.Now()
+		pass(10 * time.Second)
+		recorder.away(true)
+		pass(20 * time.Second)
+		recorder.away(false)
+		pass(90*time.Second + time.Second/2)
+		assert.Equal(t, ticksEvery(time.Second, begin, time.Now()), ticksOf(runs.runs()))
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 120}, outcomes(recorder.runs()))
+		assert.EqualValues(t, 20, gauges(t, s)["smallben_runs_unclaimed_total"])
+	})
+}
+
+func TestSkipHoldsAcrossProcesses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		var mu sync.Mutex
+		running, most := 0, 0
+		slow := newProbe(func(*probe, smallben.CronJobInput) {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			time.Sleep(2500 * time.Millisecond)
+			mu.Lock()
+			running--
+			mu.Unlock()
+		})
+		all := processes(t, recorder, 3, func(c *smallben.Config) { c.SchedulerConfig.SkipIfStillRunning = true })
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * * *", slow)}))
+		pass(30*time.Second + time.Second/2)
+		assert.Equal(t, 1, most)
+		// Runs at 1, 4, 7, …
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 10, smallben.OutcomeSkipped: 20}, outcomes(recorder.runs()))
+		require.NoError(t, all[1].TriggerJobs(&smallben.PauseResumeOptions{}))
+		for _, s := range all {
+			require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+		}
+		pass(time.Second)
+		assert.Equal(t, 1, most)
+	})
+}
+
+func TestTriggeredRunsAreRecorded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		runs := newRecorder()
+		all := processes(t, recorder, 2)
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "@daily", runs), job(2, "@daily", runs)}))
+		require.NoError(t, all[0].PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		pass(3 * time.Second)
+		require.NoError(t, all[1].TriggerJobs(&smallben.PauseResumeOptions{}))
+		synctest.Wait()
+		// At the same instant: each is a run of its own.
+		require.NoError(t, all[0].TriggerJobs(&smallben.PauseResumeOptions{}))
+		pass(time.Second)
+		inputs := runs.runs()
+		assert.Len(t, inputs, 4)
+		listed, err := all[0].ListRuns(nil)
+		require.NoError(t, err)
+		require.Len(t, listed, 4)
+		for _, run := range listed {
+			assert.True(t, run.Triggered)
+			assert.Equal(t, smallben.OutcomeOK, run.Outcome)
+		}
+		for _, input := range inputs {
+			assert.True(t, slices.ContainsFunc(listed, func(run smallben.Run) bool { return run.JobID == input.JobID && run.Tick.Equal(input.ScheduledAt) }))
+		}
+		// What is not recorded does not run.
+		recorder.failNext("Claim", errors.New("away"))
+		require.ErrorContains(t, all[0].TriggerJobs(&smallben.PauseResumeOptions{}), "away")
+		recorder.loseNext("Claim")
+		require.ErrorIs(t, all[0].TriggerJobs(&smallben.PauseResumeOptions{}), smallben.ErrOutcomeUnknown)
+		pass(time.Second)
+		assert.Zero(t, runs.count())
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 4, smallben.OutcomeSkipped: 2}, outcomes(recorder.runs()))
+	})
+}
+
+func TestStopRecordsTheEndsOfRunsAndLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 2)
+		release := make(chan struct{})
+		slow := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "0 * * * * *", slow)}))
+		pass(time.Minute + time.Second)
+		var stopped sync.WaitGroup
+		stopped.Go(all[0].Stop)
+		stopped.Go(all[1].Stop)
+		pass(time.Minute)
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeRunning: 1}, outcomes(recorder.runs()), "its process is alive as long as it runs")
+		close(release)
+		stopped.Wait()
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 1}, outcomes(recorder.runs()))
+		assert.Empty(t, recorder.contents().processes)
+	})
+}
+
+func TestWhatCannotBeRecordedIsRefusedByStart(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		repository smallben.Repository
+		change     func(*smallben.Config)
+		says       string
+	}{
+		"repository":    {newMemoryRepository(), func(*smallben.Config) {}, "needs a repository that is a Recorder"},
+		"interval":      {newMemoryRecorder(), func(c *smallben.Config) { c.Runs.SyncInterval = time.Minute }, "SyncInterval is 1m0s"},
+		"retention":     {newMemoryRecorder(), func(c *smallben.Config) { c.Runs.Retention = time.Second }, "Retention is 1s"},
+		"policy":        {newMemoryRecorder(), func(c *smallben.Config) { c.Runs.Missed = 7 }, "Missed is 7"},
+		"local":         {newMemoryRecorder(), func(c *smallben.Config) { c.SchedulerConfig.WithLocation = time.Local }, "time.Local"},
+		"unknown place": {newMemoryRecorder(), func(c *smallben.Config) { c.SchedulerConfig.WithLocation = time.FixedZone("Atlantis", 60) }, `"Atlantis"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := create(t, test.repository, recordingConfig(test.change))
+			require.ErrorContains(t, s.Start(), test.says)
+			require.ErrorContains(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle())}), test.says)
+			_, err := s.ListRuns(nil)
+			require.ErrorContains(t, err, test.says)
+		})
+	}
+	s := create(t, newMemoryRecorder(), &smallben.Config{Logger: quiet})
+	_, err := s.ListRuns(nil)
+	require.ErrorContains(t, err, "runs are not recorded")
+}
