@@ -268,12 +268,15 @@ type zonedSchedule struct {
 	location *time.Location
 }
 
-// Next asks for one stretch after another in which the clock is not set, as if it
-// never were.
+// Next asks for one stretch of time after another in which the clock is not set, as
+// if it never were.
 func (z zonedSchedule) Next(t time.Time) time.Time {
+	// No two clocks differ by more.
+	const most = 26 * time.Hour
 	spec := *z.spec
-	after, within := t, t.In(z.location)
-	for limit := t.Add(maxEvery); within.Before(limit); {
+	after := t
+	for limit := t.Add(maxEvery); after.Before(limit); {
+		within := after.Add(time.Nanosecond).In(z.location)
 		_, offset := within.Zone()
 		_, end := within.ZoneBounds()
 		spec.Location = time.FixedZone("", offset)
@@ -284,7 +287,14 @@ func (z zonedSchedule) Next(t time.Time) time.Time {
 		if end.IsZero() {
 			break
 		}
-		after, within = end.Add(-time.Nanosecond), end
+		far := end.Sub(after) > most
+		if far && next.IsZero() {
+			break
+		}
+		if after = end.Add(-time.Nanosecond); far && next.Add(-most).After(after) {
+			// What matches in a later stretch is not further from next.
+			after = next.Add(-most)
+		}
 	}
 	return time.Time{}
 }

@@ -3,10 +3,12 @@ package smallben
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/robfig/cron/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -210,5 +212,90 @@ func BenchmarkValidate(b *testing.B) {
 				_ = validateExpression(expression, false)
 			}
 		})
+	}
+}
+
+// canonical is the canonical schedule of an expression that was created at the
+// epoch.
+func canonical(t *testing.T, expression string, location *time.Location) cron.Schedule {
+	t.Helper()
+	schedule, err := parseExpression(expression, time.Unix(0, 0))
+	require.NoError(t, err)
+	return canonicalSchedule(schedule, location)
+}
+
+func TestCanonicalTicksDoNotDependOnWhereNextStarts(t *testing.T) {
+	t.Parallel()
+	for _, zone := range []string{"Australia/Lord_Howe", "Antarctica/Troll", "Europe/Rome", "America/New_York", "America/Sao_Paulo", "Africa/Cairo", "Asia/Beirut", "Pacific/Apia", "Asia/Kathmandu", "UTC"} {
+		location, err := time.LoadLocation(zone)
+		require.NoError(t, err)
+		for _, expression := range []string{"30 2 * * *", "0 0 * * *", "15 1,2 * * *", "0 */6 * * *", "*/30 0-3 * * *", "0 3 29 2 *", "0 0 1 * *", "59 1 * * SUN"} {
+			schedule := canonical(t, expression, location)
+			begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			end := begin.AddDate(1, 2, 0)
+			var ticks []time.Time
+			for at := schedule.Next(begin); !at.IsZero() && at.Before(end); at = schedule.Next(at) {
+				ticks = append(ticks, at)
+			}
+			if len(ticks) == 0 {
+				require.Equal(t, "0 3 29 2 *", expression)
+				require.Equal(t, 2028, schedule.Next(begin).Year())
+				continue
+			}
+			random := rand.New(rand.NewPCG(1, 2))
+			for range 50 {
+				i := random.IntN(len(ticks))
+				from := begin
+				if i > 0 {
+					from = ticks[i-1]
+				}
+				start := from.Add(time.Duration(random.Int64N(int64(ticks[i].Sub(from)))))
+				require.True(t, ticks[i].Equal(schedule.Next(start)), "%s in %s from %v", expression, zone, start)
+			}
+			// Each is an instant at which the clock there shows a time that matches:
+			// what the expression matches in a zone without changes.
+			for _, at := range ticks {
+				_, offset := at.In(location).Zone()
+				fixed := canonical(t, expression, time.FixedZone("", offset))
+				require.True(t, at.Equal(fixed.Next(at.Add(-time.Second))), "%s in %s: %v", expression, zone, at)
+			}
+		}
+	}
+}
+
+func TestACanonicalScheduleFiresTwiceInAnHourThatComesTwice(t *testing.T) {
+	t.Parallel()
+	rome, err := time.LoadLocation("Europe/Rome")
+	require.NoError(t, err)
+	schedule := canonical(t, "30 2 * * *", rome)
+	first := schedule.Next(time.Date(2026, 10, 24, 12, 0, 0, 0, time.UTC))
+	second := schedule.Next(first)
+	assert.Equal(t, "2026-10-25T00:30:00Z", first.UTC().Format(time.RFC3339))
+	assert.Equal(t, "2026-10-25T01:30:00Z", second.UTC().Format(time.RFC3339))
+	assert.Equal(t, "2026-10-26T01:30:00Z", schedule.Next(second).UTC().Format(time.RFC3339))
+	skipped := schedule.Next(time.Date(2026, 3, 28, 12, 0, 0, 0, time.UTC))
+	assert.Equal(t, "2026-03-30T00:30:00Z", skipped.UTC().Format(time.RFC3339))
+}
+
+func TestLastTicksAreThoseThatAWalkFinds(t *testing.T) {
+	t.Parallel()
+	rome, err := time.LoadLocation("Europe/Rome")
+	require.NoError(t, err)
+	random := rand.New(rand.NewPCG(3, 4))
+	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, rome)
+	for _, expression := range []string{"@every 7s", "*/15 * * * *", "30 2 * * *", "0 9 * * MON-FRI", "0 0 29 2 *"} {
+		schedule := canonical(t, expression, rome)
+		for range 50 {
+			after := begin.Add(time.Duration(random.Int64N(int64(60 * 24 * time.Hour))))
+			until := after.Add(time.Duration(random.Int64N(int64(24 * time.Hour))))
+			walked, _ := ticksIn(schedule, after, until, 1_000_000)
+			n := 1 + random.IntN(5)
+			want := walked[max(0, len(walked)-n):]
+			got := lastTicks(schedule, after, until, n)
+			require.Len(t, got, len(want), "%s after %v until %v", expression, after, until)
+			for i := range want {
+				require.True(t, want[i].Equal(got[i]), "%s after %v until %v", expression, after, until)
+			}
+		}
 	}
 }
