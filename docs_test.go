@@ -65,7 +65,7 @@ func TestEachTestThatTheDocumentationNamesExists(t *testing.T) {
 
 func TestTheMetricsOfTheREADMEAreThoseThatAreRegistered(t *testing.T) {
 	t.Parallel()
-	s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+	s := create(t, newMemoryRecorder(), recordingConfig())
 	var registered []string
 	descs := make(chan *prometheus.Desc, 100)
 	s.Collector().Describe(descs)

@@ -24,8 +24,14 @@
 // in neither, except when errors.Is finds [ErrOutcomeUnknown].
 //
 // In one process each tick of a job starts at most one run. A tick that passes
-// while the process is down is not caught up. Several processes on one database
-// each run every job.
+// while the process is down is not caught up, and several processes on one database
+// each run every job, unless runs are recorded.
+//
+// # Many processes, no tick lost
+//
+// With Config.Runs.Record any number of processes share a database: each tick of
+// each job starts once across all of them, every run is recorded, and what was
+// missed or lost is known, and made up for if that is wanted. ListRuns tells.
 //
 // # More than a schedule
 //
