@@ -519,3 +519,173 @@ func TestWhatCannotBeRecordedIsRefusedByStart(t *testing.T) {
 	_, err := s.ListRuns(nil)
 	require.ErrorContains(t, err, "runs are not recorded")
 }
+
+func TestAnotherLocationIsRefused(t *testing.T) {
+	t.Parallel()
+	recorder := newMemoryRecorder()
+	rome, err := time.LoadLocation("Europe/Rome")
+	require.NoError(t, err)
+	first := create(t, recorder, recordingConfig())
+	require.NoError(t, first.Start())
+	second := create(t, recorder, recordingConfig(func(c *smallben.Config) { c.SchedulerConfig.WithLocation = rome }))
+	require.ErrorContains(t, second.Start(), "Europe/Rome")
+	third := create(t, recorder, recordingConfig(func(c *smallben.Config) { c.SchedulerConfig.WithLocation = time.UTC }))
+	require.NoError(t, third.Start())
+}
+
+func TestDelayWaitsWithinAProcess(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(2500 * time.Millisecond) })
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", slow)}))
+		// One runs, one waits, further ones are skipped, and all are recorded.
+		pass(10*time.Second + time.Second/2)
+		// One that waits when its job is paused does not run.
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{}))
+		pass(10 * time.Second)
+		counts := outcomes(recorder.runs())
+		assert.Equal(t, 10, counts[smallben.OutcomeOK]+counts[smallben.OutcomeSkipped])
+		assert.Equal(t, 4, counts[smallben.OutcomeOK])
+		checkEveryTickIsRecorded(t, recorder, 1, ticksEvery(time.Second, time.Now().Add(-20500*time.Millisecond), time.Now().Add(-10500*time.Millisecond)))
+	})
+}
+
+func TestAWaitingTickThatWasClaimedRunsBeforeStopReturns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(1500 * time.Millisecond) })
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", slow)}))
+		pass(2*time.Second + time.Second/10)
+		s.Stop()
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 2}, outcomes(recorder.runs()))
+	})
+}
+
+func TestAStepBackOfTheClockRunsNoTickTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		release := make(chan struct{})
+		runs := newRecorder()
+		held := newProbe(func(_ *probe, input smallben.CronJobInput) {
+			<-release
+		})
+		s := create(t, recorder, recordingConfig())
+		step := time.Duration(0)
+		var mu sync.Mutex
+		begin := time.Now()
+		smallben.SetClock(s, func() (time.Time, time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Now().Add(-step), time.Since(begin)
+		})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", runs), job(2, "0 * * * * *", held)}))
+		pass(10 * time.Second)
+		mu.Lock()
+		step = time.Hour
+		mu.Unlock()
+		pass(5 * time.Minute)
+		close(release)
+		synctest.Wait()
+		seen := make(map[time.Time]int)
+		for _, tick := range ticksOf(runs.runs()) {
+			seen[tick]++
+			assert.Equal(t, 1, seen[tick])
+		}
+		assert.NotEmpty(t, seen)
+	})
+}
+
+func TestWritesOfAProcessThatDoesNotRecordAreFound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 2)
+		plain := create(t, struct{ smallben.Repository }{recorder}, &smallben.Config{Logger: quiet})
+		runs := newRecorder()
+		require.NoError(t, plain.AddJobs([]smallben.Job{job(1, "* * * * *", runs), job(2, "* * * * *", runs)}))
+		pass(2 * time.Minute)
+		for _, s := range all {
+			checkEntries(t, s, recorder)
+		}
+		require.NoError(t, plain.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		require.NoError(t, plain.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{2}}}))
+		runs.runs()
+		pass(2 * time.Minute)
+		for _, s := range all {
+			checkEntries(t, s, recorder)
+		}
+		assert.Zero(t, runs.count())
+	})
+}
+
+func TestRunsArePrunedButTheLastOfEachJob(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.Retention = time.Hour })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", idle()), job(2, "0 30 0 1 1 *", idle())}))
+		pass(6 * time.Hour)
+		runs, err := s.ListRuns(&smallben.ListRunsOptions{JobIDs: []int64{1}})
+		require.NoError(t, err)
+		assert.InDelta(t, 60, len(runs), 2)
+		last, err := s.ListRuns(&smallben.ListRunsOptions{JobIDs: []int64{2}})
+		require.NoError(t, err)
+		assert.Len(t, last, 1)
+	})
+}
+
+func TestAChangeWhoseReplyIsLostHoldsAllTheSame(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 2, func(c *smallben.Config) { c.Runs.Missed = smallben.MissedRunOnce })
+		runs := newRecorder()
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * * *", runs)}))
+		pass(3*time.Second + time.Second/2)
+		recorder.loseNext("Change")
+		require.ErrorIs(t, all[0].PauseJobs(&smallben.PauseResumeOptions{}), smallben.ErrOutcomeUnknown)
+		runs.runs()
+		pass(10 * time.Second)
+		assert.Zero(t, runs.count())
+		recorder.loseNext("Change")
+		require.ErrorIs(t, all[1].ResumeJobs(&smallben.PauseResumeOptions{}), smallben.ErrOutcomeUnknown)
+		pass(10 * time.Second)
+		assert.Equal(t, 10, runs.count())
+		recorder.loseNext("Change")
+		require.ErrorIs(t, all[1].UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("*/2 * * * * *")}}), smallben.ErrOutcomeUnknown)
+		pass(10 * time.Second)
+		assert.Equal(t, 5, runs.count())
+		recorder.loseNext("Change")
+		require.ErrorIs(t, all[0].DeleteJobs(&smallben.DeleteOptions{}), smallben.ErrOutcomeUnknown)
+		pass(10 * time.Second)
+		assert.Zero(t, runs.count())
+		for _, s := range all {
+			checkEntries(t, s, recorder)
+			assert.Zero(t, gauges(t, s)["smallben_scheduler_unsettled_writes"])
+		}
+	})
+}
+
+func TestTheTicksOfAnExpressionThatIsReplacedAreKnown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		runs := newRecorder()
+		s := processes(t, recorder, 1)[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", runs), job(2, "* * * * * *", runs), job(3, "* * * * * *", runs)}))
+		begin := time.Now()
+		pass(5*time.Second + time.Second/2)
+		recorder.away(true)
+		pass(20 * time.Second)
+		recorder.away(false)
+		// Before anybody else has looked for what was missed.
+		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("@daily")}}))
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{3}}}))
+		until := time.Now()
+		pass(2 * time.Minute)
+		for id := range int64(3) {
+			checkEveryTickIsRecorded(t, recorder, id+1, ticksEvery(time.Second, begin, until))
+		}
+		assert.EqualValues(t, outcomes(recorder.runs())[smallben.OutcomeMissed], gauges(t, s)["smallben_ticks_missed_total"])
+	})
+}
