@@ -5,8 +5,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SOAK ?= 10m
 ARGS ?=
 
-# bench/ is a module of its own, with the peers among its dependencies.
-MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod))
+# Modules of their own, so that no user downloads what they depend on: the peers
+# of the benchmark, and a queue.
+MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod))
 
 .PHONY: help demo test lint bench soak cover
 
@@ -21,6 +22,7 @@ test: ## run all tests, race detector on, on SQLite and a PostgreSQL of their ow
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
 	SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
+	cd examples/river && SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
 
 lint: ## gofmt, go vet, staticcheck, go mod tidy: any finding fails
 	@sh scripts/setup.sh compiler

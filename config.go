@@ -91,11 +91,13 @@ type SchedulerConfig struct {
 	// DelayIfStillRunning makes a tick that comes while its job still runs
 	// wait for the end of that run. One tick waits at most; further ones
 	// are skipped and counted. Zero means that runs of one job may overlap.
+	// It holds within each process.
 	DelayIfStillRunning bool
 
 	// SkipIfStillRunning skips and counts a tick that comes while its job
 	// still runs. Zero means that runs of one job may overlap. If
-	// DelayIfStillRunning is set as well, that one wins.
+	// DelayIfStillRunning is set as well, that one wins. It holds across
+	// processes that record runs.
 	SkipIfStillRunning bool
 
 	// WithSeconds accepts expressions of six fields, the first of them
@@ -104,7 +106,7 @@ type SchedulerConfig struct {
 	WithSeconds bool
 
 	// WithLocation is the time zone of expressions that do not name one.
-	// Zero means time.Local.
+	// Zero means time.Local or, with Config.Runs.Record, time.UTC.
 	WithLocation *time.Location
 
 	// RunTimeout ends the context of each run of a ContextJob after this time.

@@ -825,7 +825,7 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*c
 	session := s.scheduler.session
 	s.mu.RUnlock()
 	if session == nil {
-		return nil, errors.New("SmallBen was stopped")
+		return nil, errStopped
 	}
 	r := session.recording
 	won := make(map[int64]*claim, len(jobs))

@@ -119,6 +119,10 @@ func (s *SmallBen) ErrorTypeIfMismatchCount() error {
 //
 // Rows that do not decode do not stop it: they are held back, logged, counted by
 // the metrics, and can be paused and deleted.
+//
+// If runs are recorded (Config.Runs), it makes this process one of those that
+// share the record. It returns an error if the repository is no Recorder, if the
+// configuration cannot be used so, or if others record with another location.
 func (s *SmallBen) Start() error {
 	started, loaded, err := s.start()
 	if err != nil {
@@ -279,6 +283,10 @@ func (s *SmallBen) load() (contents, error) {
 // meanwhile is answered. Start may be called again after it. If nothing is
 // started, Stop only waits for the runs of earlier sessions, if some still are.
 // While Start loads, Stop waits for it, and stops what it started.
+//
+// If runs are recorded, a run counts as in progress from the moment it is claimed:
+// one that is claimed already starts. Stop returns when the ends of runs are
+// recorded too or, if the database does not answer, ten seconds after the last.
 func (s *SmallBen) Stop() {
 	// Without a deadline there is no error.
 	_ = s.StopContext(context.Background())
@@ -892,7 +900,7 @@ func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
 // If nothing matches, or ids do not exist and are the only filter, nothing runs
 // and the error is that of ErrorTypeIfMismatchCount, with the ids. If rows do not
 // decode, nothing runs either, and the error joins a JobError (ErrUndecodable)
-// for each.
+// for each. If runs are recorded, nothing runs that could not be recorded.
 func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
 	if options == nil {
 		return errors.New("trigger jobs: nil options")
@@ -937,7 +945,10 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped [
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.scheduler.session == nil {
-		return nil, nil, errors.New("SmallBen was stopped")
+		for _, c := range claims {
+			c.skip("SmallBen was stopped before it started")
+		}
+		return nil, nil, errStopped
 	}
 	begun, skipped := s.scheduler.triggerLocked(jobs, at, claims)
 	for _, r := range begun {
