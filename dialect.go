@@ -17,8 +17,8 @@ import (
 
 // dialect is what differs between databases.
 type dialect interface {
-	// exists reports whether there is a table jobs.
-	exists(tx *gorm.DB) (bool, error)
+	// exists reports whether there is a table.
+	exists(tx *gorm.DB, table string) (bool, error)
 	// create creates the table and its indexes.
 	create(tx *gorm.DB) error
 	// read returns the rows that match.
@@ -103,8 +103,8 @@ func createTable(tx *gorm.DB, timeType, nameTaken string) error {
 // postgresDialect takes any number of rows as one array for each column.
 type postgresDialect struct{}
 
-func (postgresDialect) exists(tx *gorm.DB) (exists bool, err error) {
-	err = queryRow(tx, "SELECT to_regclass('jobs') IS NOT NULL", nil, &exists)
+func (postgresDialect) exists(tx *gorm.DB, table string) (exists bool, err error) {
+	err = queryRow(tx, "SELECT to_regclass($1) IS NOT NULL", []any{table}, &exists)
 	return exists, err
 }
 
@@ -114,15 +114,20 @@ func (postgresDialect) create(tx *gorm.DB) error {
 }
 
 func (postgresDialect) read(tx *gorm.DB, options selected) ([]RawJob, error) {
-	text, args := selection(options, "SELECT "+jobColumns+" FROM jobs", conditions{
-		hasID: "id IS NOT NULL", after: "id > $%d", isPaused: "paused IS TRUE",
-		among: "%s = ANY($%d::bigint[])", list: func(ids []int64) string { return pgArray(ids, appendInt) },
-	})
+	text, args := selection(options, "SELECT "+jobColumns+" FROM jobs", postgresConditions)
+	if options.lock {
+		text += " FOR UPDATE"
+	}
 	rows, err := query(tx, text, args...)
 	if err != nil {
 		return nil, err
 	}
 	return scanRows(rows, false)
+}
+
+var postgresConditions = conditions{
+	hasID: "id IS NOT NULL", after: "id > $%d", isPaused: "paused IS TRUE",
+	among: "%s = ANY($%d::bigint[])", list: func(ids []int64) string { return pgArray(ids, appendInt) },
 }
 
 func (postgresDialect) insert(tx *gorm.DB, rows []RawJob) (xid string, err error) {
@@ -200,8 +205,8 @@ func (postgresDialect) fate(ctx context.Context, r *RepositoryGorm, xid string, 
 	status := "committed" // no id: took alone decides
 	if xid != "" {
 		var answer sql.NullString
-		err := r.attempt(ctx, func(conn *sql.Conn) error {
-			return queryRow(r.session(ctx, conn),
+		err := r.attempt(ctx, func(tx *gorm.DB) error {
+			return queryRow(tx,
 				"SELECT CASE WHEN $1::xid8 < pg_current_xact_id() THEN pg_xact_status($1::xid8) ELSE 'aborted' END", []any{xid}, &answer)
 		})
 		if err != nil {
@@ -262,8 +267,8 @@ func appendNullable(b []byte, text *string) []byte {
 // through binds, which is faster.
 type sqliteDialect struct{}
 
-func (sqliteDialect) exists(tx *gorm.DB) (exists bool, err error) {
-	err = queryRow(tx, "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = 'jobs' COLLATE NOCASE)", nil, &exists)
+func (sqliteDialect) exists(tx *gorm.DB, table string) (exists bool, err error) {
+	err = queryRow(tx, "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE)", []any{table}, &exists)
 	return exists, err
 }
 
@@ -276,15 +281,17 @@ func (sqliteDialect) create(tx *gorm.DB) error {
 func (sqliteDialect) read(tx *gorm.DB, options selected) ([]RawJob, error) {
 	text, args := selection(options,
 		"SELECT +id, +group_id, +super_group_id, +cron_id, +cron_expression, +paused, +created_at, +updated_at, +serialized_job, +serialized_job_input FROM jobs",
-		conditions{
-			hasID: "typeof(id) = 'integer'", after: "id > ?%d", isPaused: "typeof(paused) = 'integer' AND paused <> 0",
-			among: "%s IN (SELECT value FROM json_each(?%d))", list: jsonIDs,
-		})
+		sqliteConditions)
 	rows, err := query(tx, text, args...)
 	if err != nil {
 		return nil, err
 	}
 	return scanRows(rows, true)
+}
+
+var sqliteConditions = conditions{
+	hasID: "typeof(id) = 'integer'", after: "id > ?%d", isPaused: "typeof(paused) = 'integer' AND paused <> 0",
+	among: "%s IN (SELECT value FROM json_each(?%d))", list: jsonIDs,
 }
 
 func (sqliteDialect) insert(tx *gorm.DB, rows []RawJob) (string, error) {
@@ -372,8 +379,8 @@ func jsonIDs(ids []int64) string {
 // statement for each.
 type portableDialect struct{}
 
-func (portableDialect) exists(tx *gorm.DB) (bool, error) {
-	return tx.Migrator().HasTable(&RawJob{}), nil
+func (portableDialect) exists(tx *gorm.DB, table string) (bool, error) {
+	return tx.Migrator().HasTable(table), nil
 }
 
 func (portableDialect) create(tx *gorm.DB) error { return tx.Migrator().CreateTable(&RawJob{}) }
@@ -551,32 +558,43 @@ func unique(ids []int64) []int64 {
 func scanRows(rows *sql.Rows, strict bool) ([]RawJob, error) {
 	defer rows.Close()
 	found := []RawJob{}
-	var values [10]any
-	var dest [10]any
-	for i := range dest {
-		dest[i] = &values[i]
-	}
+	var values rowValues
 	for rows.Next() {
-		if err := rows.Scan(dest[:]...); err != nil {
+		if err := rows.Scan(values.dest()...); err != nil {
 			return nil, err
 		}
-		found = append(found, RawJob{})
-		s := rowScanner{row: &found[len(found)-1], strict: strict}
-		s.row.ID = s.integer("id", values[0])
-		s.row.GroupID = s.integer("group_id", values[1])
-		s.row.SuperGroupID = s.integer("super_group_id", values[2])
-		s.row.CronID = s.integer("cron_id", values[3])
-		s.row.CronExpression = s.text("cron_expression", values[4])
-		s.row.Paused = s.boolean("paused", values[5])
-		s.row.CreatedAt = s.time("created_at", values[6])
-		s.row.UpdatedAt = s.time("updated_at", values[7])
-		s.row.SerializedJob = s.text("serialized_job", values[8])
-		s.row.SerializedJobInput = s.text("serialized_job_input", values[9])
+		found = append(found, values.row(strict))
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
 	return found, rows.Close()
+}
+
+// rowValues are the columns of a row as the driver gives them.
+type rowValues [10]any
+
+func (v *rowValues) dest() []any {
+	dest := make([]any, len(v))
+	for i := range v {
+		dest[i] = &v[i]
+	}
+	return dest
+}
+
+func (v *rowValues) row(strict bool) (row RawJob) {
+	s := rowScanner{row: &row, strict: strict}
+	row.ID = s.integer("id", v[0])
+	row.GroupID = s.integer("group_id", v[1])
+	row.SuperGroupID = s.integer("super_group_id", v[2])
+	row.CronID = s.integer("cron_id", v[3])
+	row.CronExpression = s.text("cron_expression", v[4])
+	row.Paused = s.boolean("paused", v[5])
+	row.CreatedAt = s.time("created_at", v[6])
+	row.UpdatedAt = s.time("updated_at", v[7])
+	row.SerializedJob = s.text("serialized_job", v[8])
+	row.SerializedJobInput = s.text("serialized_job_input", v[9])
+	return row
 }
 
 type rowScanner struct {

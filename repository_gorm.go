@@ -77,6 +77,13 @@ type RepositoryGorm struct {
 	dialect dialect
 	timeout time.Duration // 0: none
 	pinned  bool          // to one connection, with which the database would go
+
+	// What follows is for the record of runs.
+	state     *recordState
+	isolation *sql.TxOptions // nil: the database's own
+	// tx is the transaction of a Change, in which this copy of the repository
+	// reads, locks and writes. Nil means that each call has one of its own.
+	tx *recordTx
 }
 
 var (
@@ -99,7 +106,7 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	if config.Dialector == nil {
 		return nil, errors.New("open repository: Dialector is nil")
 	}
-	r := &RepositoryGorm{timeout: max(config.Timeout, 0)}
+	r := &RepositoryGorm{timeout: max(config.Timeout, 0), state: newRecordState(config.SkipMigration)}
 	if config.Timeout == 0 {
 		r.timeout = defaultTimeout
 	}
@@ -234,7 +241,10 @@ func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, i
 				return "", err
 			}
 		}
-		if len(targets) > 0 {
+		if r.tx != nil {
+			err = r.tx.mark(ids, true)
+		}
+		if err == nil && len(targets) > 0 {
 			missing, note, err = r.changeRows(tx, replacing, targets, now)
 		}
 		return note, err
@@ -408,8 +418,8 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 		}
 	}
 	exists := func() (exists bool, err error) {
-		err = r.attempt(ctx, func(conn *sql.Conn) (err error) {
-			exists, err = r.dialect.exists(r.session(ctx, conn))
+		err = r.attempt(ctx, func(tx *gorm.DB) (err error) {
+			exists, err = r.dialect.exists(tx, "jobs")
 			return err
 		})
 		return exists, err
@@ -432,15 +442,20 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 			}
 		}
 	}
-	err = r.attempt(ctx, func(conn *sql.Conn) error {
-		rows, err := query(r.session(ctx, conn), "SELECT "+jobColumns+" FROM jobs WHERE 1 = 0")
+	return r.checkColumns(ctx, "jobs", jobColumns)
+}
+
+// checkColumns makes sure that a table has columns.
+func (r *RepositoryGorm) checkColumns(ctx context.Context, table, columns string) error {
+	err := r.attempt(ctx, func(tx *gorm.DB) error {
+		rows, err := query(tx, "SELECT "+columns+" FROM "+table+" WHERE 1 = 0")
 		if err != nil {
 			return err
 		}
 		return errors.Join(rows.Err(), rows.Close())
 	})
 	if err != nil {
-		return fmt.Errorf("table jobs: %w", err)
+		return fmt.Errorf("table %s: %w", table, err)
 	}
 	return nil
 }
@@ -448,9 +463,9 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 // pinMemory keeps to one connection if the database is in memory: each
 // connection has one of its own.
 func (r *RepositoryGorm) pinMemory(ctx context.Context) error {
-	return r.attempt(ctx, func(conn *sql.Conn) error {
+	return r.attempt(ctx, func(tx *gorm.DB) error {
 		var file string
-		err := conn.QueryRowContext(ctx, "SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'").Scan(&file)
+		err := queryRow(tx, "SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
 		if err == nil && file == "" {
 			r.pinned = true
 			r.pool.SetMaxOpenConns(1)
@@ -535,10 +550,13 @@ func readySQLite(ctx context.Context, conn interface {
 	return err
 }
 
-// attempt calls use, which must not commit anything, with a connection, and
-// closes that.
-func (r *RepositoryGorm) attempt(ctx context.Context, use func(conn *sql.Conn) error) error {
-	conn, err := r.acquire(ctx, use)
+// attempt calls use, which must not commit anything, with a connection that it
+// then gives back, or with the transaction of a Change.
+func (r *RepositoryGorm) attempt(ctx context.Context, use func(tx *gorm.DB) error) error {
+	if r.tx != nil {
+		return use(r.tx.db)
+	}
+	conn, err := r.acquire(ctx, func(conn *sql.Conn) error { return use(r.session(ctx, conn)) })
 	if err != nil {
 		return err
 	}
@@ -603,6 +621,7 @@ func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) 
 // selected is which rows to read.
 type selected struct {
 	ListJobsOptions
+	lock  bool   // until the transaction ends
 	limit int    // 0: all, and what follows is not set
 	after *int64 // nil: from the first
 	noID  bool   // only the rows whose id cannot be read, in place of the others
@@ -614,8 +633,9 @@ func (r *RepositoryGorm) readPage(ctx context.Context, options selected) (rows [
 			return []RawJob{}, nil
 		}
 	}
-	err = r.attempt(ctx, func(conn *sql.Conn) (err error) {
-		rows, err = r.dialect.read(r.session(ctx, conn), options)
+	options.lock = r.tx != nil
+	err = r.attempt(ctx, func(tx *gorm.DB) (err error) {
+		rows, err = r.dialect.read(tx, options)
 		return err
 	})
 	if err != nil {
@@ -754,7 +774,10 @@ func (r *RepositoryGorm) changeRows(tx *gorm.DB, kind changeKind, targets []rowC
 		}
 		missing = append(missing, lost...)
 	}
-	return missing, note, nil
+	if r.tx != nil {
+		err = r.tx.markChanged(kind, targets, missing)
+	}
+	return missing, note, err
 }
 
 // changed reports whether the rows are as a change leaves them.
@@ -783,6 +806,12 @@ func (r *RepositoryGorm) changed(ctx context.Context, kind changeKind, targets [
 // write is writeOnce, again if PostgreSQL ended the transaction because it and
 // another process's waited for each other: nothing of it happened then.
 func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
+	if r.tx != nil {
+		return r.failed(op, r.tx.atomically(func() error {
+			_, err := body(r.tx.db)
+			return err
+		}))
+	}
 	for {
 		err := r.writeOnce(ctx, op, body, took)
 		var state interface{ SQLState() string }
@@ -811,7 +840,7 @@ func (r *RepositoryGorm) writeOnce(ctx context.Context, op string, body func(tx 
 	}
 	var tx *sql.Tx
 	conn, err := r.acquire(txCtx, func(conn *sql.Conn) (err error) {
-		tx, err = conn.BeginTx(beginCtx, nil)
+		tx, err = conn.BeginTx(beginCtx, r.isolation)
 		return err
 	})
 	if err != nil {
@@ -971,8 +1000,8 @@ func (r *RepositoryGorm) narrowRows(ctx context.Context, rows []RawJob) (problem
 		return nil, nil
 	}
 	narrow := make([]bool, len(columns))
-	err = r.attempt(ctx, func(conn *sql.Conn) error {
-		result, err := query(r.session(ctx, conn), "SELECT "+strings.Join(columns, ", ")+" FROM jobs WHERE 1 = 0")
+	err = r.attempt(ctx, func(tx *gorm.DB) error {
+		result, err := query(tx, "SELECT "+strings.Join(columns, ", ")+" FROM jobs WHERE 1 = 0")
 		if err != nil {
 			return err
 		}
