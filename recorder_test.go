@@ -1,0 +1,1920 @@
+package smallben_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
+)
+
+// The contract of Recorder and of RecordTx, on every implementation.
+
+// newSQLiteWAL is SQLite as several processes can share it.
+func newSQLiteWAL(t testing.TB) *database {
+	path := filepath.Join(t.TempDir(), "jobs.db")
+	db := newDatabase(t, "SQLite", path+"?_journal_mode=WAL&"+hastySQLite, "sqlite3")
+	db.path = path
+	return db
+}
+
+// records is a Recorder under the conformance suite.
+type records struct {
+	smallben.Recorder
+	connect func(t testing.TB) smallben.Recorder    // as another process does
+	put     func(t testing.TB, row smallben.RawJob) // stores a row as it is
+}
+
+// eachRecordStore runs a test on every implementation, without a record yet.
+func eachRecordStore(t *testing.T, test func(t *testing.T, r records)) {
+	t.Helper()
+	t.Parallel()
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		r := newMemoryRecorder()
+		test(t, records{r, func(testing.TB) smallben.Recorder { return r }, func(_ testing.TB, row smallben.RawJob) { r.put(row) }})
+	})
+	for name, open := range map[string]func(t testing.TB) *database{"SQLite": newSQLiteWAL, "PostgreSQL": newPostgres} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := open(t)
+			connect := func(t testing.TB) smallben.Recorder { return db.open(t) }
+			test(t, records{connect(t), connect, db.put})
+		})
+	}
+}
+
+const recordLocation = "Europe/Rome"
+
+// eachRecorder runs a test on every implementation, with two processes, a and b.
+func eachRecorder(t *testing.T, test func(t *testing.T, r records)) {
+	t.Helper()
+	eachRecordStore(t, func(t *testing.T, r records) {
+		require.NoError(t, r.OpenRecord(recordLocation))
+		require.NoError(t, r.Join("a"))
+		require.NoError(t, r.Join("b"))
+		test(t, r)
+	})
+}
+
+// another is the Recorder of another process.
+func (r records) another(t testing.TB) smallben.Recorder {
+	t.Helper()
+	recorder := r.connect(t)
+	require.NoError(t, recorder.OpenRecord(recordLocation))
+	return recorder
+}
+
+// dawn is the time before the first tick of the tests, tick 1, which comes a second
+// later.
+var dawn = time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
+
+func tickAt(n int) time.Time { return dawn.Add(time.Duration(n) * time.Second) }
+
+func runKey(id int64, n int) smallben.RunKey {
+	return smallben.RunKey{JobID: id, Tick: tickAt(n), Attempt: 1}
+}
+
+func triggered(key smallben.RunKey) smallben.RunKey {
+	key.Triggered = true
+	return key
+}
+
+func attempt(n int, key smallben.RunKey) smallben.RunKey {
+	key.Attempt = n
+	return key
+}
+
+// claimsOf are claims of the runs, as made by who knows revision.
+func claimsOf(revision int64, keys ...smallben.RunKey) []smallben.Claim {
+	claims := make([]smallben.Claim, len(keys))
+	for i, key := range keys {
+		claims[i] = smallben.Claim{RunKey: key, GroupID: key.JobID % 5, SuperGroupID: key.JobID % 3, Revision: revision}
+	}
+	return claims
+}
+
+func exclusively(claims []smallben.Claim) []smallben.Claim {
+	for i := range claims {
+		claims[i].Exclusive = true
+	}
+	return claims
+}
+
+// finished is the end of a run.
+func finished(key smallben.RunKey) smallben.FinishedRun {
+	return smallben.FinishedRun{RunKey: key, Start: key.Tick.Add(time.Millisecond), End: key.Tick.Add(time.Minute), Outcome: smallben.OutcomeOK}
+}
+
+// ended is a run that the record is to hold.
+func ended(key smallben.RunKey, outcome smallben.Outcome) smallben.Run {
+	run := smallben.Run{RunKey: key, Process: "a", Start: key.Tick, End: key.Tick.Add(time.Second), Outcome: outcome}
+	if outcome == smallben.OutcomeRunning {
+		run.End = time.Time{}
+	}
+	if outcome == smallben.OutcomeMissed {
+		run.Missed, run.FirstTick = 1, key.Tick
+	}
+	return run
+}
+
+// change is a Change that succeeds.
+func (r records) change(t testing.TB, change func(tx smallben.RecordTx) error) (revision int64) {
+	t.Helper()
+	revision, err := r.Change(change)
+	require.NoError(t, err)
+	return revision
+}
+
+var errUndo = errors.New("undo it")
+
+// look is a Change that undoes itself.
+func (r records) look(t testing.TB, look func(tx smallben.RecordTx)) {
+	t.Helper()
+	_, err := r.Change(func(tx smallben.RecordTx) error { look(tx); return errUndo })
+	require.Equal(t, errUndo, err)
+}
+
+// start adds jobs whose ticks count from dawn.
+func (r records) start(t testing.TB, ids ...int64) (revision int64) {
+	t.Helper()
+	return r.change(t, func(tx smallben.RecordTx) error {
+		return errors.Join(tx.AddJobs(withSchedule(t, rawJobs(ids...)...)), tx.Record(accountsAt(dawn, ids...), nil))
+	})
+}
+
+func accountsAt(until time.Time, ids ...int64) []smallben.Account {
+	accounts := make([]smallben.Account, len(ids))
+	for i, id := range ids {
+		accounts[i] = smallben.Account{JobID: id, Until: until}
+	}
+	return accounts
+}
+
+func (r records) record(t testing.TB, runs ...smallben.Run) {
+	t.Helper()
+	r.change(t, func(tx smallben.RecordTx) error { return tx.Record(nil, runs) })
+}
+
+func (r records) claim(t testing.TB, process string, claims []smallben.Claim) []smallben.ClaimResult {
+	t.Helper()
+	results, err := r.Claim(process, claims)
+	require.NoError(t, err)
+	return results
+}
+
+// win claims what must be won.
+func (r records) win(t testing.TB, process string, claims []smallben.Claim) {
+	t.Helper()
+	for i, result := range r.claim(t, process, claims) {
+		require.Equal(t, smallben.ClaimWon, result, "%+v", claims[i])
+	}
+}
+
+func (r records) accounts(t testing.TB, ids ...int64) (accounts []smallben.Account) {
+	t.Helper()
+	r.look(t, func(tx smallben.RecordTx) {
+		var err error
+		accounts, err = tx.Accounts(ids)
+		require.NoError(t, err)
+	})
+	return accounts
+}
+
+func (r records) changes(t testing.TB, since int64, ids []int64) smallben.Changes {
+	t.Helper()
+	changes, err := r.Changes(since, ids)
+	require.NoError(t, err)
+	return changes
+}
+
+// runs are all runs by their keys.
+func (r records) runs(t testing.TB) map[smallben.RunKey]smallben.Run {
+	t.Helper()
+	runs, err := r.ListRuns(smallben.ListRunsOptions{Limit: math.MaxInt32})
+	require.NoError(t, err)
+	byKey := make(map[smallben.RunKey]smallben.Run, len(runs))
+	for _, run := range runs {
+		byKey[run.RunKey] = run
+	}
+	require.Len(t, byKey, len(runs), "a key twice")
+	return byKey
+}
+
+// busy says whether a run holds the running key of the job.
+func (r records) busy(t testing.TB, id int64) bool {
+	t.Helper()
+	accounts := r.accounts(t, id)
+	require.Len(t, accounts, 1)
+	return accounts[0].Busy
+}
+
+// settled checks that each mark remembers the row as it is.
+func (r records) settled(t testing.TB) {
+	t.Helper()
+	before := r.changes(t, 0, nil)
+	require.NoError(t, r.CompareMarks())
+	after := r.changes(t, 0, nil)
+	require.Equal(t, before.Jobs, after.Jobs)
+	require.Equal(t, before.Gone, after.Gone)
+}
+
+// OpenRecord.
+
+func TestARecordKeepsTheLocationItWasOpenedWith(t *testing.T) {
+	eachRecordStore(t, func(t *testing.T, r records) {
+		require.NoError(t, r.OpenRecord("Europe/Rome"))
+		other := r.connect(t)
+		err := other.OpenRecord("Asia/Tokyo")
+		require.ErrorContains(t, err, "Europe/Rome")
+		require.ErrorContains(t, err, "Asia/Tokyo")
+		require.NoError(t, other.OpenRecord("Europe/Rome"))
+		require.NoError(t, r.OpenRecord("Europe/Rome"))
+	})
+}
+
+func TestSeveralProcessesOpenOneRecordAtOnce(t *testing.T) {
+	eachRecordStore(t, func(t *testing.T, r records) {
+		rows := rawJobs(1, 2, 3)
+		for _, row := range rows {
+			r.put(t, row)
+		}
+		recorders := []smallben.Recorder{r.Recorder, r.Recorder, r.connect(t), r.connect(t)}
+		var wg sync.WaitGroup
+		for i, recorder := range recorders {
+			wg.Go(func() {
+				assert.NoError(t, recorder.OpenRecord(recordLocation))
+				assert.NoError(t, recorder.Join(fmt.Sprint(i)))
+			})
+		}
+		wg.Wait()
+		pulse, err := r.Beat("0")
+		require.NoError(t, err)
+		require.Len(t, pulse.Peers, 4)
+		require.Equal(t, []int64{1, 2, 3}, rowIDs(r.changes(t, 0, nil).Jobs))
+		r.settled(t)
+	})
+}
+
+func TestOpenRecordMarksTheRowsThatAreThere(t *testing.T) {
+	eachRecordStore(t, func(t *testing.T, r records) {
+		broken := rawJob(3)
+		broken.SerializedJob = "!"
+		for _, row := range append(rawJobs(1, 2), broken) {
+			r.put(t, row)
+		}
+		start := time.Now()
+		require.NoError(t, r.OpenRecord(recordLocation))
+		changes := r.changes(t, 0, nil)
+		require.Equal(t, []int64{1, 2, 3}, rowIDs(changes.Jobs))
+		for _, account := range r.accounts(t, 1, 2, 3) {
+			recent(t, account.Until, start)
+			require.Positive(t, account.Revision)
+		}
+
+		// Another process that opens it finds nothing to do, unless there is.
+		other := r.another(t)
+		require.Equal(t, changes.Jobs, r.changes(t, 0, nil).Jobs)
+		require.NoError(t, r.PauseJobs(rawJobs(2)))
+		require.NoError(t, other.OpenRecord(recordLocation))
+		require.Equal(t, []int64{2}, rowIDs(r.changes(t, changes.Revision, nil).Jobs))
+	})
+}
+
+// Join, Leave, Beat, Lead.
+
+func TestAProcessIsRegisteredFromJoinToLeave(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		other := r.another(t)
+		beat := func(process string, peers ...smallben.Peer) {
+			t.Helper()
+			pulse, err := other.Beat(process)
+			require.NoError(t, err)
+			require.ElementsMatch(t, peers, pulse.Peers)
+		}
+		beat("a", smallben.Peer{Process: "a", Beats: 1}, smallben.Peer{Process: "b"})
+		beat("b", smallben.Peer{Process: "a", Beats: 1}, smallben.Peer{Process: "b", Beats: 1})
+		require.NoError(t, other.Join("a"), "it is registered already, and keeps its beats")
+		beat("a", smallben.Peer{Process: "a", Beats: 2}, smallben.Peer{Process: "b", Beats: 1})
+		require.NoError(t, r.Leave("a"))
+		require.NoError(t, r.Leave("a"))
+		require.NoError(t, r.Leave("nobody"))
+		_, err := r.Beat("a")
+		require.ErrorIs(t, err, smallben.ErrNotRegistered)
+		beat("b", smallben.Peer{Process: "b", Beats: 2})
+		require.NoError(t, r.Join("a"))
+		beat("b", smallben.Peer{Process: "b", Beats: 3}, smallben.Peer{Process: "a"})
+	})
+}
+
+func TestABeatTellsTheTimeOfTheRecord(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		for range 3 {
+			revision := r.start(t, rand.Int64N(math.MaxInt64)+1)
+			start := time.Now()
+			pulse, err := r.Beat("a")
+			require.NoError(t, err)
+			recent(t, pulse.Now, start)
+			require.Equal(t, revision, pulse.Revision)
+			require.Equal(t, revision, r.changes(t, 0, nil).Revision)
+		}
+		// A Change of no job counts, too; one that was undone does not.
+		revision := r.change(t, func(smallben.RecordTx) error { return nil })
+		r.look(t, func(tx smallben.RecordTx) { require.NoError(t, tx.DeleteJobsByIds(rowIDs(list(t, tx)))) })
+		pulse, err := r.Beat("a")
+		require.NoError(t, err)
+		require.Equal(t, revision, pulse.Revision)
+	})
+}
+
+func TestEveryBeatCounts(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		var wg sync.WaitGroup
+		for _, recorder := range []smallben.Recorder{r.Recorder, r.another(t)} {
+			for range 2 {
+				wg.Go(func() {
+					for range 5 {
+						_, err := recorder.Beat("a")
+						assert.NoError(t, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		pulse, err := r.Beat("a")
+		require.NoError(t, err)
+		require.ElementsMatch(t, []smallben.Peer{{Process: "a", Beats: 21}, {Process: "b"}}, pulse.Peers)
+	})
+}
+
+func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		lead := func(process string) (leads bool) {
+			t.Helper()
+			r.change(t, func(tx smallben.RecordTx) (err error) { leads, err = tx.Lead(process); return err })
+			return leads
+		}
+		leader := func() string {
+			t.Helper()
+			pulse, err := r.Beat("b")
+			require.NoError(t, err)
+			return pulse.Leader
+		}
+		require.Empty(t, leader())
+		r.look(t, func(tx smallben.RecordTx) {
+			leads, err := tx.Lead("a")
+			require.NoError(t, err)
+			require.True(t, leads)
+		})
+		require.Empty(t, leader(), "that was undone")
+		require.True(t, lead("a"))
+		require.True(t, lead("a"))
+		require.False(t, lead("b"))
+		require.Equal(t, "a", leader())
+		require.NoError(t, r.Leave("a"))
+		require.Empty(t, leader(), "who left does not lead")
+		require.True(t, lead("b"))
+		require.NoError(t, r.Join("a"))
+		require.False(t, lead("a"))
+		require.Equal(t, "b", leader())
+
+		// In one Change with its burial.
+		r.change(t, func(tx smallben.RecordTx) error {
+			_, err := tx.Bury([]smallben.Peer{{Process: "b", Beats: 5}})
+			require.NoError(t, err)
+			leads, err := tx.Lead("a")
+			require.True(t, leads)
+			return err
+		})
+		require.False(t, lead("b"))
+	})
+}
+
+// Change.
+
+func TestAChangeThatFailsChangesNothing(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3)
+		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 1))))
+		type picture struct {
+			rows     []smallben.RawJob
+			changes  smallben.Changes
+			runs     map[smallben.RunKey]smallben.Run
+			accounts []smallben.Account
+			pulse    smallben.Pulse
+		}
+		look := func() (p picture) {
+			t.Helper()
+			var err error
+			p = picture{rows: list(t, r), changes: r.changes(t, 0, nil), runs: r.runs(t), accounts: r.accounts(t, 1, 2, 3, 4)}
+			p.pulse, err = r.Beat("a")
+			require.NoError(t, err)
+			p.pulse.Now = time.Time{}
+			p.pulse.Peers = slices.DeleteFunc(p.pulse.Peers, func(p smallben.Peer) bool { return p.Process == "a" })
+			return p
+		}
+		everything := func(tx smallben.RecordTx) {
+			assert.NoError(t, tx.AddJobs(withSchedule(t, rawJob(4))))
+			assert.NoError(t, tx.PauseJobs(rawJobs(1)))
+			assert.NoError(t, tx.DeleteJobsByIds([]int64{2}))
+			assert.NoError(t, tx.SetCronId(withSchedule(t, rawJob(3))))
+			lost, err := tx.Bury([]smallben.Peer{{Process: "b"}})
+			assert.NoError(t, err)
+			assert.Len(t, lost, 1)
+			_, err = tx.Lead("a")
+			assert.NoError(t, err)
+			assert.NoError(t, tx.Record(accountsAt(tickAt(9), 3), []smallben.Run{ended(runKey(3, 5), smallben.OutcomeMissed)}))
+		}
+		before := look()
+		for name, fail := range map[string]func(t *testing.T){
+			"error": func(t *testing.T) {
+				calls := 0
+				revision, err := r.Change(func(tx smallben.RecordTx) error { calls++; everything(tx); return errUndo })
+				require.True(t, err == errUndo, "%v", err) // as it is, not wrapped
+				require.Zero(t, revision)
+				require.Equal(t, 1, calls)
+			},
+			"panic": func(t *testing.T) {
+				require.PanicsWithValue(t, "enough", func() {
+					_, _ = r.Change(func(tx smallben.RecordTx) error { everything(tx); panic("enough") })
+				})
+			},
+			"Goexit": func(t *testing.T) {
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					_, _ = r.Change(func(tx smallben.RecordTx) error { everything(tx); runtime.Goexit(); return nil })
+				})
+				wg.Wait()
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				fail(t)
+				require.Equal(t, before, look())
+			})
+		}
+		require.Greater(t, r.change(t, func(tx smallben.RecordTx) error { everything(tx); return nil }), revision)
+		require.Equal(t, []int64{1, 3, 4}, rowIDs(list(t, r)))
+		require.Len(t, r.runs(t), 2)
+	})
+}
+
+func TestChangesComeOneAfterAnother(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		require.Positive(t, r.start(t, 1))
+		var inside atomic.Int32
+		var mu sync.Mutex
+		counted := make(map[int64]int64) // by revision
+		var wg sync.WaitGroup
+		for _, recorder := range []smallben.Recorder{r.Recorder, r.another(t)} {
+			for range 3 {
+				wg.Go(func() {
+					for range 4 {
+						var count int64
+						revision, err := recorder.Change(func(tx smallben.RecordTx) error {
+							assert.EqualValues(t, 1, inside.Add(1))
+							defer inside.Add(-1)
+							rows, err := tx.ListJobs(nil)
+							if !assert.NoError(t, err) || !assert.Len(t, rows, 1) {
+								return err
+							}
+							rows[0].CronID++
+							count = rows[0].CronID
+							return tx.SetCronId(withSchedule(t, rows...))
+						})
+						assert.NoError(t, err)
+						mu.Lock()
+						counted[revision] = count
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		wg.Wait()
+		require.Len(t, counted, 24, "a revision twice")
+		first := rawJob(1).CronID
+		for i, revision := range slices.Sorted(maps.Keys(counted)) {
+			require.EqualValues(t, first+int64(i)+1, counted[revision], "a higher revision was committed later")
+		}
+	})
+}
+
+func TestAChangeReadsWhatItWroteAndOthersDoNot(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		broken := rawJob(4)
+		broken.SerializedJobInput = "{"
+		r.put(t, broken)
+		r.start(t, 1, 2, 3)
+		other, before := r.another(t), list(t, r)
+		start := time.Now()
+		r.change(t, func(tx smallben.RecordTx) error {
+			recent(t, tx.Now(), start)
+			now := tx.Now()
+			require.NoError(t, tx.PauseJobs(rawJobs(2)))
+			require.NoError(t, tx.DeleteJobsByIds([]int64{1}))
+			require.NoError(t, tx.AddJobs(withSchedule(t, rawJobs(5)...)))
+			require.NoError(t, tx.Record(accountsAt(tickAt(9), 3), []smallben.Run{ended(runKey(3, 5), smallben.OutcomeMissed)}))
+
+			rows := list(t, tx)
+			require.Equal(t, []int64{2, 3, 4, 5}, rowIDs(rows))
+			require.Equal(t, []bool{true, false, false, false}, []bool{rows[0].Paused, rows[1].Paused, rows[2].Paused, rows[3].Paused})
+			rows, err := tx.ListJobs(&smallben.ListJobsOptions{Paused: ptr(true)})
+			require.NoError(t, err)
+			require.Equal(t, []int64{2}, rowIDs(rows))
+			rows, err = tx.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{5, 1, 2}})
+			require.ErrorIs(t, err, tx.ErrorTypeIfMismatchCount())
+			require.Equal(t, []int64{2, 5}, rowIDs(rows))
+			jobs, err := tx.GetAllJobsToExecute()
+			require.Equal(t, []int64{4}, jobErrors(t, err, smallben.ErrUndecodable))
+			require.Equal(t, []int64{3, 5}, rowIDs(built(t, jobs)))
+			jobs, err = tx.GetJobsByIds([]int64{5, 4, 1, 3})
+			require.ErrorIs(t, err, tx.ErrorTypeIfMismatchCount())
+			require.ErrorIs(t, err, smallben.ErrUndecodable)
+			require.Equal(t, []int64{3, 5}, rowIDs(built(t, jobs)))
+			_, err = tx.GetJob(1)
+			require.ErrorIs(t, err, tx.ErrorTypeIfMismatchCount())
+			_, err = tx.GetJob(5)
+			require.NoError(t, err)
+			accounts, err := tx.Accounts([]int64{3})
+			require.NoError(t, err)
+			require.Equal(t, tickAt(9), accounts[0].Until)
+			ticks, err := tx.RecordedTicks([]smallben.TickSpan{{JobID: 3, After: dawn, Until: tickAt(9)}})
+			require.NoError(t, err)
+			require.Equal(t, [][]time.Time{{tickAt(5)}}, ticks)
+			require.Equal(t, now, tx.Now(), "the time at which the Change began")
+
+			require.Equal(t, before, list(t, other))
+			require.Empty(t, records{Recorder: other}.runs(t))
+			return nil
+		})
+		require.Equal(t, []int64{2, 3, 4, 5}, rowIDs(list(t, other)))
+	})
+}
+
+func TestAnErrorWithinAChangeUndoesItsMethodAlone(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2)
+		revision := r.change(t, func(tx smallben.RecordTx) error {
+			require.NoError(t, tx.PauseJobs(rawJobs(1)))
+			err := tx.AddJobs(withSchedule(t, rawJobs(3, 2, 4)...))
+			require.Equal(t, []int64{2}, jobErrors(t, err, smallben.ErrJobExists))
+			err = tx.UpsertJobs(withSchedule(t, rawJobs(1)...), withSchedule(t, rawJobs(2)...))
+			require.Equal(t, []int64{1}, jobErrors(t, err, smallben.ErrJobExists))
+			err = tx.AddJobs(withSchedule(t, rawJobs(0)...))
+			require.Equal(t, []int64{0}, jobErrors(t, err, smallben.ErrInvalidJob))
+			return tx.AddJobs(withSchedule(t, rawJobs(5)...))
+		})
+		require.Equal(t, []int64{1, 2, 5}, rowIDs(list(t, r)))
+		changes := r.changes(t, revision-1, nil)
+		require.Equal(t, []int64{1, 5}, rowIDs(changes.Jobs))
+		require.True(t, changes.Jobs[0].Paused)
+	})
+}
+
+func TestTheMismatchErrorUndoesAChangeIfItIsReturned(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3, 4, 5)
+		for name, write := range map[string]func(tx smallben.RecordTx) error{
+			"pause":  func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1, 9)) },
+			"resume": func(tx smallben.RecordTx) error { return tx.ResumeJobs(withSchedule(t, rawJobs(2, 9)...)) },
+			"delete": func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{3, 9}) },
+			"update": func(tx smallben.RecordTx) error {
+				return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(4, 9)...))
+			},
+			"upsert":    func(tx smallben.RecordTx) error { return tx.UpsertJobs(nil, withSchedule(t, rawJobs(5, 9)...)) },
+			"SetCronId": func(tx smallben.RecordTx) error { return tx.SetCronId(withSchedule(t, rawJobs(1, 9)...)) },
+		} {
+			before := list(t, r)
+			_, err := r.Change(write)
+			require.ErrorIs(t, err, r.ErrorTypeIfMismatchCount(), name)
+			require.ErrorContains(t, err, "9", name)
+			require.Equal(t, before, list(t, r), name)
+			require.Empty(t, r.changes(t, revision, nil).Jobs, name)
+		}
+		// Those that exist are changed, and they alone are marked.
+		since := revision
+		revision = r.change(t, func(tx smallben.RecordTx) error {
+			for _, err := range []error{
+				tx.PauseJobs(rawJobs(1, 9)),
+				tx.DeleteJobsByIds([]int64{3, 10}),
+				tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(4, 11)...)),
+				tx.UpsertJobs(withSchedule(t, rawJobs(6)...), withSchedule(t, rawJobs(5, 12)...)),
+			} {
+				require.ErrorIs(t, err, tx.ErrorTypeIfMismatchCount())
+			}
+			return nil
+		})
+		changes := r.changes(t, since, nil)
+		require.Equal(t, []int64{1, 4, 5, 6}, rowIDs(changes.Jobs))
+		require.Equal(t, []int64{3}, changes.Gone)
+		require.Equal(t, revision, changes.Revision)
+		r.settled(t)
+	})
+}
+
+func TestAMethodMarksTheJobsThatItWrites(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2, 3, 4)
+		changed := rawJob(2)
+		changed.CronExpression, changed.CronID = "@daily", 77
+		replaced := rawJob(3)
+		replaced.GroupID = 55
+		all := []int64{1, 2, 3, 4, 5, 6, 7}
+		for _, c := range []struct {
+			name                 string
+			do                   func(tx smallben.RecordTx) error
+			marked, begun, ended []int64 // jobs with the new revision; whose account begins now; which are gone
+		}{
+			{name: "add", do: func(tx smallben.RecordTx) error { return tx.AddJobs(withSchedule(t, rawJobs(6, 5)...)) }, marked: []int64{5, 6}, begun: []int64{5, 6}},
+			{name: "pause", do: func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1, 2, 1)) }, marked: []int64{1, 2}},
+			{name: "resume", do: func(tx smallben.RecordTx) error { return tx.ResumeJobs(withSchedule(t, rawJob(1))) }, marked: []int64{1}, begun: []int64{1}},
+			{name: "SetCronId", do: func(tx smallben.RecordTx) error { return tx.SetCronId(withSchedule(t, changed)) }},
+			{name: "update", do: func(tx smallben.RecordTx) error {
+				return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed))
+			}, marked: []int64{2}},
+			{name: "upsert", do: func(tx smallben.RecordTx) error {
+				return tx.UpsertJobs(withSchedule(t, rawJob(7)), withSchedule(t, replaced))
+			}, marked: []int64{3, 7}, begun: []int64{7}},
+			{name: "delete", do: func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{5, 4}) }, ended: []int64{4, 5}},
+			{name: "add again", do: func(tx smallben.RecordTx) error { return tx.AddJobs(withSchedule(t, rawJob(5))) }, marked: []int64{5}, begun: []int64{5}},
+			{name: "upsert again", do: func(tx smallben.RecordTx) error { return tx.UpsertJobs(withSchedule(t, rawJob(4)), nil) }, marked: []int64{4}, begun: []int64{4}},
+			{name: "several", do: func(tx smallben.RecordTx) error {
+				return errors.Join(tx.PauseJobs(rawJobs(7)), tx.DeleteJobsByIds([]int64{6}), tx.AddJobs(withSchedule(t, rawJob(6))), tx.PauseJobs(rawJobs(6)))
+			}, marked: []int64{6, 7}, begun: []int64{6}},
+			{name: "none of them", do: func(tx smallben.RecordTx) error {
+				_, err := tx.Lead("a")
+				_, bury := tx.Bury(nil)
+				_, accounts := tx.Accounts(all)
+				_, get := tx.GetJobsByIds(all)
+				return errors.Join(err, bury, accounts, get, tx.Record(nil, []smallben.Run{ended(runKey(1, 1), smallben.OutcomeMissed)}))
+			}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				before := make(map[int64]smallben.Account)
+				for _, account := range r.accounts(t, all...) {
+					before[account.JobID] = account
+				}
+				since := r.changes(t, 0, nil).Revision
+				var now time.Time
+				revision := r.change(t, func(tx smallben.RecordTx) error { now = tx.Now(); return c.do(tx) })
+				changes := r.changes(t, since, nil)
+				require.ElementsMatch(t, c.marked, rowIDs(changes.Jobs))
+				require.ElementsMatch(t, c.ended, changes.Gone)
+				for _, row := range changes.Jobs {
+					require.Equal(t, revision, row.Revision)
+				}
+				for _, account := range r.accounts(t, all...) {
+					want := before[account.JobID]
+					want.JobID = account.JobID
+					if slices.Contains(c.begun, account.JobID) {
+						want.Until = now
+					}
+					if slices.Contains(c.marked, account.JobID) {
+						want.Revision = revision
+					}
+					require.Equal(t, want, account)
+				}
+				r.settled(t)
+			})
+		}
+	})
+}
+
+// during does something beside a Change, of which it must not see the end before
+// the Change does.
+func (r records) during(t *testing.T, change func(tx smallben.RecordTx), beside func()) {
+	t.Helper()
+	var over atomic.Bool
+	waited := make(chan bool, 1)
+	r.change(t, func(tx smallben.RecordTx) error {
+		change(tx)
+		go func() {
+			beside()
+			waited <- over.Load()
+		}()
+		for start := time.Now(); time.Since(start) < 100*time.Millisecond && len(waited) == 0; {
+			_, err := tx.GetJob(1)
+			require.NoError(t, err)
+		}
+		over.Store(true)
+		return nil
+	})
+	require.True(t, <-waited, "it did not wait for the end of the Change")
+}
+
+func TestAChangeLocksTheJobsThatItReads(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2)
+		other := r.another(t)
+		for name, read := range map[string]func(tx smallben.RecordTx) error{
+			"GetJob":              func(tx smallben.RecordTx) error { _, err := tx.GetJob(1); return err },
+			"GetJobsByIds":        func(tx smallben.RecordTx) error { _, err := tx.GetJobsByIds([]int64{2, 1}); return err },
+			"GetAllJobsToExecute": func(tx smallben.RecordTx) error { _, err := tx.GetAllJobsToExecute(); return err },
+			"ListJobs":            func(tx smallben.RecordTx) error { _, err := tx.ListJobs(nil); return err },
+			"ListJobs of one": func(tx smallben.RecordTx) error {
+				_, err := tx.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{1}})
+				return err
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r.during(t, func(tx smallben.RecordTx) { require.NoError(t, read(tx)) }, func() {
+					assert.NoError(t, other.SetCronId(withSchedule(t, rawJob(1))))
+				})
+			})
+		}
+	})
+}
+
+func TestNoClaimIsAnsweredWhileItsAccountIsHeld(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		other := records{Recorder: r.another(t)}
+		for name, c := range map[string]struct {
+			change func(tx smallben.RecordTx, id int64) error
+			want   smallben.ClaimResult
+		}{
+			"nothing": {func(smallben.RecordTx, int64) error { return nil }, smallben.ClaimWon},
+			"account": {func(tx smallben.RecordTx, id int64) error { return tx.Record(accountsAt(tickAt(5), id), nil) }, smallben.ClaimLate},
+			"pause":   {func(tx smallben.RecordTx, id int64) error { return tx.PauseJobs(rawJobs(id)) }, smallben.ClaimStale},
+			"delete":  {func(tx smallben.RecordTx, id int64) error { return tx.DeleteJobsByIds([]int64{id}) }, smallben.ClaimStale},
+			"update": {func(tx smallben.RecordTx, id int64) error {
+				return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJob(id)))
+			}, smallben.ClaimStale},
+			"run": {func(tx smallben.RecordTx, id int64) error {
+				return tx.Record(nil, []smallben.Run{ended(runKey(id, 1), smallben.OutcomeRunning)})
+			}, smallben.ClaimTaken},
+		} {
+			t.Run(name, func(t *testing.T) {
+				if len(list(t, r)) == 0 {
+					r.start(t, 1) // for during
+				}
+				id := rand.Int64N(math.MaxInt32) + 2
+				revision := r.start(t, id)
+				r.during(t, func(tx smallben.RecordTx) {
+					accounts, err := tx.Accounts([]int64{id})
+					require.NoError(t, err)
+					require.Len(t, accounts, 1)
+					require.NoError(t, c.change(tx, id))
+				}, func() {
+					results, err := other.Claim("b", claimsOf(revision, runKey(id, 1)))
+					assert.NoError(t, err)
+					assert.Equal(t, []smallben.ClaimResult{c.want}, results)
+				})
+			})
+		}
+	})
+}
+
+func TestAccountsAreThoseOfTheJobsThatExist(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		first := r.start(t, 5, -3, 2)
+		second := r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.PauseJobs(rawJobs(2)), tx.Record(accountsAt(tickAt(7), 5), nil))
+		})
+		gone := r.start(t, 7)
+		r.change(t, func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{7}) })
+		require.Greater(t, gone, second)
+		r.win(t, "a", exclusively(claimsOf(first, runKey(-3, 1))))
+		r.win(t, "a", claimsOf(first, runKey(5, 8)))
+		require.Equal(t, []smallben.Account{
+			{JobID: -3, Until: dawn, Revision: first, Busy: true},
+			{JobID: 2, Until: dawn, Revision: second},
+			{JobID: 5, Until: tickAt(7), Revision: first},
+		}, r.accounts(t, 7, 5, 99, 2, 5, -3))
+		require.Empty(t, r.accounts(t, 99))
+	})
+}
+
+// Changes.
+
+func TestChangesAreThoseSinceARevision(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		zero := r.changes(t, 0, nil)
+		require.Empty(t, zero.Jobs)
+		require.Empty(t, zero.Gone)
+		broken := rawJob(3)
+		broken.SerializedJob = "!"
+		r.put(t, broken)
+		require.NoError(t, r.CompareMarks())
+		one := r.start(t, 1, 2, 5)
+		two := r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.PauseJobs(rawJobs(2, 3)), tx.DeleteJobsByIds([]int64{5}))
+		})
+		r.change(t, func(smallben.RecordTx) error { return nil })
+		three := r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.AddJobs(withSchedule(t, rawJobs(-4)...)), tx.DeleteJobsByIds([]int64{1}))
+		})
+		rows := make(map[int64]smallben.RawJob)
+		for _, row := range list(t, r) {
+			require.Zero(t, row.Revision, "it is that of Changes alone")
+			row.Revision = map[int64]int64{-4: three, 2: two, 3: two}[row.ID]
+			rows[row.ID] = row
+		}
+		for _, c := range []struct {
+			since      int64
+			ids        []int64
+			jobs, gone []int64
+		}{
+			{0, nil, []int64{-4, 2, 3}, []int64{1, 5}},
+			{one - 1, nil, []int64{-4, 2, 3}, []int64{1, 5}},
+			{one, nil, []int64{-4, 2, 3}, []int64{1, 5}},
+			{two - 1, nil, []int64{-4, 2, 3}, []int64{1, 5}},
+			{two, nil, []int64{-4}, []int64{1}},
+			{three - 1, nil, []int64{-4}, []int64{1}},
+			{three, nil, nil, nil},
+			{three + 5, nil, nil, nil},
+			{three + 5, []int64{3, 5, 2, 5, 99, 3, 1}, []int64{2, 3}, []int64{1, 5, 99}},
+			{0, []int64{-4}, []int64{-4}, nil},
+			{0, []int64{}, nil, nil},
+		} {
+			changes := r.changes(t, c.since, c.ids)
+			require.Equal(t, three, changes.Revision)
+			var want []smallben.RawJob
+			for _, id := range c.jobs {
+				want = append(want, rows[id])
+			}
+			if want == nil {
+				require.Empty(t, changes.Jobs, "%+v", c)
+			} else {
+				require.Equal(t, want, changes.Jobs, "%+v", c)
+			}
+			require.ElementsMatch(t, c.gone, changes.Gone, "%+v", c)
+		}
+		// One that comes back is gone no longer.
+		back := r.start(t, 5)
+		changes := r.changes(t, three, nil)
+		require.Equal(t, []int64{5}, rowIDs(changes.Jobs))
+		require.Equal(t, back, changes.Jobs[0].Revision)
+		require.Empty(t, changes.Gone)
+	})
+}
+
+func TestChangesAreOnePicture(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2, 3)
+		const rounds = 25
+		other := r.another(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for n := range int64(rounds) {
+				_, err := other.Change(func(tx smallben.RecordTx) error {
+					changed := rawJobs(1, 2)
+					expression := fmt.Sprintf("%d 4 * * *", n)
+					changed[0].CronExpression, changed[1].CronExpression = expression, expression
+					ephemeral := withSchedule(t, rawJob(100+n))
+					if n%2 == 1 {
+						return errors.Join(tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed...)), tx.DeleteJobsByIds([]int64{99 + n}))
+					}
+					return errors.Join(tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed...)), tx.AddJobs(ephemeral))
+				})
+				assert.NoError(t, err)
+			}
+		}()
+		seen := make(map[int64]smallben.RawJob)
+		var revision int64
+		follow := func() {
+			t.Helper()
+			changes := r.changes(t, revision, nil)
+			for _, row := range changes.Jobs {
+				require.Greater(t, row.Revision, revision)
+				require.LessOrEqual(t, row.Revision, changes.Revision)
+				seen[row.ID] = row
+			}
+			for _, id := range changes.Gone {
+				delete(seen, id)
+			}
+			require.GreaterOrEqual(t, changes.Revision, revision)
+			revision = changes.Revision
+			require.Equal(t, seen[1].CronExpression, seen[2].CronExpression)
+			require.Equal(t, seen[1].Revision, seen[2].Revision)
+			require.LessOrEqual(t, len(seen), 4)
+			require.GreaterOrEqual(t, len(seen), 3)
+		}
+		for running := true; running; {
+			select {
+			case <-done:
+				running = false
+			default:
+			}
+			follow()
+		}
+		want := r.changes(t, 0, nil).Jobs
+		require.Equal(t, want, slices.SortedFunc(maps.Values(seen), func(a, b smallben.RawJob) int { return cmp.Compare(a.ID, b.ID) }))
+		require.Equal(t, fmt.Sprintf("%d 4 * * *", rounds-1), seen[1].CronExpression)
+	})
+}
+
+// CompareMarks.
+
+func TestCompareMarksFindsWhatWasWrittenWithoutTheRecord(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2, 3, 4, 5, 6)
+		r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.DeleteJobsByIds([]int64{6}), tx.PauseJobs(rawJobs(2)))
+		})
+		known := r.changes(t, 0, nil)
+		plain := r.connect(t)
+		changed := rawJob(3)
+		changed.CronExpression = "@daily"
+		back := rawJob(6)
+		for _, c := range []struct {
+			name string
+			do   func() error
+			jobs []int64 // that get a new revision and an account that begins now
+			gone []int64
+		}{
+			{"nothing", func() error { return nil }, nil, nil},
+			{"SetCronId", func() error { return plain.SetCronId(withSchedule(t, changed)) }, nil, nil},
+			{"pause", func() error { return plain.PauseJobs(rawJobs(1)) }, []int64{1}, nil},
+			{"resume", func() error { return plain.ResumeJobs(withSchedule(t, rawJobs(1, 2)...)) }, []int64{1, 2}, nil},
+			{"update", func() error { return plain.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed)) }, []int64{3}, nil},
+			{"delete", func() error { return plain.DeleteJobsByIds([]int64{4, 5}) }, nil, []int64{4, 5}},
+			{"add", func() error { return plain.AddJobs(withSchedule(t, rawJobs(7, 4)...)) }, []int64{4, 7}, nil},
+			{"add with the time of the mark", func() error { return plain.AddJobs(withSchedule(t, back)) }, []int64{6}, nil},
+			{"delete and add with the time of the mark", func() error {
+				return errors.Join(plain.DeleteJobsByIds([]int64{6}), plain.AddJobs(withSchedule(t, back)))
+			}, nil, nil},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				before := r.accounts(t, 1, 2, 3, 4, 5, 6, 7)
+				require.NoError(t, c.do())
+				changes := r.changes(t, known.Revision, nil)
+				require.Empty(t, changes.Jobs, "a plain method marks nothing")
+				start := time.Now()
+				require.NoError(t, r.CompareMarks())
+				changes = r.changes(t, known.Revision, nil)
+				require.ElementsMatch(t, c.jobs, rowIDs(changes.Jobs))
+				require.ElementsMatch(t, c.gone, changes.Gone)
+				for _, account := range r.accounts(t, 1, 2, 3, 4, 5, 6, 7) {
+					if slices.Contains(c.jobs, account.JobID) {
+						recent(t, account.Until, start)
+						require.Greater(t, account.Revision, known.Revision)
+						require.LessOrEqual(t, account.Revision, changes.Revision)
+					} else {
+						require.Contains(t, before, account)
+					}
+				}
+				known = changes
+				r.settled(t)
+			})
+		}
+	})
+}
+
+func TestAClaimOfAJobWithoutAMarkIsStaleUntilCompareMarks(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		require.NoError(t, r.AddJobs(withSchedule(t, rawJob(1))))
+		key := runKey(1, 1)
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimStale}, r.claim(t, "a", claimsOf(0, key)))
+		r.win(t, "a", claimsOf(0, triggered(key)))
+		require.NoError(t, r.CompareMarks())
+		revision := r.changes(t, 0, []int64{1}).Jobs[0].Revision
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimStale, smallben.ClaimLate, smallben.ClaimWon},
+			r.claim(t, "a", append(claimsOf(0, key), claimsOf(revision, key, smallben.RunKey{JobID: 1, Tick: time.Now(), Attempt: 1})...)))
+	})
+}
+
+// Claim.
+
+func TestAClaimIsAnsweredByWhatTheRecordKnows(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3, 4)
+		revision2 := r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.PauseJobs(rawJobs(2)), tx.DeleteJobsByIds([]int64{4}), tx.Record(accountsAt(tickAt(10), 3), nil))
+		})
+		const hour, microsecond = time.Hour, time.Microsecond
+		r.record(t, ended(runKey(1, 50), smallben.OutcomeOK), ended(runKey(1, 51), smallben.OutcomeMissed), ended(runKey(3, 10), smallben.OutcomeOK),
+			ended(triggered(runKey(1, 52)), smallben.OutcomeOK))
+		r.win(t, "b", claimsOf(revision, runKey(1, 53)))
+		now := time.Now()
+		at := func(id int64, tick time.Time) smallben.RunKey {
+			return smallben.RunKey{JobID: id, Tick: tick, Attempt: 1}
+		}
+		cases := []struct {
+			name     string
+			key      smallben.RunKey
+			revision int64
+			want     smallben.ClaimResult
+		}{
+			{"its tick", runKey(1, 1), revision, smallben.ClaimWon},
+			{"a tick between seconds", at(1, tickAt(2).Add(microsecond)), revision, smallben.ClaimWon},
+			{"a second attempt", attempt(2, runKey(1, 3)), revision, smallben.ClaimWon},
+			{"a tick that is about to come", at(1, now.Add(900*time.Millisecond)), revision, smallben.ClaimWon},
+			{"a tick to come", at(1, now.Add(time.Minute)), revision, smallben.ClaimEarly},
+			{"a trigger to come", triggered(at(1, now.Add(hour))), revision, smallben.ClaimWon},
+
+			{"an old revision", runKey(1, 4), revision - 1, smallben.ClaimStale},
+			{"a revision to come", runKey(1, 4), revision + 1, smallben.ClaimStale},
+			{"no revision", runKey(1, 4), 0, smallben.ClaimStale},
+			{"a trigger with another revision", triggered(runKey(1, 4)), 0, smallben.ClaimWon},
+			{"paused", runKey(2, 1), revision2, smallben.ClaimStale},
+			{"paused, triggered", triggered(runKey(2, 1)), revision2, smallben.ClaimWon},
+			{"deleted", runKey(4, 1), revision2, smallben.ClaimStale},
+			{"deleted, old revision", runKey(4, 1), revision, smallben.ClaimStale},
+			{"deleted, triggered", triggered(runKey(4, 1)), revision2, smallben.ClaimStale},
+			{"never was", runKey(99, 1), revision, smallben.ClaimStale},
+			{"never was, triggered", triggered(runKey(99, 1)), revision, smallben.ClaimStale},
+
+			{"recorded by the account", runKey(3, 9), revision, smallben.ClaimLate},
+			{"the last that the account has", at(3, tickAt(10)), revision, smallben.ClaimLate},
+			{"the first that it has not", at(3, tickAt(10).Add(microsecond)), revision, smallben.ClaimWon},
+			{"a trigger before the account", triggered(runKey(3, 9)), revision, smallben.ClaimWon},
+
+			{"finished", runKey(1, 50), revision, smallben.ClaimTaken},
+			{"missed", runKey(1, 51), revision, smallben.ClaimTaken},
+			{"claimed by another", runKey(1, 53), revision, smallben.ClaimTaken},
+			{"triggered at this time", triggered(runKey(1, 52)), revision, smallben.ClaimTaken},
+			{"only triggered at this time", runKey(1, 52), revision, smallben.ClaimWon},
+			{"a trigger at the time of a tick", triggered(runKey(1, 50)), revision, smallben.ClaimWon},
+			{"another attempt than the one that is", attempt(2, runKey(1, 50)), revision, smallben.ClaimWon},
+
+			// Stale comes before Late, Early and Taken, Late before Taken.
+			{"stale and late", runKey(3, 9), revision - 1, smallben.ClaimStale},
+			{"stale and early", at(1, now.Add(hour)), revision - 1, smallben.ClaimStale},
+			{"stale and taken", runKey(1, 53), revision - 1, smallben.ClaimStale},
+			{"late and taken", runKey(3, 10), revision, smallben.ClaimLate},
+		}
+		var claims []smallben.Claim
+		for _, c := range cases {
+			claims = append(claims, claimsOf(c.revision, c.key)...)
+		}
+		before, asked := r.runs(t), slices.Clone(claims)
+		results := r.claim(t, "a", claims)
+		require.Len(t, results, len(cases))
+		require.Equal(t, asked, claims)
+		runs := r.runs(t)
+		for i, c := range cases {
+			assert.Equal(t, c.want, results[i], c.name)
+			key := c.key
+			key.Tick = storedTime(key.Tick)
+			run, exists := runs[key]
+			if c.want != smallben.ClaimWon {
+				assert.Equal(t, before[key], run, c.name)
+				continue
+			}
+			if !assert.True(t, exists, c.name) {
+				continue
+			}
+			recent(t, run.Start, now)
+			assert.Equal(t, smallben.Run{RunKey: key, GroupID: key.JobID % 5, SuperGroupID: key.JobID % 3, Process: "a", Start: run.Start, Outcome: smallben.OutcomeRunning}, run, c.name)
+		}
+	})
+}
+
+func TestAClaimOfOnesOwnUnfinishedRunIsWonAgain(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3, 4)
+		claims := append(claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1), runKey(4, 1)), exclusively(claimsOf(revision, runKey(4, 2)))...)
+		r.win(t, "a", claims)
+		before := r.runs(t)
+		r.win(t, "a", claims)
+		r.win(t, "a", append(claims, claims...))
+		for i, result := range r.claim(t, "b", claims) {
+			require.Equal(t, smallben.ClaimTaken, result, "%d", i)
+		}
+		require.True(t, r.busy(t, 4))
+		r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.PauseJobs(rawJobs(1)), tx.DeleteJobsByIds([]int64{2}), tx.Record(accountsAt(tickAt(9), 3), nil))
+		})
+		r.win(t, "a", claims)
+		require.Equal(t, before, r.runs(t))
+
+		// Finished and lost ones are not.
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{finished(runKey(4, 1))}))
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimTaken}, r.claim(t, "a", claims[3:4]))
+		require.NoError(t, r.Leave("a"))
+		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury(nil); return err })
+		require.NoError(t, r.Join("a"))
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimTaken}, r.claim(t, "a", claims[4:]))
+		require.False(t, r.busy(t, 4))
+	})
+}
+
+func TestARunClaimedTwiceInOneCallIsOneRun(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		r.win(t, "a", claimsOf(revision, runKey(1, 1), runKey(1, 2), runKey(1, 1)))
+		r.win(t, "a", exclusively(claimsOf(revision, runKey(1, 3), runKey(1, 3))))
+		require.Len(t, r.runs(t), 3)
+	})
+}
+
+func TestAClaimNeedsAProcessThatIsRegistered(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		require.NoError(t, r.Leave("a"))
+		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury([]smallben.Peer{{Process: "b"}}); return err })
+		for _, process := range []string{"a", "b", "nobody", ""} {
+			results, err := r.Claim(process, claimsOf(revision, runKey(1, 1), triggered(runKey(1, 1))))
+			require.ErrorIs(t, err, smallben.ErrNotRegistered)
+			require.Empty(t, results)
+		}
+		require.Empty(t, r.runs(t))
+	})
+}
+
+func TestOneRunAtATimeHoldsTheRunningKey(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		result := func(process string, claim []smallben.Claim) smallben.ClaimResult {
+			t.Helper()
+			return r.claim(t, process, claim)[0]
+		}
+		first := exclusively(claimsOf(revision, runKey(1, 1)))
+		end := finished(runKey(1, 1))
+		end.Exclusive = true
+		r.win(t, "a", first)
+		require.True(t, r.busy(t, 1))
+		require.False(t, r.busy(t, 2))
+
+		start := time.Now()
+		skipped := runKey(1, 2)
+		require.Equal(t, smallben.ClaimSkipped, result("b", exclusively(claimsOf(revision, skipped))))
+		run := r.runs(t)[skipped]
+		recent(t, run.Start, start)
+		recent(t, run.End, start)
+		require.Equal(t, smallben.Run{RunKey: skipped, GroupID: 1, SuperGroupID: 1, Process: "b", Start: run.Start, End: run.End, Outcome: smallben.OutcomeSkipped, Exclusive: true}, run)
+		require.True(t, r.runs(t)[runKey(1, 1)].Exclusive)
+		require.Equal(t, smallben.ClaimTaken, result("b", exclusively(claimsOf(revision, skipped))))
+		require.Equal(t, smallben.ClaimSkipped, result("a", exclusively(claimsOf(revision, triggered(runKey(1, 2))))), "a triggered one, of the same process")
+		require.Equal(t, smallben.ClaimTaken, result("b", first))
+		require.Equal(t, smallben.ClaimStale, result("b", exclusively(claimsOf(revision-1, runKey(1, 3)))))
+		r.win(t, "b", claimsOf(revision, runKey(1, 3)))              // one that is not exclusive
+		r.win(t, "b", exclusively(claimsOf(revision, runKey(2, 1)))) // one of another job
+		r.win(t, "a", first)
+
+		// Only the run that holds it frees it.
+		other := finished(skipped)
+		other.Exclusive = true
+		require.NoError(t, r.Finish("b", []smallben.FinishedRun{end, other}))
+		another := finished(attempt(2, runKey(1, 1)))
+		another.Exclusive = true
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{another}))
+		require.NoError(t, r.Finish("b", []smallben.FinishedRun{finished(runKey(1, 3))}))
+		require.True(t, r.busy(t, 1))
+		require.Equal(t, run, r.runs(t)[skipped])
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{end}))
+		require.False(t, r.busy(t, 1))
+
+		// A claim that is not won takes none.
+		require.Equal(t, smallben.ClaimTaken, result("b", exclusively(claimsOf(revision, runKey(1, 1)))))
+		require.False(t, r.busy(t, 1))
+		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 4))))
+		require.True(t, r.busy(t, 1))
+	})
+}
+
+func TestOneOfSeveralExclusiveClaimsInACallIsWon(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3)
+		claims := exclusively(claimsOf(revision, runKey(2, 3), runKey(1, 1), runKey(2, 1), triggered(runKey(2, 1)), runKey(2, 2)))
+		claims = append(claims, claimsOf(revision, runKey(2, 4), runKey(3, 1))...)
+		results := r.claim(t, "a", claims)
+		count := make(map[smallben.ClaimResult]int)
+		for i, claim := range claims {
+			if claim.JobID == 2 && claim.Exclusive {
+				count[results[i]]++
+			} else {
+				require.Equal(t, smallben.ClaimWon, results[i], "%d", i)
+			}
+			want := map[smallben.ClaimResult]smallben.Outcome{smallben.ClaimWon: smallben.OutcomeRunning, smallben.ClaimSkipped: smallben.OutcomeSkipped}
+			require.Equal(t, want[results[i]], r.runs(t)[claim.RunKey].Outcome)
+		}
+		require.Equal(t, map[smallben.ClaimResult]int{smallben.ClaimWon: 1, smallben.ClaimSkipped: 3}, count)
+		require.True(t, r.busy(t, 1))
+		require.True(t, r.busy(t, 2))
+		require.False(t, r.busy(t, 3))
+	})
+}
+
+// TestALargeCallIsAnsweredInOrder claims and finishes more than fits a statement.
+func TestALargeCallIsAnsweredInOrder(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const size = 5_000
+		revision := r.start(t, 1, 2, 3)
+		r.change(t, func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(3)) })
+		var claims []smallben.Claim
+		var ends []smallben.FinishedRun
+		want := make([]smallben.ClaimResult, size)
+		for i, n := range rand.New(rand.NewPCG(1, 2)).Perm(size) {
+			claims = append(claims, claimsOf(revision, runKey(int64(n%3)+1, n+1))...)
+			ends = append(ends, finished(claims[i].RunKey))
+			want[i] = smallben.ClaimWon
+			if claims[i].JobID == 3 {
+				want[i] = smallben.ClaimStale
+			}
+		}
+		asked := slices.Clone(claims)
+		require.Equal(t, want, r.claim(t, "a", claims))
+		require.Equal(t, asked, claims, "the arguments are the caller's")
+		require.Equal(t, want, r.claim(t, "a", claims))
+		given := slices.Clone(ends)
+		require.NoError(t, r.Finish("a", ends))
+		require.Equal(t, given, ends)
+		runs := r.runs(t)
+		require.Len(t, runs, size-size/3)
+		for key, run := range runs {
+			require.Equal(t, smallben.OutcomeOK, run.Outcome, "%v", key)
+			require.Equal(t, key.Tick.Add(time.Minute), run.End)
+		}
+	})
+}
+
+func TestTicksAreTheSameInEveryZoneAndToTheMicrosecond(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		fine := smallben.RunKey{JobID: 1, Tick: tickAt(1).Add(123456789).In(time.FixedZone("here", 5*3600)), Attempt: 1}
+		stored := fine
+		stored.Tick = tickAt(1).Add(123456000)
+		r.win(t, "a", claimsOf(revision, fine))
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimTaken}, r.claim(t, "b", claimsOf(revision, stored)))
+		end := finished(fine)
+		end.Start, end.End = fine.Tick.Add(time.Nanosecond), fine.Tick.Add(time.Second)
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{end}))
+		run := r.runs(t)[stored]
+		require.Equal(t, []time.Time{stored.Tick, stored.Tick, stored.Tick.Add(time.Second)}, []time.Time{run.Tick, run.Start, run.End})
+		r.look(t, func(tx smallben.RecordTx) {
+			ticks, err := tx.RecordedTicks([]smallben.TickSpan{{JobID: 1, After: dawn.In(time.Local), Until: fine.Tick}})
+			require.NoError(t, err)
+			require.Equal(t, [][]time.Time{{stored.Tick}}, ticks)
+		})
+	})
+}
+
+// TestEachTickIsWonOnce lets processes claim the same ticks, in batches of any
+// order, while jobs are paused.
+func TestEachTickIsWonOnce(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const jobs, ticks, batch = 12, 12, 24 // odd jobs are exclusive, those up to 4 are paused
+		var ids []int64
+		for id := range int64(jobs) {
+			ids = append(ids, id+1)
+		}
+		revision := r.start(t, ids...)
+		var paused [jobs + 1]atomic.Bool
+		var mu sync.Mutex
+		winners := make(map[smallben.RunKey]string)
+		var wg sync.WaitGroup
+		other := r.another(t)
+		for p, recorder := range []smallben.Recorder{r.Recorder, other, r.Recorder, other} {
+			process := fmt.Sprintf("process %d", p)
+			require.NoError(t, recorder.Join(process))
+			wg.Go(func() {
+				order := rand.Perm(jobs * ticks)
+				for chunk := range slices.Chunk(order, batch) {
+					var claims []smallben.Claim
+					var before []bool
+					for _, n := range chunk {
+						claim := claimsOf(revision, runKey(int64(n%jobs)+1, n/jobs+1))[0]
+						claim.Exclusive = claim.JobID%2 == 1
+						claims, before = append(claims, claim), append(before, paused[claim.JobID].Load())
+					}
+					results, err := recorder.Claim(process, claims)
+					if !assert.NoError(t, err) {
+						return
+					}
+					mu.Lock()
+					for i, result := range results {
+						if result != smallben.ClaimWon {
+							continue
+						}
+						assert.False(t, before[i], "won after the pause: %+v", claims[i])
+						assert.Empty(t, winners[claims[i].RunKey], "won twice: %+v", claims[i])
+						winners[claims[i].RunKey] = process
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		for w, recorder := range []smallben.Recorder{r.Recorder, other} {
+			wg.Go(func() {
+				for _, id := range [][]int64{{3, 1}, {2, 4}}[w] {
+					_, err := recorder.Change(func(tx smallben.RecordTx) error {
+						return errors.Join(tx.PauseJobs(rawJobs(id)), tx.SetCronId(withSchedule(t, rawJobs(9, 8, 7)...)))
+					})
+					assert.NoError(t, err)
+					paused[id].Store(true)
+				}
+			})
+		}
+		wg.Wait()
+		running := make(map[int64]int)
+		for key, run := range r.runs(t) {
+			if run.Outcome == smallben.OutcomeRunning {
+				require.Equal(t, winners[key], run.Process)
+				delete(winners, key)
+				running[key.JobID]++
+			} else {
+				require.Equal(t, smallben.OutcomeSkipped, run.Outcome)
+				require.EqualValues(t, 1, key.JobID%2)
+			}
+		}
+		require.Empty(t, winners, "won and not recorded")
+		for _, id := range ids {
+			switch {
+			case id%2 == 1:
+				require.LessOrEqual(t, running[id], 1, "job %d", id)
+				require.True(t, running[id] == 1 || id <= 4, "job %d", id)
+			case id > 4:
+				require.Equal(t, ticks, running[id], "job %d", id)
+			}
+		}
+	})
+}
+
+// Finish.
+
+func TestAFinishMatchesProcessAndKey(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const OK, Lost, Missed, Skipped = smallben.OutcomeOK, smallben.OutcomeLost, smallben.OutcomeMissed, smallben.OutcomeSkipped
+		revision := r.start(t, 1)
+		r.win(t, "b", claimsOf(revision, runKey(1, 4), runKey(1, 14)))
+		r.win(t, "a", claimsOf(revision, runKey(1, 1), attempt(2, runKey(1, 2)), triggered(runKey(1, 3)), runKey(1, 11), runKey(1, 20)))
+		lost := ended(runKey(1, 8), Lost)
+		lost.Process = "b"
+		makesUp := ended(runKey(1, 21), smallben.OutcomeRunning)
+		makesUp.Missed, makesUp.FirstTick = 3, tickAt(18)
+		r.record(t, ended(runKey(1, 5), OK), ended(runKey(1, 6), Lost), ended(runKey(1, 7), Missed), lost, ended(runKey(1, 9), Skipped), makesUp,
+			ended(runKey(1, 12), Missed), ended(runKey(1, 13), OK), ended(runKey(1, 15), Skipped), ended(runKey(1, 16), Lost))
+		cases := []struct {
+			name      string
+			key       smallben.RunKey
+			unclaimed bool
+			set       bool
+		}{
+			{"claimed", runKey(1, 1), false, true},
+			{"claimed, another attempt", runKey(1, 2), false, false},
+			{"claimed, that attempt", attempt(2, runKey(1, 2)), false, true},
+			{"claimed when triggered, the tick", runKey(1, 3), false, false},
+			{"claimed when triggered", triggered(runKey(1, 3)), false, true},
+			{"claimed by another", runKey(1, 4), false, false},
+			{"finished", runKey(1, 5), false, false},
+			{"lost", runKey(1, 6), false, true},
+			{"missed", runKey(1, 7), false, false},
+			{"lost by another", runKey(1, 8), false, false},
+			{"skipped", runKey(1, 9), false, false},
+			{"never claimed", runKey(1, 10), false, false},
+			{"recorded as running", runKey(1, 21), false, true},
+
+			{"unclaimed", runKey(1, 10), true, true},
+			{"unclaimed, of no job", runKey(99, 10), true, true},
+			{"unclaimed, with a claim after all", runKey(1, 11), true, true},
+			{"unclaimed, missed", runKey(1, 12), true, true},
+			{"unclaimed, finished", runKey(1, 13), true, false},
+			{"unclaimed, claimed by another", runKey(1, 14), true, false},
+			{"unclaimed, skipped", runKey(1, 15), true, false},
+			{"unclaimed, lost", runKey(1, 16), true, true},
+		}
+		var ends []smallben.FinishedRun
+		for i, c := range cases {
+			ends = append(ends, smallben.FinishedRun{
+				RunKey: c.key, Start: tickAt(100 + i), End: tickAt(200 + i), Outcome: smallben.OutcomeError, Error: c.name,
+				Unclaimed: c.unclaimed, GroupID: c.key.JobID % 5, SuperGroupID: c.key.JobID % 3,
+			})
+		}
+		// A run that is not finished here may be the same as one that is, below.
+		before := r.runs(t)
+		require.NoError(t, r.Finish("a", ends[:13]))
+		require.NotContains(t, r.runs(t), runKey(1, 10))
+		require.NoError(t, r.Finish("a", ends[13:]))
+		after := r.runs(t)
+		for i, c := range cases {
+			if !c.set {
+				if c.key != runKey(1, 10) {
+					assert.Equal(t, before[c.key], after[c.key], c.name)
+				}
+				continue
+			}
+			want := before[c.key]
+			if want.Outcome == Missed {
+				want.Missed, want.FirstTick = after[c.key].Missed, after[c.key].FirstTick
+			}
+			want.RunKey, want.Process = c.key, "a"
+			if want.Outcome == "" || want.Outcome == Missed {
+				want.GroupID, want.SuperGroupID = c.key.JobID%5, c.key.JobID%3
+			}
+			want.Start, want.End, want.Outcome, want.Error = ends[i].Start, ends[i].End, ends[i].Outcome, ends[i].Error
+			assert.Equal(t, want, after[c.key], c.name)
+		}
+		require.Equal(t, before[runKey(1, 20)], after[runKey(1, 20)], "the others")
+		// What is finished stays as it is.
+		for i := range ends {
+			ends[i].Error = "again"
+		}
+		require.NoError(t, r.Finish("a", ends))
+		require.Equal(t, after, r.runs(t))
+	})
+}
+
+func TestALateFinishCorrectsALostRun(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		first, second := runKey(1, 1), runKey(1, 2)
+		r.win(t, "a", exclusively(claimsOf(revision, first)))
+		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury([]smallben.Peer{{Process: "a"}}); return err })
+		require.Equal(t, smallben.OutcomeLost, r.runs(t)[first].Outcome)
+		r.win(t, "b", exclusively(claimsOf(revision, second)))
+		late := finished(first)
+		late.Exclusive = true
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{late}), "although it is not registered")
+		run := r.runs(t)[first]
+		require.Equal(t, smallben.OutcomeOK, run.Outcome)
+		require.Equal(t, late.End, run.End)
+		require.True(t, r.busy(t, 1), "another run holds the key by now")
+
+		// Nor does it free the key of a later run of the same process.
+		require.NoError(t, r.Leave("b"))
+		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury(nil); return err })
+		require.NoError(t, r.Join("b"))
+		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 3))))
+		late.RunKey = second
+		require.NoError(t, r.Finish("b", []smallben.FinishedRun{late}))
+		require.Equal(t, smallben.OutcomeOK, r.runs(t)[second].Outcome)
+		require.True(t, r.busy(t, 1))
+	})
+}
+
+func TestAFinishRecordsWhateverAJobSays(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		texts := []string{"naïve – ✓ 'quoted' \\ {a,NULL}\n", "a zero \x00 byte", "no \xff UTF-8", strings.Repeat("long ", 200_000), ""}
+		var ends []smallben.FinishedRun
+		for i, text := range texts {
+			r.win(t, "a", claimsOf(revision, runKey(1, i+1)))
+			end := finished(runKey(1, i+1))
+			end.Outcome, end.Error = smallben.OutcomePanic, text
+			unclaimed := end
+			unclaimed.RunKey, unclaimed.Unclaimed = runKey(2, i+1), true
+			ends = append(ends, end, unclaimed)
+		}
+		require.NoError(t, r.Finish("a", ends))
+		runs := r.runs(t)
+		require.Len(t, runs, len(ends))
+		for key, run := range runs {
+			require.Equal(t, smallben.OutcomePanic, run.Outcome, "%v", key)
+			require.Equal(t, key.JobID == 1 && key.Tick.Equal(tickAt(len(texts))) || key.JobID == 2 && key.Tick.Equal(tickAt(len(texts))), run.Error == "")
+		}
+		require.Equal(t, texts[0], runs[runKey(1, 1)].Error)
+		require.Equal(t, texts[0], runs[runKey(2, 1)].Error)
+	})
+}
+
+// Bury.
+
+func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3)
+		for _, process := range []string{"dead", "left", "revived"} {
+			require.NoError(t, r.Join(process))
+		}
+		_, err := r.Beat("dead")
+		require.NoError(t, err)
+		_, err = r.Beat("revived")
+		require.NoError(t, err)
+		r.win(t, "dead", append(exclusively(claimsOf(revision, runKey(1, 1))), claimsOf(revision, runKey(1, 2), triggered(runKey(2, 2)), runKey(2, 3))...))
+		r.win(t, "left", claimsOf(revision, runKey(2, 1)))
+		r.win(t, "revived", exclusively(claimsOf(revision, runKey(3, 1))))
+		r.win(t, "a", claimsOf(revision, runKey(3, 2)))
+		require.Equal(t, smallben.ClaimSkipped, r.claim(t, "dead", exclusively(claimsOf(revision, runKey(1, 3))))[0])
+		require.NoError(t, r.Finish("dead", []smallben.FinishedRun{finished(runKey(2, 3))}))
+		require.NoError(t, r.Leave("left"))
+		before := r.runs(t)
+
+		start := time.Now()
+		var lost []smallben.Run
+		r.change(t, func(tx smallben.RecordTx) (err error) {
+			lost, err = tx.Bury([]smallben.Peer{{Process: "dead", Beats: 1}, {Process: "revived"}, {Process: "b", Beats: 7}, {Process: "nobody"}})
+			require.NoError(t, err)
+			again, err := tx.Bury(nil)
+			require.Empty(t, again)
+			return err
+		})
+		after := r.runs(t)
+		want := make(map[smallben.RunKey]bool)
+		for _, key := range []smallben.RunKey{runKey(1, 1), runKey(1, 2), triggered(runKey(2, 2)), runKey(2, 1)} {
+			run := before[key]
+			run.Outcome, run.End = smallben.OutcomeLost, after[key].End
+			recent(t, run.End, start)
+			require.Equal(t, run, after[key])
+			require.Contains(t, lost, run)
+			want[key] = true
+		}
+		require.Len(t, lost, len(want))
+		for key, run := range before {
+			if !want[key] {
+				require.Equal(t, run, after[key])
+			}
+		}
+		require.False(t, r.busy(t, 1))
+		require.True(t, r.busy(t, 3))
+		pulse, err := r.Beat("a")
+		require.NoError(t, err)
+		require.ElementsMatch(t, []smallben.Peer{{Process: "a", Beats: 1}, {Process: "b"}, {Process: "revived", Beats: 1}}, pulse.Peers)
+	})
+}
+
+func TestABuriedProcessLeavesNoRunUnfinished(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		other := r.another(t)
+		require.NoError(t, other.Join("slow"))
+		begun := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for n := 1; ; n++ {
+				_, err := other.Claim("slow", claimsOf(revision, runKey(1, n)))
+				if n == 1 {
+					close(begun)
+				}
+				if err != nil {
+					assert.ErrorIs(t, err, smallben.ErrNotRegistered)
+					return
+				}
+			}
+		})
+		<-begun
+		var lost []smallben.Run
+		r.change(t, func(tx smallben.RecordTx) (err error) {
+			lost, err = tx.Bury([]smallben.Peer{{Process: "slow"}})
+			return err
+		})
+		wg.Wait()
+		require.NotEmpty(t, lost)
+		require.Len(t, r.runs(t), len(lost))
+		for key, run := range r.runs(t) {
+			require.Equal(t, smallben.OutcomeLost, run.Outcome, "%v", key)
+		}
+	})
+}
+
+// RecordedTicks and Record.
+
+func TestRecordedTicksAreThoseInEachSpan(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2)
+		var runs []smallben.Run
+		for n, outcome := range []smallben.Outcome{"", smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeLost, smallben.OutcomeRunning, smallben.OutcomeError} {
+			if n > 0 {
+				runs = append(runs, ended(runKey(1, n), outcome))
+			}
+		}
+		runs = append(runs, ended(attempt(2, runKey(1, 4)), smallben.OutcomeOK), ended(attempt(2, runKey(1, 9)), smallben.OutcomeOK),
+			ended(triggered(runKey(1, 7)), smallben.OutcomeOK), ended(triggered(runKey(1, 2)), smallben.OutcomeOK),
+			ended(runKey(2, 3), smallben.OutcomeOK), ended(runKey(2, 8), smallben.OutcomeOK))
+		r.record(t, runs...)
+		spans := []smallben.TickSpan{
+			{JobID: 2, After: dawn, Until: tickAt(100)},
+			{JobID: 1, After: dawn, Until: tickAt(100)},
+			{JobID: 1, After: tickAt(2), Until: tickAt(4)},
+			{JobID: 3, After: dawn, Until: tickAt(100)},
+			{JobID: 1, After: tickAt(2).Add(-time.Microsecond), Until: tickAt(4).Add(-time.Microsecond)},
+			{JobID: 1, After: tickAt(4), Until: tickAt(4)},
+			{JobID: 2, After: tickAt(3), Until: tickAt(7)},
+			{JobID: 2, After: dawn, Until: tickAt(100)},
+		}
+		at := func(ns ...int) (ticks []time.Time) {
+			for _, n := range ns {
+				ticks = append(ticks, tickAt(n))
+			}
+			return ticks
+		}
+		want := [][]time.Time{at(3, 8), at(1, 2, 3, 4, 5, 6, 9), at(3, 4), nil, at(2, 3), nil, nil, at(3, 8)}
+		r.look(t, func(tx smallben.RecordTx) {
+			ticks, err := tx.RecordedTicks(spans)
+			require.NoError(t, err)
+			require.Len(t, ticks, len(spans))
+			for i := range spans {
+				require.Equal(t, want[i], append([]time.Time(nil), ticks[i]...), "span %d", i)
+			}
+		})
+	})
+}
+
+func TestRecordKeepsRunsAsTheyAre(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		runs := []smallben.Run{
+			{RunKey: runKey(1, 1), Process: "host/1/x", Start: tickAt(2), End: tickAt(3), Outcome: smallben.OutcomeError, Error: "naïve – ✓ 'no' \\ {NULL}\n", GroupID: 7, SuperGroupID: 8},
+			{RunKey: runKey(math.MaxInt64, 2), GroupID: math.MinInt64, SuperGroupID: math.MaxInt64, Process: "a", Start: tickAt(5), Outcome: smallben.OutcomeRunning},
+			{RunKey: triggered(attempt(2, runKey(math.MinInt64, 2))), Process: "a", Start: tickAt(5), Outcome: smallben.OutcomeRunning, Exclusive: true},
+			{RunKey: runKey(1, 9), Process: "b", Start: tickAt(40), End: tickAt(40), Outcome: smallben.OutcomeMissed, Missed: 10_000, FirstTick: tickAt(2).Add(time.Microsecond)},
+			{RunKey: runKey(1, 10), Process: "b", Start: tickAt(40), Outcome: smallben.OutcomeRunning, Missed: 4, FirstTick: tickAt(7), Exclusive: true},
+			{RunKey: runKey(1, 11), Process: "b", Start: tickAt(40), End: tickAt(41), Outcome: smallben.OutcomeSkipped, Exclusive: true},
+			{RunKey: runKey(1, 12), Process: "", Start: tickAt(40), End: tickAt(41), Outcome: smallben.OutcomeLost},
+			{RunKey: smallben.RunKey{JobID: 2, Tick: time.Date(2999, 12, 31, 23, 59, 59, 999999000, time.UTC), Attempt: 1}, Process: "a", Start: time.Date(1969, 12, 31, 23, 59, 59, 999999000, time.UTC), End: tickAt(1), Outcome: smallben.OutcomeOK},
+		}
+		r.start(t, 1)
+		r.record(t, runs...)
+		byKey := r.runs(t)
+		require.Len(t, byKey, len(runs))
+		for _, run := range runs {
+			require.Equal(t, run, byKey[run.RunKey])
+		}
+
+		// What it started can be finished, by its process.
+		require.True(t, r.busy(t, 1))
+		end := finished(runKey(1, 10))
+		end.Exclusive = true
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{end}))
+		require.True(t, r.busy(t, 1))
+		require.NoError(t, r.Finish("b", []smallben.FinishedRun{end}))
+		require.False(t, r.busy(t, 1))
+		run := runs[4]
+		run.Start, run.End, run.Outcome = end.Start, end.End, end.Outcome
+		require.Equal(t, run, r.runs(t)[run.RunKey])
+	})
+}
+
+func TestRecordSetsHowFarTicksAreRecorded(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		changes := r.changes(t, 0, nil)
+		r.change(t, func(tx smallben.RecordTx) error {
+			return tx.Record([]smallben.Account{{JobID: 1, Until: tickAt(5).In(time.FixedZone("here", 3600)), Revision: 99, Busy: true}}, nil)
+		})
+		require.Equal(t, []smallben.Account{{JobID: 1, Until: tickAt(5), Revision: revision}, {JobID: 2, Until: dawn, Revision: revision}}, r.accounts(t, 1, 2))
+		require.Equal(t, changes.Jobs, r.changes(t, 0, nil).Jobs)
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimLate, smallben.ClaimWon, smallben.ClaimWon},
+			r.claim(t, "a", claimsOf(revision, runKey(1, 5), runKey(1, 6), runKey(2, 5))))
+	})
+}
+
+func TestRecordRefusesAKeyThatExists(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		r.win(t, "a", exclusively(claimsOf(revision, runKey(1, 1))))
+		r.record(t, ended(runKey(2, 1), smallben.OutcomeMissed))
+		exclusive := ended(runKey(1, 2), smallben.OutcomeRunning)
+		exclusive.Exclusive = true
+		one, two := exclusive, exclusive
+		one.RunKey, two.RunKey = runKey(2, 2), runKey(2, 3)
+		before, accounts := r.runs(t), r.accounts(t, 1, 2)
+		for name, runs := range map[string][]smallben.Run{
+			"of a claim":                       {ended(runKey(1, 1), smallben.OutcomeMissed)},
+			"of a missed tick":                 {ended(runKey(2, 1), smallben.OutcomeMissed)},
+			"twice":                            {ended(runKey(2, 4), smallben.OutcomeMissed), ended(runKey(2, 4), smallben.OutcomeOK)},
+			"a running key that is held":       {exclusive},
+			"a running key, twice in one call": {one, two},
+		} {
+			_, err := r.Change(func(tx smallben.RecordTx) error {
+				require.NoError(t, tx.Record(accountsAt(tickAt(8), 1), []smallben.Run{ended(runKey(1, 8), smallben.OutcomeMissed)}))
+				return tx.Record(accountsAt(tickAt(9), 1, 2), append([]smallben.Run{ended(runKey(1, 9), smallben.OutcomeMissed)}, runs...))
+			})
+			require.Error(t, err, name)
+			require.Equal(t, before, r.runs(t), name)
+			require.Equal(t, accounts, r.accounts(t, 1, 2), name)
+		}
+		// Neither a run that has ended nor one that is not exclusive takes it.
+		ended1, plain := exclusive, exclusive
+		ended1.Outcome, ended1.End = smallben.OutcomeSkipped, tickAt(3)
+		plain.RunKey, plain.Exclusive = runKey(1, 3), false
+		r.record(t, ended1, plain, one)
+		require.True(t, r.busy(t, 2))
+	})
+}
+
+// PruneRuns.
+
+func TestPruneRunsKeepsWhatIsNeeded(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const OK, Missed, Skipped, Lost, Running = smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeLost, smallben.OutcomeRunning
+		r.start(t, 1, 2, 3, 4, 5, 6)
+		old := []smallben.Run{ // to be pruned
+			ended(runKey(1, 1), OK), ended(runKey(1, 2), smallben.OutcomeError), ended(triggered(runKey(1, 3)), OK), ended(runKey(1, 5), Missed), ended(runKey(1, 6), Skipped),
+			ended(runKey(2, 1), OK), ended(runKey(2, 2), OK),
+			ended(runKey(3, 1), OK), ended(runKey(3, 2), Lost), // of a job that is no more
+			ended(runKey(4, 1), Lost),
+			ended(runKey(5, 1), OK), ended(runKey(5, 3), Missed),
+			ended(runKey(6, 1), Missed), ended(runKey(6, 2), Skipped),
+			ended(runKey(99, 1), OK), // of one that never was
+		}
+		kept := []smallben.Run{
+			ended(runKey(1, 0), Running), ended(runKey(1, 4), OK), // unfinished; the newest that ran
+			ended(runKey(1, 7), Missed), ended(runKey(1, 8), Skipped), // not before the instant
+			ended(runKey(2, 3), OK), ended(runKey(2, 4), Missed), ended(runKey(2, 5), OK), // what the account has not passed
+			ended(attempt(2, runKey(4, 1)), OK),
+			ended(runKey(5, 2), Running),
+		}
+		r.change(t, func(tx smallben.RecordTx) error {
+			accounts := append(accountsAt(tickAt(50), 1, 3, 4, 5, 6), accountsAt(tickAt(2), 2)...)
+			return tx.Record(accounts, slices.Concat(old, kept))
+		})
+		deleted := r.change(t, func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{3}) })
+		prune := func(before time.Time, limit, want int) {
+			t.Helper()
+			n, err := r.PruneRuns(before, limit)
+			require.NoError(t, err)
+			require.Equal(t, want, n)
+		}
+		prune(tickAt(7), 0, 0)
+		prune(dawn, 100, 0)
+		prune(tickAt(7), 4, 4)
+		require.Len(t, r.runs(t), len(old)+len(kept)-4)
+		prune(tickAt(7), len(old), len(old)-4)
+		prune(tickAt(7), 100, 0)
+		runs := r.runs(t)
+		for _, run := range kept {
+			require.Equal(t, run, runs[run.RunKey])
+		}
+		require.Len(t, runs, len(kept))
+		require.Equal(t, []int64{3}, r.changes(t, deleted-1, nil).Gone, "a tombstone stays until then")
+		prune(time.Now().Add(time.Hour), 0, 0)
+		changes := r.changes(t, 0, nil)
+		require.Empty(t, changes.Gone)
+		require.Equal(t, []int64{1, 2, 4, 5, 6}, rowIDs(changes.Jobs))
+		require.Equal(t, []int64{3}, r.changes(t, 0, []int64{3}).Gone)
+	})
+}
+
+// ListRuns and LastRuns.
+
+func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		outcomes := []smallben.Outcome{smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeError, smallben.OutcomeRunning}
+		var all []smallben.Run
+		for n := range 30 {
+			id := int64(n%4) - 1
+			for a := range 1 + n%2 {
+				run := ended(attempt(a+1, runKey(id, n/3)), outcomes[(n+a)%4])
+				run.GroupID, run.SuperGroupID = int64(n%5), int64(n%3)
+				all = append(all, run)
+			}
+		}
+		r.record(t, all...)
+		slices.SortFunc(all, func(a, b smallben.Run) int { return compareKeys(b.RunKey, a.RunKey) })
+		ids := [][]int64{nil, {}, {1}, {2, -1, 2, 77}, {0}}
+		for _, jobIDs := range ids {
+			for _, groups := range ids {
+				for _, superGroups := range ids[:4] {
+					for i, outcomes := range [][]smallben.Outcome{nil, {}, {smallben.OutcomeMissed}, {smallben.OutcomeRunning, smallben.OutcomeOK, "none"}} {
+						o := smallben.ListRunsOptions{JobIDs: jobIDs, GroupIDs: groups, SuperGroupIDs: superGroups, Outcomes: outcomes, Limit: []int{0, -1, 3, 1_000_000}[(len(jobIDs)+len(groups)+i)%4]}
+						switch (i + len(superGroups)) % 4 {
+						case 1:
+							o.From = tickAt(3)
+						case 2:
+							o.Before = tickAt(7)
+						case 3:
+							o.From, o.Before = tickAt(3).In(time.FixedZone("here", 3600)), tickAt(7)
+						}
+						want := []smallben.Run{}
+						for _, run := range all {
+							if (o.JobIDs == nil || slices.Contains(o.JobIDs, run.JobID)) && (o.GroupIDs == nil || slices.Contains(o.GroupIDs, run.GroupID)) &&
+								(o.SuperGroupIDs == nil || slices.Contains(o.SuperGroupIDs, run.SuperGroupID)) && (o.Outcomes == nil || slices.Contains(o.Outcomes, run.Outcome)) &&
+								!run.Tick.Before(o.From) && (o.Before.IsZero() || run.Tick.Before(o.Before)) {
+								want = append(want, run)
+							}
+						}
+						if o.Limit > 0 {
+							want = want[:min(len(want), o.Limit)]
+						}
+						got, err := r.ListRuns(o)
+						require.NoError(t, err)
+						require.Equal(t, want, append([]smallben.Run{}, got...), "%+v", o)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestListRunsReturnsAThousandUnlessTold(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		var runs []smallben.Run
+		for n := range 1_003 {
+			runs = append(runs, ended(runKey(1, n+1), smallben.OutcomeMissed))
+		}
+		r.record(t, runs...)
+		slices.Reverse(runs)
+		for limit, want := range map[int]int{0: 1_000, -5: 1_000, 2: 2, 1_002: 1_002, 5_000: 1_003} {
+			got, err := r.ListRuns(smallben.ListRunsOptions{Limit: limit})
+			require.NoError(t, err)
+			require.Equal(t, runs[:want], got, "limit %d", limit)
+		}
+	})
+}
+
+func TestLastRunsAreTheNewestThatRanSinceTheJobWasCreated(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const OK, Missed, Skipped, Lost, Running = smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeLost, smallben.OutcomeRunning
+		r.start(t, 1, 2, 3, 5, 6, 7, 9)
+		young := rawJobs(4, 8)
+		young[0].CreatedAt, young[1].CreatedAt = tickAt(5), tickAt(5)
+		r.change(t, func(tx smallben.RecordTx) error {
+			return errors.Join(tx.AddJobs(withSchedule(t, young...)), tx.DeleteJobsByIds([]int64{5}))
+		})
+		last := []smallben.Run{
+			ended(runKey(1, 2), smallben.OutcomeError),
+			ended(runKey(2, 2), Running),
+			ended(attempt(2, runKey(6, 1)), OK),
+			ended(triggered(runKey(7, 2)), OK),
+			ended(runKey(8, 5), OK),
+			ended(runKey(9, 3), Lost),
+		}
+		r.record(t, append(slices.Clone(last),
+			ended(runKey(1, 1), OK), ended(runKey(1, 3), Missed), ended(runKey(1, 4), Skipped),
+			ended(runKey(2, 1), OK), ended(runKey(3, 1), Missed), ended(runKey(3, 2), Skipped), ended(runKey(4, 4), OK), ended(runKey(5, 1), OK),
+			ended(runKey(6, 1), Lost), ended(runKey(7, 1), OK), ended(runKey(8, 4), OK), ended(runKey(9, 2), OK), ended(runKey(99, 1), OK))...)
+		got, err := r.LastRuns([]int64{9, 8, 7, 6, 6, 5, 4, 3, 2, 1, 99, 100})
+		require.NoError(t, err)
+		require.Equal(t, last, got)
+		got, err = r.LastRuns([]int64{7, 2})
+		require.NoError(t, err)
+		require.Equal(t, []smallben.Run{last[1], last[3]}, got)
+	})
+}
+
+// The rest.
+
+func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		r.win(t, "a", claimsOf(revision, runKey(1, 1)))
+		before := r.runs(t)
+		require.Empty(t, r.claim(t, "a", nil))
+		require.Empty(t, r.claim(t, "a", []smallben.Claim{}))
+		require.NoError(t, r.Finish("a", nil))
+		require.NoError(t, r.Finish("a", []smallben.FinishedRun{}))
+		for _, ids := range [][]int64{nil, {}} {
+			runs, err := r.LastRuns(ids)
+			require.NoError(t, err)
+			require.Empty(t, runs)
+			require.Empty(t, r.accounts(t, ids...))
+		}
+		r.change(t, func(tx smallben.RecordTx) error {
+			require.NoError(t, tx.AddJobs(nil))
+			require.NoError(t, tx.PauseJobs(nil))
+			require.NoError(t, tx.ResumeJobs(nil))
+			require.NoError(t, tx.DeleteJobsByIds(nil))
+			require.NoError(t, tx.SetCronId(nil))
+			require.NoError(t, tx.SetCronIdAndChangeScheduleAndJobInput(nil))
+			require.NoError(t, tx.UpsertJobs(nil, nil))
+			require.NoError(t, tx.Record(nil, nil))
+			ticks, err := tx.RecordedTicks(nil)
+			require.NoError(t, err)
+			require.Empty(t, ticks)
+			lost, err := tx.Bury(nil)
+			require.NoError(t, err)
+			require.Empty(t, lost)
+			return nil
+		})
+		require.Equal(t, before, r.runs(t))
+		require.Equal(t, []int64{1}, rowIDs(r.changes(t, 0, nil).Jobs))
+		require.Equal(t, revision, r.changes(t, 0, nil).Jobs[0].Revision)
+	})
+}
+
+func TestTheMemoryRecorderFailsAsItIsTold(t *testing.T) {
+	t.Parallel()
+	m := newMemoryRecorder()
+	r := records{Recorder: m}
+	require.NoError(t, r.OpenRecord(recordLocation))
+	require.NoError(t, r.Join("a"))
+	revision := r.start(t, 1)
+
+	m.failNext("Claim", errUndo)
+	_, err := r.Claim("a", claimsOf(revision, runKey(1, 1)))
+	require.ErrorIs(t, err, errUndo)
+	require.Empty(t, m.runs())
+	m.loseNext("Claim")
+	results, err := r.Claim("a", claimsOf(revision, runKey(1, 1)))
+	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
+	require.Nil(t, results)
+	require.Len(t, m.runs(), 1)
+	r.win(t, "a", claimsOf(revision, runKey(1, 1)))
+
+	pause := func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1)) }
+	for _, call := range []string{"Change", "tx.PauseJobs", "commit"} {
+		m.failNext(call, errUndo)
+		_, err = r.Change(pause)
+		require.ErrorIs(t, err, errUndo, call)
+		require.False(t, list(t, r)[0].Paused, call)
+	}
+	var watched []string
+	m.watch(func(call string, happened bool) { watched = append(watched, fmt.Sprint(call, " ", happened)) })
+	m.loseNext("Change")
+	_, err = r.Change(pause)
+	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
+	require.Equal(t, []string{"Change false", "tx.PauseJobs false", "tx.PauseJobs true", "commit false", "commit true", "Change true"}, watched)
+	require.True(t, list(t, r)[0].Paused)
+
+	m.away(true)
+	_, err = r.ListJobs(nil)
+	require.ErrorIs(t, err, errAway)
+	require.ErrorIs(t, r.CompareMarks(), errAway)
+	m.away(false)
+	require.NoError(t, r.CompareMarks())
+	require.Equal(t, 2, m.calls()["CompareMarks"])
+	require.Equal(t, map[string]int64{"a": 0}, m.contents().processes)
+}
