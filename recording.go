@@ -13,8 +13,13 @@ import (
 )
 
 const (
-	maxClaims   = 2000 // in one call of the Recorder, and so of finished runs
-	maxSyncWait = 5 * time.Second
+	claimers    = 2    // goroutines that claim: a burst uses two connections
+	maxClaims   = 1000 // in one call of the Recorder
+	maxFinished = 2000 // runs in one call of the Recorder
+	// While claims wait for the database, the ends of runs wait for them, this
+	// long at most.
+	finishWait, finishStep = 100 * time.Millisecond, 10 * time.Millisecond
+	maxSyncWait            = 5 * time.Second
 	// earlyWait is how long a claim waits that came before the database's clock.
 	earlyWait = 200 * time.Millisecond
 	// troubleWait is how long the record is left alone when it did not answer.
@@ -239,6 +244,7 @@ type recording struct {
 	registration sync.Mutex // held while the process joins, beats or leaves
 	left         bool
 
+	claiming   atomic.Int64 // calls of Claim in progress
 	catchingUp atomic.Int64 // runs in progress that make up for missed or lost ones
 	burying    atomic.Bool
 
@@ -322,7 +328,9 @@ func (r *recording) leave() {
 // run begins the work in the background. It ends by itself after the session.
 func (r *recording) run() {
 	var claiming, finishing, sweeping sync.WaitGroup
-	claiming.Go(r.claimUntilClosed)
+	for range claimers {
+		claiming.Go(r.claimUntilClosed)
+	}
 	finishing.Go(r.finishUntilClosed)
 	sweeping.Go(r.sweepUntilStopped)
 	go r.beatUntilEnded()
@@ -437,9 +445,11 @@ func (r *recording) claim(batch []*claim) {
 	for i, c := range batch {
 		claims[i] = c.Claim
 	}
+	r.claiming.Add(1)
 	sent := time.Now()
 	results, err := r.recorder.Claim(r.process, claims)
 	r.metrics.claimed(sent)
+	r.claiming.Add(-1)
 	if err != nil {
 		r.claimFailed(batch, err)
 		return
@@ -658,7 +668,11 @@ func (c *claim) ended(run FinishedRun) {
 // finishUntilClosed records the ends of runs, for as long as it takes.
 func (r *recording) finishUntilClosed() {
 	for {
-		batch, ok := r.finishes.take(maxClaims)
+		r.finishes.wait()
+		for waited := time.Duration(0); waited < finishWait && (r.claiming.Load() > 0 || r.claims.len() > 0); waited += finishStep {
+			r.pause(finishStep)
+		}
+		batch, ok := r.finishes.take(maxFinished)
 		if !ok {
 			return
 		}
@@ -921,17 +935,18 @@ func (r *recording) claimNow(jobs []JobWithSchedule, tick time.Time) ([]claimRes
 	return results, nil
 }
 
-// queue holds what waits for one goroutine that takes it in batches. It is
+// queue holds what waits for goroutines that take it in batches. It is
 // goroutine-safe.
 type queue[T any] struct {
 	mu     *sync.Mutex
+	filled *sync.Cond // something is in it, or it is closed
 	items  []T
 	closed bool
-	wake   chan struct{} // holds 1
 }
 
 func newQueue[T any]() queue[T] {
-	return queue[T]{mu: new(sync.Mutex), wake: make(chan struct{}, 1)}
+	mu := new(sync.Mutex)
+	return queue[T]{mu: mu, filled: sync.NewCond(mu)}
 }
 
 func (q *queue[T]) push(items ...T) {
@@ -941,7 +956,7 @@ func (q *queue[T]) push(items ...T) {
 	q.mu.Lock()
 	q.items = append(q.items, items...)
 	q.mu.Unlock()
-	wake(q.wake)
+	q.filled.Broadcast()
 }
 
 func (q *queue[T]) len() int {
@@ -955,27 +970,31 @@ func (q *queue[T]) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
-	wake(q.wake)
+	q.filled.Broadcast()
+}
+
+// wait waits until there is something to take, or nothing any more.
+func (q *queue[T]) wait() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waitLocked()
+}
+
+func (q *queue[T]) waitLocked() {
+	for len(q.items) == 0 && !q.closed {
+		q.filled.Wait()
+	}
 }
 
 // take waits for something, and takes at most limit of it.
 func (q *queue[T]) take(limit int) (batch []T, ok bool) {
-	for {
-		q.mu.Lock()
-		n, closed := min(limit, len(q.items)), q.closed
-		if n > 0 {
-			batch = q.items[:n:n]
-			if q.items = q.items[n:]; len(q.items) == 0 {
-				q.items = nil
-			}
-		}
-		q.mu.Unlock()
-		if n > 0 {
-			return batch, true
-		}
-		if closed {
-			return nil, false
-		}
-		<-q.wake
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waitLocked()
+	n := min(limit, len(q.items))
+	batch, q.items = q.items[:n:n], q.items[n:]
+	if len(q.items) == 0 {
+		q.items = nil
 	}
+	return batch, n > 0
 }
