@@ -259,25 +259,32 @@ func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found 
 			continue
 		}
 		var more bool
-		if m.ticks, more = ticksIn(m.schedule, account.Until.In(location), until.In(location), maxTicks); len(m.ticks) == 0 {
+		m.ticks, more = ticksIn(m.schedule, account.Until.In(location), until.In(location), maxTicks)
+		if len(m.ticks) == 0 && m.revision != 0 {
 			continue
 		}
+		// Before a change of the expression the account moves on in any case: the
+		// new one has other ticks.
 		m.account.Until = until
 		if more {
 			m.tail = []time.Time{}
 		}
-		spans = append(spans, TickSpan{JobID: m.id, After: account.Until, Until: until})
+		if len(m.ticks) > 0 {
+			spans = append(spans, TickSpan{JobID: m.id, After: account.Until, Until: until})
+		}
 		found = append(found, m)
 	}
-	if len(spans) == 0 {
-		return nil, postponed, nil
-	}
-	recorded, err := tx.RecordedTicks(spans)
-	if err != nil {
-		return nil, nil, err
+	var recorded [][]time.Time
+	if len(spans) > 0 {
+		if recorded, err = tx.RecordedTicks(spans); err != nil {
+			return nil, nil, err
+		}
 	}
 	for i := range found {
-		found[i].compare(recorded[i])
+		if len(found[i].ticks) > 0 {
+			found[i].compare(recorded[0])
+			recorded = recorded[1:]
+		}
 	}
 	return found, postponed, nil
 }

@@ -689,3 +689,21 @@ func TestTheTicksOfAnExpressionThatIsReplacedAreKnown(t *testing.T) {
 		assert.EqualValues(t, outcomes(recorder.runs())[smallben.OutcomeMissed], gauges(t, s)["smallben_ticks_missed_total"])
 	})
 }
+
+func TestANewExpressionHasNoTicksBeforeIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, policy := range []smallben.MissedPolicy{smallben.MissedSkip, smallben.MissedRunAll} {
+			recorder := newMemoryRecorder()
+			runs := newRecorder()
+			s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.Missed = policy })[0]
+			begin := time.Now()
+			require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", runs)}))
+			pass(10*time.Second + time.Second/2)
+			require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("* * * * * *")}}))
+			pass(3 * time.Minute)
+			assert.Equal(t, ticksEvery(time.Second, begin.Add(10*time.Second), time.Now()), ticksOf(runs.runs()))
+			assert.Zero(t, outcomes(recorder.runs())[smallben.OutcomeMissed])
+			s.Stop()
+		}
+	})
+}
