@@ -23,9 +23,12 @@ const maxBody = 1 << 20
 type api struct {
 	scheduler  *smallben.SmallBen
 	repository smallben.Repository
+	replica    string // the name of this process
+	recorded   bool   // runs are recorded
 }
 
-// handler returns the routes, with metrics at /metrics.
+// handler returns the routes, with metrics at /metrics. Each answer says whose it
+// is: behind a load balancer that is not obvious.
 func (a *api) handler(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /jobs", a.route(a.create))
@@ -42,9 +45,13 @@ func (a *api) handler(metrics http.Handler) http.Handler {
 	mux.Handle("POST /jobs/{id}/run", a.route(a.run))
 	mux.Handle("GET /jobs/{id}/next", a.route(a.next))
 	mux.Handle("GET /next", a.route(a.preview))
+	mux.Handle("GET /runs", a.route(a.runs))
 	mux.Handle("GET /healthz", a.route(a.health))
 	mux.Handle("GET /metrics", metrics)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Replica", a.replica)
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // job is a job in the bodies of requests and answers. One of Log and Webhook is
@@ -59,26 +66,17 @@ type job struct {
 	Input          map[string]any `json:"input,omitempty"`
 }
 
-// storedJob is a job as lists show it. Running and LastRun are of this process.
+// storedJob is a job as lists show it. Running and LastRun are of any replica if
+// runs are recorded, and of this process if not.
 type storedJob struct {
 	job
 	Report    *Report   `json:"report,omitempty"` // the service's own job
 	Paused    bool      `json:"paused"`
 	Running   bool      `json:"running"`
 	NextRun   time.Time `json:"next_run,omitzero"`
-	LastRun   *lastRun  `json:"last_run,omitempty"`
+	LastRun   *jobRun   `json:"last_run,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
-}
-
-// lastRun is a smallben.RunResult.
-type lastRun struct {
-	Tick      time.Time        `json:"tick"`
-	Triggered bool             `json:"triggered"`
-	Start     time.Time        `json:"start"`
-	Seconds   float64          `json:"duration_seconds"`
-	Outcome   smallben.Outcome `json:"outcome"`
-	Error     string           `json:"error,omitempty"`
 }
 
 func (a *api) create(w http.ResponseWriter, r *http.Request) error {
@@ -185,15 +183,9 @@ func stored(j *smallben.Job) storedJob {
 	case *Report:
 		out.Report = task
 	}
-	if last := j.LastRun(); last.Outcome != "" {
-		out.LastRun = &lastRun{
-			Tick:      last.Tick.UTC(),
-			Triggered: last.Triggered,
-			Start:     last.Start.UTC(),
-			Seconds:   last.Duration.Seconds(),
-			Outcome:   last.Outcome,
-			Error:     last.Error,
-		}
+	if last, ok := lastRun(j); ok {
+		out.LastRun = &last
+		out.Running = out.Running || last.Outcome == smallben.OutcomeRunning
 	}
 	return out
 }
@@ -318,7 +310,10 @@ func (a *api) health(w http.ResponseWriter, _ *http.Request) error {
 	if _, err := a.repository.GetJob(0); err != nil && !a.isMissing(err) {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return writeJSON(w, http.StatusOK, struct {
+		Status  string `json:"status"`
+		Replica string `json:"replica"`
+	}{"ok", a.replica})
 }
 
 // parseChangeFilter is parseFilter for a change. The filter that matches every
@@ -388,10 +383,7 @@ func parseCount(r *http.Request) (int, error) {
 	if text == "" {
 		return 5, nil
 	}
-	n, err := strconv.Atoi(text)
-	if err == nil && (n < 1 || n > most) {
-		err = fmt.Errorf("%d is not from 1 to %d", n, most)
-	}
+	n, err := parseNumber(text, most)
 	if err != nil {
 		return 0, badRequestf("n: %w", err)
 	}

@@ -138,13 +138,13 @@ func (p *Report) RunContext(ctx context.Context, _ smallben.CronJobInput) error 
 			return ctx.Err()
 		}
 		jobs++
-		last := job.LastRun()
+		last, ran := lastRun(&job)
 		switch {
 		case errors.Is(err, smallben.ErrUndecodable):
 			failed = append(failed, err.Error())
 		case err != nil:
 			return err
-		case last.Outcome != "" && last.Outcome != smallben.OutcomeOK:
+		case ran && last.Outcome != smallben.OutcomeOK && last.Outcome != smallben.OutcomeRunning:
 			failed = append(failed, fmt.Sprintf("job %d: %s", job.ID, last.Outcome))
 		}
 	}

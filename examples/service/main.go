@@ -3,6 +3,9 @@
 //
 //	go run ./examples/service
 //	go run ./examples/service -addr :8080 -dsn 'postgres://localhost/jobs'
+//
+// Any number of them may share a database: compose.yaml starts three, and so does
+// replicas.sh, without containers.
 package main
 
 import (
@@ -48,6 +51,7 @@ var scheduling = smallben.SchedulerConfig{
 // options are the flags.
 type options struct {
 	addr, dsn, log, report string
+	record                 bool
 	grace                  time.Duration
 }
 
@@ -55,6 +59,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.addr, "addr", "127.0.0.1:8080", "`address` to listen on")
 	flag.StringVar(&o.dsn, "dsn", "service.db", "PostgreSQL `DSN`, or path of a SQLite file")
+	flag.BoolVar(&o.record, "record", true, "record runs, so that replicas share them; all must do the same")
 	flag.StringVar(&o.log, "log", "text", "`format` of the log: text or json")
 	flag.StringVar(&o.report, "report", "@daily", "cron `expression`: when to log which jobs went wrong; empty for never")
 	flag.DurationVar(&o.grace, "grace", 15*time.Second, "`time` that runs in progress have at SIGTERM")
@@ -75,9 +80,15 @@ func run(o options) (err error) {
 	default:
 		return fmt.Errorf("-log %q: want text or json", o.log)
 	}
+	name := replicaName()
+	logs = logs.WithAttrs([]slog.Attr{slog.String("replica", name)})
 	slog.SetDefault(slog.New(logs))
 
-	ctx, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{syscall.SIGTERM}
+	if !signal.Ignored(os.Interrupt) { // as it is in the background of a script
+		signals = append(signals, os.Interrupt)
+	}
+	ctx, release := signal.NotifyContext(context.Background(), signals...)
 	defer release()
 	listener, err := net.Listen("tcp", o.addr)
 	if err != nil {
@@ -99,6 +110,7 @@ func run(o options) (err error) {
 		SchedulerConfig: scheduling,
 		Logger:          logr.FromSlogHandler(logs),
 		WrapRun:         traced,
+		Runs:            smallben.RunsConfig{Record: o.record},
 	})
 	reported = scheduler
 	registry := prometheus.NewRegistry()
@@ -122,7 +134,7 @@ func run(o options) (err error) {
 		}
 	}
 
-	service := &api{scheduler: scheduler, repository: repository}
+	service := &api{scheduler: scheduler, repository: repository, replica: name, recorded: o.record}
 	server := &http.Server{
 		Handler:           service.handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -148,6 +160,16 @@ func run(o options) (err error) {
 	return server.Shutdown(drain)
 }
 
+// replicaName tells this process from the others in logs and answers. The names of
+// processes in recorded runs begin with it.
+func replicaName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
+
 // stop waits for the runs in progress. When their time is up it ends their
 // contexts, and gives those that heed them a moment to say so.
 func stop(scheduler *smallben.SmallBen, grace time.Duration) error {
@@ -170,9 +192,14 @@ func dialector(dsn string) gorm.Dialector {
 		pairs && !strings.ContainsAny(keyword, "/.:?") {
 		return postgres.Open(dsn)
 	}
-	if !strings.Contains(dsn, "?") {
-		// Lists do not wait for changes, nor changes for lists.
-		dsn += "?_journal_mode=WAL"
+	if !strings.Contains(dsn, "_journal") {
+		// Lists do not wait for changes, nor changes for lists; and recorded runs
+		// need it.
+		separator := "?"
+		if strings.Contains(dsn, "?") {
+			separator = "&"
+		}
+		dsn += separator + "_journal_mode=WAL"
 	}
 	return sqlite.Open(dsn)
 }

@@ -31,19 +31,24 @@ import (
 const (
 	// childVariable makes the test binary be the service.
 	childVariable = "SMALLBEN_SERVICE_CHILD"
+	childOfTest   = "test"
+	childOfScript = "script" // whose standard input is empty
 	// patience is how long a test waits for what is to come. It is not waited
 	// out unless something is broken.
 	patience = 30 * time.Second
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) != "" {
+	switch os.Getenv(childVariable) {
+	case childOfTest:
 		go func() {
 			// The other end of standard input closes when the test is gone,
 			// however it went.
 			_, _ = io.Copy(io.Discard, os.Stdin)
 			os.Exit(3)
 		}()
+		fallthrough
+	case childOfScript:
 		main()
 		return
 	}
@@ -219,6 +224,13 @@ func TestErrorsHaveTheirStatusAndNameTheJob(t *testing.T) {
 			{"GET", "/next?expression=@daily&n=x", ``, 400, 0, `"x"`},
 			{"GET", "/next?expression=61+*+*+*+*", ``, 400, 0, "above maximum"},
 			{"GET", "/next", ``, 400, 0, "empty"},
+			{"GET", "/runs?id=1", ``, 400, 0, `"id"`},
+			{"GET", "/runs?job=x", ``, 400, 0, `"x"`},
+			{"GET", "/runs?outcome=failed", ``, 400, 0, "none of ok error panic timeout running lost skipped missed"},
+			{"GET", "/runs?limit=1001", ``, 400, 0, "not from 1 to 1000"},
+			{"GET", "/runs?limit=1&limit=2", ``, 400, 0, "twice"},
+			{"GET", "/runs?from=yesterday", ``, 400, 0, "yesterday"},
+			{"GET", "/runs?job=1;group=8", ``, 400, 0, "semicolon"},
 		} {
 			var answer refusal
 			name := c.method + " " + c.path
@@ -307,7 +319,7 @@ func TestSIGTERMEndsRunsWhoseTimeIsUp(t *testing.T) {
 	receive(t, s.exited, "the end of the service")
 	require.Equal(t, 1, s.command.ProcessState.ExitCode())
 	require.Contains(t, s.said.String(), "still running: jobs 1")
-	require.Regexp(t, `"msg":"run ended","job":1,.*"ok":false`, s.said.String(), "it heeded its context")
+	require.Regexp(t, `"msg":"run ended".*"job":1,.*"ok":false`, s.said.String(), "it heeded its context")
 }
 
 func TestARunOnRequestIsOneOfManyAndShowsInTheList(t *testing.T) {
@@ -389,6 +401,19 @@ func TestTheServiceHasItsOwnJobAtEveryStart(t *testing.T) {
 
 func TestTheSessionOfTheREADMEWorksWhenPasted(t *testing.T) {
 	t.Parallel()
+	commands, prints := readmeSession(t, 0)
+	const documented = "http://127.0.0.1:8080"
+	s := startService(t, filepath.Join(t.TempDir(), "service.db"), "-report", "@daily")
+	session := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(commands, documented, s.url))
+	printed, err := session.CombinedOutput()
+	require.NoError(t, err, string(printed))
+	require.Equal(t, prints, dotted(strings.ReplaceAll(string(printed), s.url, documented)))
+	s.terminate()
+}
+
+// readmeSession returns the commands of a session in README.md and what they print.
+func readmeSession(t *testing.T, n int) (commands, prints string) {
+	t.Helper()
 	for _, tool := range []string{"sh", "curl", "grep"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") == "true" {
@@ -400,17 +425,14 @@ func TestTheSessionOfTheREADMEWorksWhenPasted(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	blocks := regexp.MustCompile("(?s)```(?:sh|text)\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.Len(t, blocks, 2, "the commands, and what they print")
+	require.Len(t, blocks, 4, "of each session the commands, and what they print")
+	return blocks[2*n][1], blocks[2*n+1][1]
+}
 
-	const documented = "http://127.0.0.1:8080"
-	s := startService(t, filepath.Join(t.TempDir(), "service.db"), "-report", "@daily")
-	session := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(blocks[0][1], documented, s.url))
-	printed, err := session.CombinedOutput()
-	require.NoError(t, err, string(printed))
-	times := regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z|("duration_seconds":)[\d.e-]+`)
-	require.Equal(t, blocks[1][1],
-		times.ReplaceAllString(strings.ReplaceAll(string(printed), s.url, documented), "$1…"))
-	s.terminate()
+// dotted is the text with dots for what is different in each run.
+func dotted(text string) string {
+	return regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z|\d\d:\d\d:\d\d|[\w.-]+/\d+(?:/[a-z0-9]+)?|("(?:late|duration)_seconds":)[\d.e-]+`).
+		ReplaceAllString(text, "$1…")
 }
 
 func TestStatusOfErrors(t *testing.T) {
@@ -460,6 +482,7 @@ type service struct {
 	t        *testing.T
 	command  *exec.Cmd
 	url      string
+	addr     chan string     // it listens there
 	draining chan struct{}   // closed when it says so
 	exited   chan struct{}   // closed when the process has ended
 	said     strings.Builder // the log, to be read when it has exited
@@ -469,23 +492,30 @@ type service struct {
 // own unless the flags say so.
 func startService(t *testing.T, dsn string, flags ...string) *service {
 	t.Helper()
+	s := launchService(t, dsn, flags...)
+	s.listens()
+	return s
+}
+
+func launchService(t *testing.T, dsn string, flags ...string) *service {
+	t.Helper()
 	executable, err := os.Executable()
 	require.NoError(t, err)
 	s := &service{
 		t: t,
 		command: exec.CommandContext(t.Context(), executable,
 			append([]string{"-addr", "127.0.0.1:0", "-dsn", dsn, "-log", "json", "-report", ""}, flags...)...),
+		addr:     make(chan string, 1),
 		draining: make(chan struct{}),
 		exited:   make(chan struct{}),
 	}
 	// Under the race detector a process sleeps for a second before it exits.
-	s.command.Env = append(os.Environ(), childVariable+"=1", "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=20")
+	s.command.Env = append(os.Environ(), childVariable+"="+childOfTest, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=20")
 	_, err = s.command.StdinPipe()
 	require.NoError(t, err)
 	logs, err := s.command.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.command.Start())
-	addr := make(chan string, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(s.exited)
@@ -495,7 +525,7 @@ func startService(t *testing.T, dsn string, flags ...string) *service {
 			_ = json.Unmarshal(lines.Bytes(), &line) // what the race detector says is no JSON
 			switch line.Msg {
 			case "listening":
-				addr <- line.Addr
+				s.addr <- line.Addr
 			case "draining":
 				close(s.draining)
 			}
@@ -508,15 +538,20 @@ func startService(t *testing.T, dsn string, flags ...string) *service {
 			t.Log("the service said:\n" + s.said.String())
 		}
 	})
-	select {
-	case a := <-addr:
-		s.url = "http://" + a
-	case <-s.exited:
-		t.Fatal("the service did not start")
-	case <-time.After(patience):
-		t.Fatal("the service does not listen")
-	}
 	return s
+}
+
+// listens waits until the service listens.
+func (s *service) listens() {
+	s.t.Helper()
+	select {
+	case addr := <-s.addr:
+		s.url = "http://" + addr
+	case <-s.exited:
+		s.t.Fatal("the service did not start")
+	case <-time.After(patience):
+		s.t.Fatal("the service does not listen")
+	}
 }
 
 // kill ends the service with no chance to say anything.
@@ -565,6 +600,13 @@ func (s *service) stored() []storedJob {
 	return jobs
 }
 
+func (s *service) runs(query string) []listedRun {
+	s.t.Helper()
+	var answer struct{ Runs []listedRun }
+	require.NoError(s.t, json.Unmarshal(s.expect("GET", "/runs"+query, "", http.StatusOK), &answer))
+	return answer.Runs
+}
+
 func (s *service) get(id int64) (job storedJob) {
 	s.t.Helper()
 	require.NoError(s.t, json.Unmarshal(s.expect("GET", fmt.Sprint("/jobs/", id), "", http.StatusOK), &job))
@@ -576,7 +618,7 @@ func (s *service) ran(id int64) (job storedJob) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
 		job = s.get(id)
-		return job.LastRun != nil
+		return job.LastRun != nil && job.LastRun.Outcome != smallben.OutcomeRunning
 	}, patience, 10*time.Millisecond, "job %d has not run", id)
 	return job
 }
