@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"gorm.io/driver/postgres"
@@ -78,6 +79,12 @@ func databases(r results) []*database {
 			subjects: []subject{smallBen, {"database/sql", beginSQL}, {"pgx", beginPgx}, {"GORM", beginGorm}},
 		},
 	}
+}
+
+// databaseNamed is one of databases, for another process.
+func databaseNamed(name string) *database {
+	all := databases(results{})
+	return all[slices.IndexFunc(all, func(db *database) bool { return db.name == name })]
 }
 
 // create creates the table that all subjects share.

@@ -1,16 +1,20 @@
 // Command bench measures SmallBen on SQLite and PostgreSQL, beside the bare
 // databases and beside the schedulers that people would use instead, all of them
-// interleaved in one process, and prints what README.md shows.
+// interleaved in one process, and what the record of runs costs, in several
+// processes. It prints what README.md shows.
 //
 //	go run . -n 30000
 package main
 
 import (
 	"encoding/gob"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +32,10 @@ type options struct {
 	dsn     string        // a PostgreSQL server
 	svg     string        // where to draw
 	only    string        // parts to run
+
+	record   time.Duration  // how long each load is recorded
+	match    *regexp.Regexp // the parts of it to run
+	profiles string         // directory for CPU profiles of what records
 }
 
 func (o *options) wants(part string) bool {
@@ -58,7 +66,7 @@ func (*Reminder) Run(smallben.CronJobInput) {}
 
 func main() {
 	log.SetFlags(log.Ltime)
-	var o options
+	o := options{match: regexp.MustCompile("")}
 	flag.IntVar(&o.n, "n", 30_000, "jobs of the tables")
 	flag.IntVar(&o.big, "big", 100_000, "jobs of the tables on growth; 0 leaves them out")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds, of which medians are taken")
@@ -66,7 +74,14 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long 100,000 jobs that are spread over a day are watched")
 	flag.StringVar(&o.dsn, "dsn", "", "PostgreSQL `URL`; if empty SMALLBEN_POSTGRES_DSN, or else a throwaway server")
 	flag.StringVar(&o.svg, "svg", "", "`file` to draw the growth to")
-	flag.StringVar(&o.only, "only", "", "comma-separated `parts` to run: databases, reads, memory, fire, idle; if empty all")
+	flag.StringVar(&o.only, "only", "", "comma-separated `parts` to run: databases, reads, memory, fire, idle, record; if empty all")
+	flag.DurationVar(&o.record, "record", 25*time.Second, "how long each load is recorded")
+	flag.Func("match", "`expression` that the names of the parts of record match, which are logged", func(text string) (err error) {
+		o.match, err = regexp.Compile(text)
+		return err
+	})
+	flag.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the processes that record")
+	process := flag.String("task", "", "what a process that this program started does")
 	flag.Parse()
 	if o.dsn != "" {
 		if err := os.Setenv("SMALLBEN_POSTGRES_DSN", o.dsn); err != nil {
@@ -75,6 +90,14 @@ func main() {
 	}
 	gob.Register(&Reminder{})
 	gob.Register(&call{})
+	gob.Register(&Waiter{})
+	if *process != "" {
+		var t task
+		if err := errors.Join(json.Unmarshal([]byte(*process), &t), t.do()); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	err := run(&o)
 	pgtest.Stop()
 	if err != nil {
@@ -103,6 +126,11 @@ func run(o *options) error {
 		}
 		if o.wants("fire") {
 			if err := runFiring(o, r, round); err != nil {
+				return err
+			}
+		}
+		if o.wants("record") {
+			if err := runRecording(o, r, round); err != nil {
 				return err
 			}
 		}

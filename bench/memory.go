@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -102,12 +103,23 @@ func addAndRemove(r results, c contender, n int) error {
 
 // newSmallBen logs from info level up, and throws the lines away.
 func newSmallBen(repository smallben.Repository) *smallben.SmallBen {
+	return smallben.New(repository, configured(io.Discard, zap.InfoLevel))
+}
+
+// newRecording records runs, and logs errors.
+func newRecording(repository smallben.Repository) *smallben.SmallBen {
+	config := configured(os.Stderr, zap.ErrorLevel)
+	config.Runs.Record = true
+	return smallben.New(repository, config)
+}
+
+func configured(w io.Writer, level zapcore.Level) *smallben.Config {
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	core := zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)
-	return smallben.New(repository, &smallben.Config{
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
+	return &smallben.Config{
 		Logger:          zapr.NewLogger(zap.New(core)),
 		SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true},
-	})
+	}
 }
 
 // smallBenTimer is the whole of SmallBen on a repository in memory: it encodes

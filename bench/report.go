@@ -42,6 +42,7 @@ func report(w io.Writer, o *options, r results) {
 	p.reads()
 	p.memory()
 	p.firing()
+	p.recording()
 }
 
 func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.w, format, args...) }
@@ -213,6 +214,50 @@ func (p *printer) firing() {
 		used, _ := p.r.median(cell{memory, "SmallBen", idleCPU, idleJobs})
 		p.printf("\n%s jobs spread over a day: %.2f %% of a core. Goal: under %d %%: %s.\n", thousands(idleJobs), used, goalIdle, met(used < goalIdle))
 	}
+}
+
+func (p *printer) recording() {
+	if !p.o.wants("record") {
+		return
+	}
+	number := func(c cell, format string) string {
+		if value, ok := p.r.median(c); ok {
+			return fmt.Sprintf(format, value)
+		}
+		return "–"
+	}
+	for _, db := range databases(p.r) {
+		p.table(fmt.Sprintf("%s, runs recorded for %v each", db.name, p.o.record),
+			"due each second", "processes", string(recorded), string(inTime), string(median), string(p99), string(cpuRun), string(cpuServer))
+		for _, l := range loads[db.name] {
+			line := []string{thousands(l.rate), l.String()}
+			for _, w := range []work{recorded, inTime, median, p99, cpuRun, cpuServer} {
+				line = append(line, number(l.cell(db.name, w), "%.1f"))
+			}
+			if _, ok := p.r.median(l.cell(db.name, recorded)); ok {
+				p.row(line...)
+			}
+		}
+		for _, processes := range []int{1, 3} {
+			p.printf("\nThe prototype, processes: %d: %s runs a second.", processes, number(load{processes: processes}.cell(db.name, bareRuns), "%.0f"))
+		}
+		p.printf("\n")
+	}
+	p.table("The record beside the runs", "", "SQLite", "PostgreSQL", "goal")
+	both := func(name, subject string, w work, n int, format, goal string) {
+		if _, ok := p.r.median(cell{"PostgreSQL", subject, w, n}); ok {
+			p.row(name, number(cell{"SQLite", subject, w, n}, format), number(cell{"PostgreSQL", subject, w, n}, format), goal)
+		}
+	}
+	for _, subject := range []string{starts, firstStarts, recordingOn} {
+		both(fmt.Sprintf("Start of %s jobs, %s", thousands(max(p.o.n, p.o.big)), subject), subject, starting, max(p.o.n, p.o.big), "%.3f s", "–")
+	}
+	both(string(nextTick), recordingOn, nextTick, takeoverRate, "%.3f s", "at once")
+	both(string(ticksGone), recordingOn, ticksGone, takeoverRate, "%.0f", "0")
+	both(string(lostMark), recordingOn, lostMark, takeoverRate, "%.1f s", "20 s")
+	both(string(statements), recordingOn, statements, idleJobs, "%.1f", "–")
+	both("CPU of an idle process, % of a core", recordingOn, idleCPU, idleJobs, "%.2f", "–")
+	both("CPU of its server, % of a core", recordingOn, idleServer, idleJobs, "%.2f", "–")
 }
 
 func thousands(n int) string {

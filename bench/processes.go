@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nbena/smallben"
+)
+
+// task is what a process of its own does, until it is told to stop.
+type task struct {
+	Database string
+	DSN      string
+	Bare     bool   // claim and finish as fast as the prototype can; otherwise, run a SmallBen that records
+	Trigger  int    // trigger as many of its jobs each second, spread over the second
+	Profile  string // file for a CPU profile, if any
+}
+
+// process is this program once more.
+type process struct {
+	*exec.Cmd
+	input io.Closer
+}
+
+// startProcess returns when the process has begun with the task.
+func startProcess(t task) (*process, error) {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{Cmd: exec.Command(program, "-task", string(text))}
+	p.Stderr = os.Stderr
+	output, err := p.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if p.input, err = p.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	if _, err := bufio.NewReader(output).ReadString('\n'); err != nil {
+		return nil, errors.Join(fmt.Errorf("process %d did not begin: %w", p.Process.Pid, err), p.stop())
+	}
+	return p, nil
+}
+
+// stop returns when the process has recorded what it ran.
+func (p *process) stop() error { return errors.Join(p.input.Close(), p.Wait()) }
+
+// do is the other end of startProcess. The end of the parent ends it as well.
+func (t *task) do() (err error) {
+	db := databaseNamed(t.Database)
+	if t.Profile != "" {
+		file, err := os.Create(t.Profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	done := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(done)
+	}()
+	if t.Bare {
+		return t.claim(db, done)
+	}
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: db.dialector(t.DSN)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, repository.Close()) }()
+	s := newRecording(repository)
+	if err := s.Start(); err != nil {
+		return err
+	}
+	defer s.Stop()
+	fmt.Println("begun")
+	if t.Trigger > 0 {
+		return t.trigger(s, done)
+	}
+	<-done
+	return nil
+}
+
+// trigger triggers a hundredth of the jobs each ten milliseconds.
+func (t *task) trigger(s *smallben.SmallBen, done chan struct{}) error {
+	const calls = 100
+	ticker := time.NewTicker(time.Second / calls)
+	defer ticker.Stop()
+	for call := 0; ; call++ {
+		select {
+		case <-done:
+			return nil
+		case <-ticker.C:
+		}
+		ids := make([]int64, t.Trigger/calls)
+		for i := range ids {
+			ids[i] = int64(call%calls*len(ids) + i + 1)
+		}
+		if err := s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: ids}); err != nil {
+			return err
+		}
+	}
+}
+
+// cpuOf is what the processes have used, and the processes that they started.
+// It is 0 where there is no /proc.
+func cpuOf(pids ...int) (used time.Duration) {
+	const ticksASecond = 100 // on every Linux
+	paths, _ := filepath.Glob("/proc/[0-9]*")
+	for _, path := range paths {
+		pid, _ := strconv.Atoi(filepath.Base(path))
+		stat := statOf(pid)
+		if stat == nil {
+			continue // it has ended
+		}
+		parent, _ := strconv.Atoi(stat[1])
+		fields := stat[11:13] // user and system
+		if slices.Contains(pids, pid) {
+			fields = stat[11:15] // and those of children that have ended
+		} else if !slices.Contains(pids, parent) {
+			continue
+		}
+		for _, field := range fields {
+			ticks, _ := strconv.Atoi(field)
+			used += time.Duration(ticks) * time.Second / ticksASecond
+		}
+	}
+	return used
+}
+
+// statOf is /proc/pid/stat from the state of the process on, or nil.
+func statOf(pid int) []string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, text2, ok := strings.Cut(string(text), ") ")
+	if !ok {
+		return nil
+	}
+	return strings.Fields(text2)
+}
+
+// serverOf is the process of the database's server, of which all others are
+// children, or 0 if there is none on this machine.
+func serverOf(db *database, query func(dest ...any) error) int {
+	var pid int
+	if db.name != "PostgreSQL" || query(&pid) != nil {
+		return 0
+	}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	stat := statOf(pid)
+	if !strings.HasPrefix(string(name), "postgres") || stat == nil {
+		log.Printf("PostgreSQL is on another machine: its CPU is not measured")
+		return 0
+	}
+	parent, _ := strconv.Atoi(stat[1])
+	return parent
+}

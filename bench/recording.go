@@ -1,0 +1,393 @@
+package main
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"log"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+)
+
+const (
+	recorded   work = "run, of 100 %"
+	inTime     work = "run and recorded a second after the last tick, of 100 %"
+	cpuServer  work = "CPU of the server for each run, µs"
+	bareRuns   work = "runs a second of the prototype"
+	nextTick   work = "latest start of the ticks after a SIGKILL"
+	ticksGone  work = "ticks without a run after a SIGKILL"
+	lostMark   work = "SIGKILL to the mark of the last lost run"
+	statements work = "statements a second of an idle process"
+	idleServer work = "CPU of the server of an idle process"
+
+	starts      = "Record off"
+	firstStarts = "Record on, the first time"
+	recordingOn = "Record on"
+
+	takeoverRate = 500
+
+	never = "0 0 29 2 *" // while the benchmark runs, but on one day
+)
+
+// Waiter is a job whose runs take a while.
+type Waiter struct{ Time time.Duration }
+
+// Run waits.
+func (w *Waiter) Run(smallben.CronJobInput) { time.Sleep(w.Time) }
+
+// load is how many jobs run each second, on how many processes. They are all due
+// at one instant, or are triggered in a hundred calls.
+type load struct {
+	rate, processes int
+	spread          bool
+}
+
+func (l load) String() string {
+	if l.spread {
+		return fmt.Sprintf("%d, triggered", l.processes)
+	}
+	return fmt.Sprint(l.processes)
+}
+
+func (l load) cell(place string, w work) cell { return cell{place, l.String(), w, l.rate} }
+
+// loads are kept up on each database. The goals are at the second.
+var loads = map[string][]load{
+	"PostgreSQL": {{rate: 1000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1}, {rate: 20_000, processes: 1}, {rate: 30_000, processes: 1},
+		{rate: 5000, processes: 3}, {rate: 10_000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
+	"SQLite": {{rate: 1000, processes: 1}, {rate: 2000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1},
+		{rate: 2000, processes: 3}, {rate: 5000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
+}
+
+// runRecording measures what the record of runs costs.
+func runRecording(o *options, r results, round int) error {
+	type part struct {
+		name string
+		do   func(p *place) error
+	}
+	for _, db := range databases(r) {
+		parts := []part{
+			{"takeover", func(p *place) error { return p.takeOver(r) }},
+			{"starts", func(p *place) error { return p.startRecording(o, r) }},
+			{"idle", func(p *place) error { return p.recordIdly(o, r) }},
+		}
+		for _, n := range []int{1, 3} {
+			parts = append(parts, part{fmt.Sprint("prototype, processes: ", n), func(p *place) error { return p.claimBare(o, r, n) }})
+		}
+		for _, l := range loads[db.name] {
+			parts = append(parts, part{fmt.Sprintf("%d runs a second, processes: %v", l.rate, l), func(p *place) error { return p.keepUp(o, r, l) }})
+		}
+		for _, part := range rotated(parts, round) {
+			name := db.name + ", recording, " + part.name
+			if !o.match.MatchString(name) {
+				continue
+			}
+			log.Print(name)
+			p, err := newPlace(db)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(part.do(p), p.end()); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// place is a database with processes on it, and a look into it.
+type place struct {
+	*database
+	dsn       string
+	pool      *sql.DB
+	server    int
+	processes []*process
+	drop      func()
+}
+
+func newPlace(db *database) (*place, error) {
+	p := &place{database: db}
+	var err error
+	if p.dsn, p.drop, err = db.fresh(); err != nil {
+		return nil, err
+	}
+	if p.pool, err = sql.Open(db.driver, p.dsn); err != nil {
+		p.drop()
+		return nil, err
+	}
+	p.server = serverOf(db, p.pool.QueryRow("SELECT pg_backend_pid()").Scan)
+	return p, nil
+}
+
+// end stops the processes that run.
+func (p *place) end() error {
+	err := errors.Join(p.stop(), p.pool.Close())
+	p.drop()
+	return err
+}
+
+func (p *place) start(n int, t task) error {
+	t.Database, t.DSN = p.name, p.dsn
+	profile := t.Profile
+	for i := range n {
+		if profile != "" {
+			t.Profile = fmt.Sprintf("%s-%d.pprof", profile, i)
+		}
+		process, err := startProcess(t)
+		if err != nil {
+			return err
+		}
+		p.processes = append(p.processes, process)
+	}
+	return nil
+}
+
+func (p *place) stop() (err error) {
+	for _, process := range p.processes {
+		err = errors.Join(err, process.stop())
+	}
+	p.processes = nil
+	return err
+}
+
+// cpu is what the processes and the server have used.
+func (p *place) cpu() (processes, server time.Duration) {
+	if p.server != 0 {
+		server = cpuOf(p.server)
+	}
+	for _, process := range p.processes {
+		processes += cpuOf(process.Process.Pid)
+	}
+	return processes, server
+}
+
+// open opens the database for a SmallBen in this process.
+func (p *place) open(do func(*smallben.RepositoryGorm) error) error {
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: p.dialector(p.dsn)})
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(repository), repository.Close())
+}
+
+// fill adds jobs with one expression.
+func (p *place) fill(n int, expression string, job smallben.CronJob) error {
+	return p.open(func(repository *smallben.RepositoryGorm) error {
+		s := newRecording(repository)
+		for first := 0; first < n; first += batch {
+			made := jobs(first, min(first+batch, n))
+			for i := range made {
+				made[i].CronExpression, made[i].Job = expression, job
+			}
+			if err := s.AddJobs(made); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (p *place) count(condition string, args ...any) (n int, err error) {
+	err = p.pool.QueryRow("SELECT count(*) FROM job_runs WHERE "+condition, args...).Scan(&n)
+	return n, err
+}
+
+// keepUp keeps up a load for a while, and looks into the record how it went.
+func (p *place) keepUp(o *options, r results, l load) error {
+	t, expression := task{}, everySecond
+	if l.spread {
+		t.Trigger, expression = l.rate, never
+	}
+	if o.profiles != "" {
+		t.Profile = filepath.Join(o.profiles, fmt.Sprintf("%s-%d-%d", p.name, l.rate, l.processes))
+	}
+	if err := errors.Join(p.fill(l.rate, expression, &Reminder{}), p.start(l.processes, t)); err != nil {
+		return err
+	}
+	// Some seconds to settle, and the CPU from halfway between ticks.
+	first := time.Now().Truncate(time.Second).Add(4 * time.Second)
+	last := first.Add(o.record)
+	time.Sleep(time.Until(first.Add(-300 * time.Millisecond)))
+	usedBefore, serverBefore := p.cpu()
+	time.Sleep(time.Until(last.Add(-300 * time.Millisecond)))
+	used, server := p.cpu()
+
+	const good = "tick >= $1 AND tick < $2 AND outcome = 'ok'"
+	from, before := first.UnixMicro(), last.UnixMicro()
+	time.Sleep(time.Until(last))
+	soon, err := p.count(good, from, before)
+	if err != nil {
+		return err
+	}
+	if err := p.stop(); err != nil {
+		return err
+	}
+	n, err := p.count(good, from, before)
+	if err != nil || n == 0 {
+		return errors.Join(err, errors.New("nothing was run"))
+	}
+	due := float64(l.rate) * o.record.Seconds()
+	r.add(l.cell(p.name, recorded), 100*float64(n)/due)
+	r.add(l.cell(p.name, inTime), 100*float64(soon)/due)
+	r.add(l.cell(p.name, cpuRun), (used-usedBefore).Seconds()*1e6/float64(n))
+	if p.server != 0 {
+		r.add(l.cell(p.name, cpuServer), (server-serverBefore).Seconds()*1e6/float64(n))
+	}
+	for w, offset := range map[work]int{median: n / 2, p99: n * 99 / 100} {
+		var late int64
+		if err := p.pool.QueryRow("SELECT started_at - tick FROM job_runs WHERE "+good+" ORDER BY 1 LIMIT 1 OFFSET $3", from, before, offset).Scan(&late); err != nil {
+			return err
+		}
+		r.add(l.cell(p.name, w), float64(late)/1e3)
+	}
+	return nil
+}
+
+// claimBare lets prototypes compete.
+func (p *place) claimBare(o *options, r results, processes int) error {
+	if err := p.fill(batch, never, &Reminder{}); err != nil {
+		return err
+	}
+	if _, err := p.pool.Exec(prototypes[p.name].schema); err != nil {
+		return err
+	}
+	if err := p.start(processes, task{Bare: true}); err != nil {
+		return err
+	}
+	finished := func() (n int, err error) {
+		err = p.pool.QueryRow("SELECT count(*) FROM bare_runs WHERE ended_at IS NOT NULL").Scan(&n)
+		return n, err
+	}
+	time.Sleep(time.Second)
+	start := time.Now()
+	before, err := finished()
+	if err != nil {
+		return err
+	}
+	time.Sleep(min(o.record, 10*time.Second))
+	seconds := time.Since(start).Seconds()
+	n, err := finished()
+	r.add(load{processes: processes}.cell(p.name, bareRuns), float64(n-before)/seconds)
+	return err
+}
+
+// startRecording starts with o.big jobs, without a record and with one.
+func (p *place) startRecording(o *options, r results) error {
+	n := max(o.n, o.big)
+	return p.open(func(repository *smallben.RepositoryGorm) error {
+		for first := 0; first < n; first += batch {
+			if err := newSmallBen(repository).AddJobs(jobs(first, min(first+batch, n))); err != nil {
+				return err
+			}
+		}
+		for _, subject := range []string{starts, firstStarts, recordingOn} {
+			s := newRecording(repository)
+			if subject == starts {
+				s = newSmallBen(repository)
+			}
+			if err := r.timed(cell{p.name, subject, starting, n}, s.Start); err != nil {
+				return err
+			}
+			s.Stop()
+		}
+		return nil
+	})
+}
+
+// takeOver kills one of two processes.
+func (p *place) takeOver(r results) error {
+	const watched = 10 * time.Second
+	if err := errors.Join(p.fill(takeoverRate, everySecond, &Waiter{3 * time.Second}), p.start(2, task{})); err != nil {
+		return err
+	}
+	time.Sleep(6*time.Second + time.Duration(time.Now().Nanosecond())) // at any time of a second
+	dead := p.processes[0]
+	p.processes = p.processes[1:]
+	if err := dead.Process.Kill(); err != nil {
+		return err
+	}
+	killed := time.Now()
+	_ = dead.Wait() // its death is its error
+	of := fmt.Sprintf("process LIKE '%%/%d/%%' AND ", dead.Process.Pid)
+	unfinished, err := 1, error(nil)
+	for unfinished > 0 && time.Since(killed) < time.Minute {
+		time.Sleep(20 * time.Millisecond)
+		if unfinished, err = p.count(of + "ended_at IS NULL"); err != nil {
+			return err
+		}
+	}
+	after := time.Since(killed)
+	lost, err := p.count(of + "outcome = 'lost'")
+	if err != nil {
+		return err
+	}
+	log.Printf("%d runs lost", lost)
+	from := killed.Truncate(time.Second).Add(time.Second)
+	ticks := []any{from.UnixMicro(), from.Add(watched).UnixMicro()}
+	var latest sql.NullInt64
+	if err := p.pool.QueryRow("SELECT max(started_at - tick) FROM job_runs WHERE tick >= $1 AND tick < $2", ticks...).Scan(&latest); err != nil {
+		return err
+	}
+	ran, err := p.count("tick >= $1 AND tick < $2 AND outcome IN ('ok', 'running')", ticks...)
+	r.add(cell{p.name, recordingOn, lostMark, takeoverRate}, after.Seconds())
+	r.add(cell{p.name, recordingOn, nextTick, takeoverRate}, float64(latest.Int64)/1e6)
+	r.add(cell{p.name, recordingOn, ticksGone, takeoverRate}, takeoverRate*watched.Seconds()-float64(ran))
+	return err
+}
+
+// recordIdly watches a process whose jobs are not due, and counts its statements.
+func (p *place) recordIdly(o *options, r results) error {
+	if err := p.fill(idleJobs, never, &Reminder{}); err != nil {
+		return err
+	}
+	counted, dialector, err := p.counted()
+	if err != nil {
+		return err
+	}
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, counted.DB().Close()) }()
+	s := newRecording(repository)
+	if err := s.Start(); err != nil {
+		return err
+	}
+	defer s.Stop()
+	heap()
+	time.Sleep(5 * time.Second) // the first sweep
+	before := counted.Count()
+	_, serverBefore := p.cpu()
+	used := cpu()
+	time.Sleep(o.idle)
+	used = cpu() - used
+	_, server := p.cpu()
+	seconds := o.idle.Seconds()
+	r.add(cell{p.name, recordingOn, statements, idleJobs}, float64(counted.Count()-before)/seconds)
+	r.add(cell{p.name, recordingOn, idleCPU, idleJobs}, 100*used.Seconds()/seconds)
+	r.add(cell{p.name, recordingOn, idleServer, idleJobs}, 100*(server-serverBefore).Seconds()/seconds)
+	return nil
+}
+
+// counted gives a dialector whose statements are counted.
+func (p *place) counted() (*faultsql.Faults, gorm.Dialector, error) {
+	if p.name == "PostgreSQL" {
+		counted, err := faultsql.Postgres(p.dsn)
+		if err != nil {
+			return nil, nil, err
+		}
+		return counted, postgres.New(postgres.Config{Conn: counted.DB()}), nil
+	}
+	path, params, _ := strings.Cut(strings.TrimPrefix(p.dsn, "file:"), "?")
+	path, err := url.PathUnescape(path)
+	counted := faultsql.SQLite(path, params)
+	return counted, sqlite.New(sqlite.Config{Conn: counted.DB()}), err
+}
