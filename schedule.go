@@ -279,6 +279,10 @@ func (z zonedSchedule) Next(t time.Time) time.Time {
 		within := after.Add(time.Nanosecond).In(z.location)
 		_, offset := within.Zone()
 		_, end := within.ZoneBounds()
+		if !end.IsZero() && !end.After(within) {
+			// ZoneBounds takes no account of the last day of a leap year.
+			end = within.Add(24 * time.Hour)
+		}
 		spec.Location = time.FixedZone("", offset)
 		next := spec.Next(after)
 		if !next.IsZero() && (end.IsZero() || next.Before(end)) {

@@ -277,6 +277,22 @@ func TestACanonicalScheduleFiresTwiceInAnHourThatComesTwice(t *testing.T) {
 	assert.Equal(t, "2026-03-30T00:30:00Z", skipped.UTC().Format(time.RFC3339))
 }
 
+func TestACanonicalScheduleGoesOnThroughTheYears(t *testing.T) {
+	t.Parallel()
+	for _, zone := range []string{"Europe/Rome", "Australia/Lord_Howe", "America/New_York", "Asia/Tokyo"} {
+		location, err := time.LoadLocation(zone)
+		require.NoError(t, err)
+		for _, expression := range []string{"0 0 1 1 *", "59 23 31 12 *", "0 12 1 7 *"} {
+			schedule := canonical(t, expression, location)
+			for at := schedule.Next(time.Date(2026, 1, 1, 12, 0, 0, 0, location)); at.Year() < 2120; {
+				next := schedule.Next(at)
+				require.Equal(t, at.In(location).Year()+1, next.In(location).Year(), "%s in %s", expression, zone)
+				at = next
+			}
+		}
+	}
+}
+
 func TestLastTicksAreThoseThatAWalkFinds(t *testing.T) {
 	t.Parallel()
 	rome, err := time.LoadLocation("Europe/Rome")
