@@ -129,6 +129,22 @@ var (
 	_ func(*smallben.JobError) error                        = (*smallben.JobError).Unwrap
 	_ func(smallben.ToListOptions) smallben.ListJobsOptions = smallben.ResolveListOptions
 	_ func(*smallben.SmallBen) prometheus.Collector         = (*smallben.SmallBen).Collector
+
+	_ = smallben.Config{Runs: smallben.RunsConfig{
+		Record:       false,
+		Missed:       smallben.MissedSkip,
+		RerunLost:    false,
+		RunUnclaimed: false,
+		SyncInterval: time.Duration(0),
+		Retention:    time.Duration(0),
+	}}
+	_ = []smallben.MissedPolicy{smallben.MissedSkip, smallben.MissedRunOnce, smallben.MissedRunAll}
+
+	_ func(*smallben.SmallBen, *smallben.ListRunsOptions) ([]smallben.Run, error) = (*smallben.SmallBen).ListRuns
+	_ func(*smallben.Job) smallben.Run                                            = (*smallben.Job).LastRecordedRun
+	_ func(*smallben.RepositoryGorm) string                                       = (*smallben.RepositoryGorm).RunsSchema
+	_ smallben.Recorder                                                           = (*smallben.RepositoryGorm)(nil)
+	_                                                                             = smallben.CronJobInput{Attempt: int(0), Missed: int(0)}
 )
 
 // repository is smallben.Repository written out: both have the same methods, and

@@ -706,6 +706,60 @@ func ExampleConfig_wrapRun() {
 	// end job 3: panic: no card
 }
 
+// Two processes on one database, here in one program: each tick runs once, and both
+// see all runs.
+func ExampleSmallBen_ListRuns() {
+	gob.Register(&Invoice{})
+	dir, err := os.MkdirTemp("", "smallben-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	process := func() (scheduler *smallben.SmallBen, end func()) {
+		repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+			// Processes can share SQLite in WAL mode only.
+			Dialector: sqlite.Open(filepath.Join(dir, "jobs.db") + "?_journal_mode=WAL"),
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		scheduler = smallben.New(repository, &smallben.Config{
+			Runs: smallben.RunsConfig{Record: true, Missed: smallben.MissedRunOnce},
+		})
+		if err := scheduler.Start(); err != nil {
+			log.Fatal(err)
+		}
+		return scheduler, func() {
+			scheduler.Stop()
+			repository.Close()
+		}
+	}
+	one, endOne := process()
+	other, endOther := process()
+	defer endOther()
+
+	if err := one.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@monthly", Job: &Invoice{Customer: "Ann"}},
+	}); err != nil {
+		log.Fatal(err)
+	}
+	if err := one.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}); err != nil {
+		log.Fatal(err)
+	}
+	endOne() // waits until the end of the run is recorded
+
+	runs, err := other.ListRuns(&smallben.ListRunsOptions{JobIDs: []int64{1}, Limit: 10})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, run := range runs {
+		fmt.Println(run.JobID, run.Outcome, run.Triggered, run.Attempt)
+	}
+	// Output:
+	// job 1 bills Ann, triggered: true
+	// 1 ok true 1
+}
+
 func ExampleSmallBen_RegisterMetrics() {
 	scheduler, end := startWithJobs()
 	defer end()
