@@ -43,16 +43,19 @@ func recordedRun(run *smallben.Run) jobRun {
 		Process:   run.Process,
 		Triggered: run.Triggered,
 		Attempt:   run.Attempt,
-		Start:     run.Start.UTC(),
 		Late:      run.Lateness().Seconds(),
 		Error:     run.Error,
 		Missed:    run.Missed,
 	}
-	if !run.End.IsZero() {
-		out.Seconds = run.End.Sub(run.Start).Seconds()
-	}
-	if run.Outcome == smallben.OutcomeMissed {
+	switch run.Outcome {
+	case smallben.OutcomeMissed:
 		out.FirstTick = run.FirstTick.UTC()
+	case smallben.OutcomeSkipped:
+	case smallben.OutcomeRunning, smallben.OutcomeLost: // its end is when that was found out
+		out.Start = run.Start.UTC()
+	default:
+		out.Start = run.Start.UTC()
+		out.Seconds = run.End.Sub(run.Start).Seconds()
 	}
 	return out
 }
