@@ -2,6 +2,8 @@ package smallben_test
 
 import (
 	"cmp"
+	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,8 +20,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/pgtest"
 )
 
 // The contract of Recorder and of RecordTx, on every implementation.
@@ -693,6 +698,16 @@ func TestAMethodMarksTheJobsThatItWrites(t *testing.T) {
 	})
 }
 
+// until keeps a Change busy until something is done, or for so long that it would
+// be if it did not wait for the Change.
+func (r records) until(t testing.TB, tx smallben.RecordTx, done func() bool) {
+	t.Helper()
+	for start := time.Now(); time.Since(start) < 300*time.Millisecond && !done(); {
+		_, err := tx.GetJob(1)
+		require.NoError(t, err)
+	}
+}
+
 // during does something beside a Change, of which it must not see the end before
 // the Change does.
 func (r records) during(t *testing.T, change func(tx smallben.RecordTx), beside func()) {
@@ -705,10 +720,7 @@ func (r records) during(t *testing.T, change func(tx smallben.RecordTx), beside 
 			beside()
 			waited <- over.Load()
 		}()
-		for start := time.Now(); time.Since(start) < 100*time.Millisecond && len(waited) == 0; {
-			_, err := tx.GetJob(1)
-			require.NoError(t, err)
-		}
+		r.until(t, tx, func() bool { return len(waited) > 0 })
 		over.Store(true)
 		return nil
 	})
@@ -1560,6 +1572,98 @@ func TestABuriedProcessLeavesNoRunUnfinished(t *testing.T) {
 	})
 }
 
+// TestABurialThatIsUndoneHurtsNobody claims while the process is being buried.
+func TestABurialThatIsUndoneHurtsNobody(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		other := r.another(t)
+		answered := make(chan error, 1)
+		r.look(t, func(tx smallben.RecordTx) {
+			_, err := tx.Bury([]smallben.Peer{{Process: "b"}})
+			require.NoError(t, err)
+			go func() {
+				_, err := other.Claim("b", claimsOf(revision, runKey(1, 1)))
+				answered <- err
+			}()
+			r.until(t, tx, func() bool { return len(answered) > 0 })
+		})
+		require.NoError(t, <-answered, "it is registered, and never was not")
+	})
+}
+
+// TestABurialDoesNotWaitForWhoWaitsForIt has a claim wait for the running key of a
+// run that is being lost, when the Change goes on to the accounts.
+func TestABurialDoesNotWaitForWhoWaitsForIt(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		r.win(t, "a", exclusively(claimsOf(revision, runKey(1, 1))))
+		other := r.another(t)
+		answered := make(chan []smallben.ClaimResult, 1)
+		again := ended(attempt(2, runKey(1, 1)), smallben.OutcomeRunning)
+		again.Process, again.Exclusive = "b", true
+		r.change(t, func(tx smallben.RecordTx) error {
+			_, bury := tx.Bury([]smallben.Peer{{Process: "a"}})
+			go func() {
+				results, err := other.Claim("b", exclusively(claimsOf(revision, runKey(1, 2))))
+				assert.NoError(t, err)
+				answered <- results
+			}()
+			r.until(t, tx, func() bool { return len(answered) > 0 })
+			accounts, err := tx.Accounts([]int64{1})
+			if err == nil {
+				assert.Equal(t, []smallben.Account{{JobID: 1, Until: dawn, Revision: revision}}, accounts)
+			}
+			return errors.Join(bury, err, tx.Record(nil, []smallben.Run{again}))
+		})
+		require.Equal(t, []smallben.ClaimResult{smallben.ClaimSkipped}, <-answered)
+		require.True(t, r.busy(t, 1))
+	})
+}
+
+// TestABurialIsNotEndedForADeadlock has a claim that holds up a burial, and then
+// asks for a running key that the burial frees.
+func TestABurialIsNotEndedForADeadlock(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	r := records{Recorder: db.open(t)}
+	require.NoError(t, r.OpenRecord(recordLocation))
+	for _, process := range []string{"a", "b"} {
+		require.NoError(t, r.Join(process))
+	}
+	revision := r.start(t, 1, 2)
+	r.win(t, "a", exclusively(claimsOf(revision, runKey(2, 1))))
+	waiting := func(n int) {
+		for deadline := time.Now().Add(15 * time.Second); ; {
+			var found int
+			err := db.pool.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE application_name = current_schema() AND wait_event_type = 'Lock'").Scan(&found)
+			if !assert.NoError(t, err) || found >= n || !assert.True(t, time.Now().Before(deadline), "fewer than %d wait", n) {
+				return
+			}
+		}
+	}
+	// The claim waits for the key of job 1, until the burial waits for the claim.
+	third, err := db.pool.Begin()
+	require.NoError(t, err)
+	_, err = third.Exec("INSERT INTO job_running (job_id, process, tick, triggered, attempt) VALUES (1, 'third', 0, false, 1)")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := r.Claim("b", exclusively(claimsOf(revision, runKey(1, 2), runKey(2, 2))))
+		assert.NoError(t, err)
+	})
+	waiting(1)
+	r.change(t, func(tx smallben.RecordTx) error {
+		wg.Go(func() {
+			waiting(2)
+			assert.NoError(t, third.Rollback())
+		})
+		_, bury := tx.Bury([]smallben.Peer{{Process: "a"}})
+		_, err := tx.Accounts([]int64{2})
+		return errors.Join(bury, err)
+	})
+	wg.Wait()
+}
+
 // RecordedTicks and Record.
 
 func TestRecordedTicksAreThoseInEachSpan(t *testing.T) {
@@ -1836,6 +1940,345 @@ func TestLastRunsAreTheNewestThatRanSinceTheJobWasCreated(t *testing.T) {
 }
 
 // The rest.
+
+// TestEverythingAtOnceGoesWell has claims, ends, beats, Changes, burials and
+// pruning wait for each other, in any order of jobs.
+func TestEverythingAtOnceGoesWell(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const jobs, rounds = 6, 12
+		var ids []int64
+		for id := range int64(jobs) {
+			ids = append(ids, id+1)
+		}
+		r.start(t, ids...)
+		shuffled := func() []int64 {
+			some := slices.Clone(ids)
+			rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+			return some[:1+rand.IntN(jobs)]
+		}
+		claim := func(recorder smallben.Recorder, process string) (won []smallben.FinishedRun, err error) {
+			changes, err := recorder.Changes(0, ids)
+			if err != nil {
+				return nil, err
+			}
+			var claims []smallben.Claim
+			for range 2 {
+				for _, id := range shuffled() {
+					claim := claimsOf(changes.Jobs[id-1].Revision, runKey(id, 1+rand.IntN(20)))[0]
+					claim.Exclusive, claim.Triggered = claim.Tick.Second()%2 == 0, rand.IntN(3) == 0
+					claims = append(claims, claim)
+				}
+			}
+			results, err := recorder.Claim(process, claims)
+			for i, result := range results {
+				if result == smallben.ClaimWon {
+					end := finished(claims[i].RunKey)
+					end.Exclusive = claims[i].Exclusive
+					won = append(won, end)
+				}
+			}
+			return won, err
+		}
+		var wg sync.WaitGroup
+		often := func(do func() error) {
+			wg.Go(func() {
+				for range rounds {
+					if !assert.NoError(t, do()) {
+						return
+					}
+				}
+			})
+		}
+		for p, recorder := range []smallben.Recorder{r.Recorder, r.another(t)} {
+			for q := range 2 {
+				process := fmt.Sprintf("process %d %d", p, q)
+				require.NoError(t, recorder.Join(process))
+				often(func() error {
+					won, err := claim(recorder, process)
+					_, beat := recorder.Beat(process)
+					rand.Shuffle(len(won), func(i, j int) { won[i], won[j] = won[j], won[i] })
+					return errors.Join(err, beat, recorder.Finish(process, won[:len(won)/2]))
+				})
+			}
+			round := 0
+			often(func() error {
+				round++
+				_, err := recorder.Change(func(tx smallben.RecordTx) error {
+					some := shuffled()
+					accounts, err := tx.Accounts(some)
+					var runs []smallben.Run
+					for i := range accounts {
+						runs = append(runs, ended(runKey(accounts[i].JobID, -2*round-p), smallben.OutcomeMissed))
+					}
+					slices.Reverse(accounts)
+					return errors.Join(err, tx.Record(accounts, runs), tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(some...)...)))
+				})
+				return err
+			})
+			often(func() error {
+				victim := fmt.Sprintf("victim %d", p)
+				join := recorder.Join(victim)
+				_, err := claim(recorder, victim)
+				_, bury := recorder.Change(func(tx smallben.RecordTx) error {
+					_, err := tx.Bury([]smallben.Peer{{Process: victim}})
+					return err
+				})
+				return errors.Join(join, err, bury)
+			})
+			often(func() error {
+				_, prune := recorder.PruneRuns(dawn, 3)
+				_, list := recorder.ListRuns(smallben.ListRunsOptions{JobIDs: shuffled()})
+				_, last := recorder.LastRuns(shuffled())
+				return errors.Join(prune, list, last, recorder.CompareMarks())
+			})
+		}
+		wg.Wait()
+		holders := make(map[int64]int)
+		for _, run := range r.runs(t) {
+			if run.Exclusive && run.Outcome == smallben.OutcomeRunning {
+				holders[run.JobID]++
+			}
+		}
+		for _, account := range r.accounts(t, ids...) {
+			require.Equal(t, account.Busy, holders[account.JobID] == 1, "job %d has %d exclusive runs that are not finished", account.JobID, holders[account.JobID])
+		}
+		r.settled(t)
+	})
+}
+
+// brittleRecord is a database that can be made to fail, and that holds a record.
+type brittleRecord struct {
+	faults     *faultsql.Faults
+	slow, fast smallben.Recorder // the same, one with a short timeout
+	truth      records           // past the faults
+}
+
+func newBrittleRecord(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialector func(*sql.DB) gorm.Dialector) *brittleRecord {
+	t.Helper()
+	pool := faults.DB()
+	t.Cleanup(func() {
+		faults.Heal()
+		assert.NoError(t, errors.Join(pool.Close(), db.Close()))
+	})
+	b := &brittleRecord{faults, openGorm(t, dialector(pool), 0), openInTime(t, dialector(pool), hasty), records{Recorder: openGorm(t, dialector(db), 0)}}
+	require.NoError(t, b.truth.OpenRecord(recordLocation))
+	return b
+}
+
+// TestTheRecordKeepsItsWordWhicheverOperationFails makes each operation of each
+// call fail: an error means that nothing happened, unless it wraps
+// ErrOutcomeUnknown, and no error that everything did.
+func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
+	t.Parallel()
+	const wal = "_journal_mode=WAL"
+	onFile := func(t testing.TB) *brittleRecord {
+		path := filepath.Join(t.TempDir(), "jobs.db")
+		return newBrittleRecord(t, faultsql.SQLite(path, hastySQLite, wal), openSQLDB(t, "sqlite3", "file:"+path+"?"+hastySQLite+"&"+wal), onSQLite)
+	}
+	onServer := func(t testing.TB) *brittleRecord {
+		dsn := pgtest.DSN(t)
+		faults, err := faultsql.Postgres(dsn)
+		require.NoError(t, err)
+		return newBrittleRecord(t, faults, openSQLDB(t, "pgx", dsn), onPostgres)
+	}
+	// Each try has ids from first on, processes of its own, and an old tick.
+	type try struct {
+		t        testing.TB
+		first    int64
+		me, dead string
+		revision int64
+	}
+	old := func(n int64) smallben.RunKey { return runKey(n, -1_000_000_000+int(n)) }
+	end := func(key smallben.RunKey, exclusive, unclaimed bool) smallben.FinishedRun {
+		f := finished(key)
+		f.Exclusive, f.Unclaimed = exclusive, unclaimed
+		return f
+	}
+	strange := func(b *brittleRecord, y *try) error {
+		return errors.Join(b.truth.PauseJobs(rawJobs(y.first)), b.truth.DeleteJobsByIds([]int64{y.first + 1}), b.truth.AddJobs(withSchedule(y.t, rawJob(y.first+7))))
+	}
+	for name, c := range map[string]struct {
+		prepare func(b *brittleRecord, y *try) error
+		call    func(r smallben.Recorder, y *try) error
+	}{
+		"Change": {nil, func(r smallben.Recorder, y *try) error {
+			revision, err := r.Change(func(tx smallben.RecordTx) error {
+				if _, err := tx.Accounts([]int64{y.first, y.first + 1, y.first + 2, y.first + 3}); err != nil {
+					return err
+				}
+				lost, err := tx.Bury([]smallben.Peer{{Process: y.dead}})
+				if err != nil {
+					return err
+				}
+				assert.Len(y.t, lost, 1)
+				making := ended(runKey(y.first+3, 9), smallben.OutcomeRunning)
+				making.Exclusive, making.Process = true, y.me
+				for _, write := range []func() error{
+					func() error { return tx.AddJobs(withSchedule(y.t, rawJobs(y.first+4, y.first+5)...)) },
+					func() error { return tx.PauseJobs(rawJobs(y.first)) },
+					func() error { return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(y.t, rawJob(y.first+1))) },
+					func() error { return tx.DeleteJobsByIds([]int64{y.first + 2}) },
+					func() error {
+						return tx.Record(accountsAt(tickAt(9), y.first+3), []smallben.Run{making, ended(runKey(y.first+3, 8), smallben.OutcomeMissed)})
+					},
+				} {
+					if err := write(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			assert.Equal(y.t, err == nil, revision > y.revision, "%d: %v", revision, err)
+			return err
+		}},
+		"Claim": {nil, func(r smallben.Recorder, y *try) error {
+			claims := append(exclusively(claimsOf(y.revision, runKey(y.first+1, 1), runKey(y.first, 2))), claimsOf(y.revision, runKey(y.first+2, 1), triggered(runKey(y.first, 1)))...)
+			claims = append(claims, claimsOf(0, runKey(y.first+3, 1))...)
+			results, err := r.Claim(y.me, claims)
+			if err == nil {
+				assert.Equal(y.t, []smallben.ClaimResult{smallben.ClaimWon, smallben.ClaimSkipped, smallben.ClaimWon, smallben.ClaimWon, smallben.ClaimStale}, results)
+			} else {
+				assert.Nil(y.t, results)
+			}
+			return err
+		}},
+		"Finish": {func(b *brittleRecord, y *try) error {
+			_, err := b.truth.Claim(y.me, append(exclusively(claimsOf(y.revision, runKey(y.first+1, 1))), claimsOf(y.revision, runKey(y.first+2, 1))...))
+			return err
+		}, func(r smallben.Recorder, y *try) error {
+			return r.Finish(y.me, []smallben.FinishedRun{end(runKey(y.first+2, 1), false, false), end(runKey(y.first+1, 1), true, false), end(runKey(y.first+3, 1), false, true)})
+		}},
+		"Join":         {nil, func(r smallben.Recorder, y *try) error { return r.Join("new " + y.me) }},
+		"Leave":        {nil, func(r smallben.Recorder, y *try) error { return r.Leave(y.dead) }},
+		"CompareMarks": {strange, func(r smallben.Recorder, y *try) error { return r.CompareMarks() }},
+		"PruneRuns": {func(b *brittleRecord, y *try) error {
+			_, err := b.truth.Change(func(tx smallben.RecordTx) error {
+				runs := []smallben.Run{ended(old(y.first), smallben.OutcomeMissed), ended(old(y.first+1), smallben.OutcomeMissed), ended(old(y.first+2), smallben.OutcomeMissed)}
+				return tx.Record(nil, runs)
+			})
+			return err
+		}, func(r smallben.Recorder, y *try) error {
+			n, err := r.PruneRuns(dawn, 10_000) // those of failed tries, too
+			assert.Equal(y.t, err == nil, n >= 3, "%d: %v", n, err)
+			return err
+		}},
+	} {
+		for database, open := range map[string]func(t testing.TB) *brittleRecord{"SQLite": onFile, "PostgreSQL": onServer} {
+			t.Run(database+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				b := open(t)
+				number := int64(0)
+				prepare := func() *try {
+					number++
+					y := &try{t: t, first: 10 * number, me: fmt.Sprint("me ", number), dead: fmt.Sprint("dead ", number)}
+					y.revision = b.truth.start(t, y.first, y.first+1, y.first+2, y.first+3)
+					require.NoError(t, errors.Join(b.truth.Join(y.me), b.truth.Join(y.dead)))
+					b.truth.win(t, y.dead, exclusively(claimsOf(y.revision, runKey(y.first, 1))))
+					if c.prepare != nil {
+						require.NoError(t, c.prepare(b, y))
+					}
+					return y
+				}
+				// look says what there is of a try.
+				look := func(y *try) (lines []string) {
+					t.Helper()
+					ids := make([]int64, 8)
+					for i := range ids {
+						ids[i] = y.first + int64(i)
+					}
+					changes := b.truth.changes(t, 0, ids)
+					revisions := make(map[bool]int64) // since the try began: the first that is seen
+					for _, row := range changes.Jobs {
+						later := row.Revision > y.revision
+						if revisions[later] == 0 {
+							revisions[later] = row.Revision
+						}
+						lines = append(lines, fmt.Sprintf("job %d paused %t marked %t of one revision %t", row.ID-y.first, row.Paused, later, revisions[later] == row.Revision))
+					}
+					for _, account := range b.truth.accounts(t, ids...) {
+						lines = append(lines, fmt.Sprintf("account %d since dawn %t busy %t", account.JobID-y.first, account.Until.Sub(dawn) == 0, account.Busy))
+					}
+					runs, err := b.truth.ListRuns(smallben.ListRunsOptions{JobIDs: ids})
+					require.NoError(t, err)
+					for _, run := range runs {
+						run.JobID -= y.first
+						if run.Tick.Before(dawn.AddDate(-1, 0, 0)) {
+							run.Tick = dawn
+						}
+						lines = append(lines, fmt.Sprintf("%s by me %t ended %t exclusive %t", run.RunKey.Tick, run.Process == y.me, run.End.IsZero(), run.Exclusive)+fmt.Sprint(run.JobID, run.Triggered, run.Attempt, run.Outcome))
+					}
+					require.NoError(t, b.truth.Join("who looks"))
+					pulse, err := b.truth.Beat("who looks")
+					require.NoError(t, err)
+					for _, peer := range pulse.Peers {
+						for _, process := range []string{y.me, y.dead, "new " + y.me} {
+							if peer.Process == process {
+								lines = append(lines, strings.ReplaceAll(peer.Process, fmt.Sprint(number), ""))
+							}
+						}
+					}
+					return lines
+				}
+				y := prepare()
+				require.NoError(t, c.call(b.slow, y))
+				want := look(y)
+				for _, f := range []fault{
+					{mode: faultsql.Before}, {mode: faultsql.After}, {mode: faultsql.BadConn}, {mode: faultsql.Midway},
+					{mode: faultsql.Before, persistent: true}, {mode: faultsql.After, persistent: true},
+				} {
+					hits, unknown := make(map[faultsql.Kind]int), 0
+					for n, tries := 1, 0; ; n++ {
+						y := prepare()
+						before := look(y)
+						require.NotEqual(t, want, before)
+						r := b.slow
+						if f.persistent {
+							r = b.fast
+						}
+						// One connection in the pool, which is new.
+						b.faults.DB().SetMaxIdleConns(-1)
+						b.faults.DB().SetMaxIdleConns(1)
+						require.NoError(t, b.faults.DB().PingContext(t.Context()))
+						hit := f.inject(b.faults, n)
+						err := c.call(r, y)
+						kind := hit()
+						b.faults.Heal()
+						after := look(y)
+						switch {
+						case err == nil:
+							assert.Equal(t, want, after)
+						case errors.Is(err, smallben.ErrOutcomeUnknown):
+							unknown++
+							if !slices.Equal(want, after) {
+								assert.Equal(t, before, after)
+							}
+						default:
+							assert.Equal(t, before, after, "%v", err)
+						}
+						if t.Failed() {
+							t.Fatalf("%+v: operation %d, a %s: %v", f, n, kind, err)
+						}
+						if kind == "" && err == nil {
+							break
+						}
+						if hits[kind]++; kind == "" {
+							// On a busy machine the timeout may come before the fault.
+							require.ErrorIs(t, err, context.DeadlineExceeded)
+							require.Less(t, tries, 100)
+							tries++
+							n--
+						}
+					}
+					t.Logf("%+v: %d outcomes unknown, operations that failed: %v", f, unknown, hits)
+					assert.Positive(t, hits[faultsql.Query]+hits[faultsql.Exec])
+					if f.mode != faultsql.Midway {
+						assert.Positive(t, hits[faultsql.Commit])
+					}
+				}
+			})
+		}
+	}
+}
 
 func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
