@@ -78,6 +78,12 @@ type memoryMark struct {
 	deletedAt time.Time // of a tombstone
 }
 
+// mark returns the mark of a job that is not a tombstone.
+func (d *memoryRecord) mark(id int64) (mark memoryMark, marked bool) {
+	mark = d.marks[id]
+	return mark, mark.revision > 0 && mark.deletedAt.IsZero()
+}
+
 // memoryHolder is the run that holds a running key, and its process.
 type memoryHolder struct {
 	process string
@@ -362,7 +368,7 @@ func (d *memoryRecord) claim(process string, claim smallben.Claim, now time.Time
 		return smallben.ClaimWon
 	}
 	row, exists := d.rows[key.JobID]
-	mark, marked := d.marks[key.JobID]
+	mark, marked := d.mark(key.JobID)
 	switch {
 	case !exists, !key.Triggered && (row.Paused || !marked || mark.revision != claim.Revision):
 		return smallben.ClaimStale
@@ -396,7 +402,7 @@ func (r *memoryRecorder) Finish(process string, runs []smallben.FinishedRun) err
 			run, exists := d.runs[key]
 			switch {
 			case exists && run.Process == process && (run.Outcome == smallben.OutcomeRunning || run.Outcome == smallben.OutcomeLost):
-			case f.Unclaimed && (!exists || run.Outcome == smallben.OutcomeMissed):
+			case f.Unclaimed && (!exists || run.Outcome == smallben.OutcomeMissed && run.Missed == 1):
 				run = smallben.Run{RunKey: key, GroupID: f.GroupID, SuperGroupID: f.SuperGroupID, Process: process, Exclusive: f.Exclusive}
 			default:
 				continue
@@ -482,8 +488,8 @@ func (r *memoryRecorder) CompareMarks() error {
 func (d *memoryRecord) compareMarks() {
 	now, revision := storedNow(), d.revision+1
 	for id, row := range d.rows {
-		mark, marked := d.marks[id]
-		if !marked || !mark.deletedAt.IsZero() || !mark.updatedAt.Equal(row.UpdatedAt) {
+		mark, marked := d.mark(id)
+		if !marked || !mark.updatedAt.Equal(row.UpdatedAt) {
 			d.marks[id] = memoryMark{revision: revision, updatedAt: row.UpdatedAt, until: now}
 			d.revision = revision
 		}
@@ -502,9 +508,9 @@ func (r *memoryRecorder) PruneRuns(before time.Time, limit int) (pruned int, err
 		newest := d.newestRuns(func(row smallben.RawJob, run smallben.Run) bool { return true })
 		var old []smallben.RunKey
 		for key, run := range d.runs {
-			mark, marked := d.marks[key.JobID]
+			mark, marked := d.mark(key.JobID)
 			if run.Outcome != smallben.OutcomeRunning && key.Tick.Before(before) && newest[key.JobID].RunKey != key &&
-				!(marked && mark.deletedAt.IsZero() && key.Tick.After(mark.until)) {
+				!(marked && key.Tick.After(mark.until)) {
 				old = append(old, key)
 			}
 		}
@@ -619,7 +625,7 @@ func (tx *memoryTx) mark(ids []int64, account bool) {
 		if !exists {
 			continue
 		}
-		mark, marked := tx.record.marks[id]
+		mark, marked := tx.record.mark(id)
 		if !marked || account {
 			mark.until = tx.now
 		}
@@ -711,10 +717,12 @@ func (tx *memoryTx) Accounts(ids []int64) (accounts []smallben.Account, err erro
 	err = tx.do("Accounts", func(d *memoryRecord) error {
 		wanted := idSet(ids)
 		for _, row := range d.find(func(row smallben.RawJob) bool { return wanted[row.ID] }) {
-			if mark, marked := d.marks[row.ID]; marked {
-				_, busy := d.running[row.ID]
-				accounts = append(accounts, smallben.Account{JobID: row.ID, Until: mark.until, Revision: mark.revision, Busy: busy})
+			if _, marked := d.mark(row.ID); !marked {
+				tx.mark([]int64{row.ID}, true)
 			}
+			mark := d.marks[row.ID]
+			_, busy := d.running[row.ID]
+			accounts = append(accounts, smallben.Account{JobID: row.ID, Until: mark.until, Revision: mark.revision, Busy: busy})
 		}
 		return nil
 	})
@@ -759,7 +767,7 @@ func (tx *memoryTx) Record(accounts []smallben.Account, runs []smallben.Run) err
 		}
 		d.runs, d.running = recorded, running
 		for _, account := range accounts {
-			if mark, marked := d.marks[account.JobID]; marked {
+			if mark, marked := d.mark(account.JobID); marked {
 				mark.until = storedTime(account.Until)
 				d.marks[account.JobID] = mark
 			}

@@ -986,16 +986,43 @@ func TestCompareMarksFindsWhatWasWrittenWithoutTheRecord(t *testing.T) {
 	})
 }
 
-func TestAClaimOfAJobWithoutAMarkIsStaleUntilCompareMarks(t *testing.T) {
+func TestAJobThatWasAddedWithoutTheRecordHasNoAccountUntilItIsMarked(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		require.NoError(t, r.AddJobs(withSchedule(t, rawJob(1))))
-		key := runKey(1, 1)
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimStale}, r.claim(t, "a", claimsOf(0, key)))
-		r.win(t, "a", claimsOf(0, triggered(key)))
-		require.NoError(t, r.CompareMarks())
-		revision := r.changes(t, 0, []int64{1}).Jobs[0].Revision
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimStale, smallben.ClaimLate, smallben.ClaimWon},
-			r.claim(t, "a", append(claimsOf(0, key), claimsOf(revision, key, smallben.RunKey{JobID: 1, Tick: time.Now(), Attempt: 1})...)))
+		r.start(t, 2, 4, 6)
+		gone := r.change(t, func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{2, 4, 6}) })
+		require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(1, 2, 3, 4, 5, 6)...))) // the even ones with tombstones
+		stale := []smallben.ClaimResult{smallben.ClaimStale, smallben.ClaimStale}
+		for id := range int64(6) {
+			require.Equal(t, stale, r.claim(t, "a", append(claimsOf(0, runKey(id+1, 1)), claimsOf(gone, runKey(id+1, 1))...)))
+			r.win(t, "a", claimsOf(0, triggered(runKey(id+1, 1))))
+		}
+		for i, mark := range []func(ids []int64) error{
+			func(ids []int64) error {
+				_, err := r.Change(func(tx smallben.RecordTx) error { _, err := tx.Accounts(ids); return err })
+				return err
+			},
+			func(ids []int64) error {
+				_, err := r.Change(func(tx smallben.RecordTx) error {
+					return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(ids...)...))
+				})
+				return err
+			},
+			func([]int64) error { return r.CompareMarks() },
+		} {
+			ids := []int64{2*int64(i) + 1, 2*int64(i) + 2}
+			start := time.Now()
+			require.NoError(t, mark(ids))
+			accounts := r.accounts(t, ids...)
+			require.Len(t, accounts, 2)
+			rows := r.changes(t, gone, ids).Jobs
+			for i, account := range accounts {
+				recent(t, account.Until, start)
+				require.Equal(t, rows[i].Revision, account.Revision)
+				require.Equal(t, []smallben.ClaimResult{smallben.ClaimLate, smallben.ClaimWon}, r.claim(t, "a",
+					claimsOf(account.Revision, runKey(account.JobID, 1), smallben.RunKey{JobID: account.JobID, Tick: time.Now(), Attempt: 1})))
+			}
+		}
+		r.settled(t)
 	})
 }
 
@@ -2316,6 +2343,38 @@ func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 		require.Equal(t, []int64{1}, rowIDs(r.changes(t, 0, nil).Jobs))
 		require.Equal(t, revision, r.changes(t, 0, nil).Jobs[0].Revision)
 	})
+}
+
+// TestACallOfTheRecordIsBoundedInTime has one wait for a Change that takes too long.
+func TestACallOfTheRecordIsBoundedInTime(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(t testing.TB) *database{"SQLite": newSQLiteWAL, "PostgreSQL": newPostgres} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := open(t)
+			r := records{Recorder: db.open(t)}
+			require.NoError(t, r.OpenRecord(recordLocation))
+			require.NoError(t, r.Join("a"))
+			revision := r.start(t, 1)
+			var fast smallben.Recorder = openInTime(t, db.dialector(), hasty)
+			t.Cleanup(func() { require.NoError(t, fast.(*smallben.RepositoryGorm).Close()) })
+			r.change(t, func(tx smallben.RecordTx) error {
+				_, err := tx.Accounts([]int64{1})
+				require.NoError(t, err)
+				for _, call := range []func() error{
+					func() error { _, err := fast.Change(func(smallben.RecordTx) error { return nil }); return err },
+					func() error { _, err := fast.Claim("a", claimsOf(revision, runKey(1, 1))); return err },
+				} {
+					err := call()
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown)
+				}
+				return nil
+			})
+			require.Empty(t, r.runs(t))
+			r.win(t, "a", claimsOf(revision, runKey(1, 1)))
+		})
+	}
 }
 
 func TestTheMemoryRecorderFailsAsItIsTold(t *testing.T) {
