@@ -16,6 +16,14 @@ const (
 	maxTicks = 10_000
 	// maxCatchUp bounds how many missed ticks of a job MissedRunAll runs.
 	maxCatchUp = 100
+	// maxCatchingUp bounds how many runs of a process make up for missed ones at a
+	// time, and catchUpWait how long a sweep waits for them.
+	maxCatchingUp = 500
+	catchUpWait   = 30 * time.Second
+	// maxPostponed is how often a job with missed ticks waits for the next sweep,
+	// because it is still running or because too much else makes up for missed
+	// ticks, before it is left at the record.
+	maxPostponed = 3
 	// sweepBatch is how many jobs are accounted for in one transaction.
 	sweepBatch = 500
 	// pruneBatch is how many runs are pruned in one.
@@ -72,8 +80,10 @@ func lastTicks(schedule cron.Schedule, after, until time.Time, n int) (ticks []t
 type ticker struct {
 	id, groupID, superGroupID int64
 	createdAt                 int64 // as target.createdAt
-	revision                  int64 // 0: whatever it is
+	revision                  int64 // as this process knows it
 	schedule                  cron.Schedule
+	postponed                 int  // how often it was, one sweep after another
+	closing                   bool // it is about to change: everything is recorded now, whatever its revision
 }
 
 // missedTicks are ticks of a job that nobody ran.
@@ -97,18 +107,18 @@ type stretch struct {
 type accounting struct {
 	claims    []*claim // to be started when the transaction is committed, and given up if it is not
 	missed    int      // ticks
-	postponed []int64  // jobs that were left alone
+	postponed []int64  // jobs that are to be looked at again
+	left      []ticker // jobs for which there was no time
 }
 
 // account finds out which ticks of jobs nobody ran, up to an instant, records
 // them, and claims those that the policy wants to be run by a recording.
 func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.Time, policy MissedPolicy) (done accounting, err error) {
 	slices.SortFunc(jobs, func(a, b ticker) int { return cmp.Compare(a.id, b.id) })
-	found, postponed, err := r.unrecorded(tx, jobs, until)
+	found, done, err := r.unrecorded(tx, jobs, until)
 	if err != nil {
 		return accounting{}, err
 	}
-	done.postponed = postponed
 	if by == nil {
 		policy = MissedSkip
 	}
@@ -117,17 +127,24 @@ func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.T
 	var runs []Run
 	for i := range found {
 		m := &found[i]
-		if policy != MissedSkip && len(m.missed) > 0 && exclusive && m.account.Busy {
-			done.postponed = append(done.postponed, m.id) // until it has ended
-			continue
-		}
 		stretches, newest := m.split(policy)
-		chain, err := by.claimAll(m, newest)
-		if errors.Is(err, errAsked) {
-			done.postponed = append(done.postponed, m.id)
-			continue
+		var chain []*claim
+		if exclusive && m.account.Busy || len(newest) > 0 && by.catchingUp.Load() > maxCatchingUp {
+			err = errAsked
+		} else {
+			chain, err = by.claimAll(m, newest)
 		}
-		if err != nil {
+		if errors.Is(err, errAsked) && len(newest) > 0 {
+			if !m.closing && m.postponed < maxPostponed {
+				done.postponed = append(done.postponed, m.id)
+				continue
+			}
+			// There is no later for what is about to change, or never ends.
+			stretches, newest = m.split(MissedSkip)
+		} else if errors.Is(err, errAsked) {
+			err = nil
+		}
+		if err != nil && !errors.Is(err, errAsked) {
 			// The next leader finds them again.
 			dropAll(done.claims)
 			return accounting{}, err
@@ -145,6 +162,9 @@ func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.T
 		runs = append(runs, link(chain, exclusive, tx.Now())...)
 		accounts = append(accounts, m.account)
 		done.missed += count
+		if m.account.Until.Before(until) {
+			done.postponed = append(done.postponed, m.id) // its account was cut
+		}
 	}
 	if len(accounts) == 0 {
 		return done, nil
@@ -239,8 +259,9 @@ func dropAll(claims []*claim) {
 
 // unrecorded compares the ticks of jobs with the record. What it returns has new
 // accounts, and may have missed nothing. Jobs that this process does not know as
-// they are are postponed.
-func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found []missedTicks, postponed []int64, err error) {
+// they are are postponed, and left are those after very many ticks: others wait for
+// the transaction.
+func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found []missedTicks, done accounting, err error) {
 	ids := make([]int64, len(jobs))
 	byID := make(map[int64]ticker, len(jobs))
 	for i, job := range jobs {
@@ -248,19 +269,28 @@ func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found 
 	}
 	accounts, err := tx.Accounts(ids)
 	if err != nil {
-		return nil, nil, err
+		return nil, done, err
 	}
 	location := r.scheduler.location
+	walked := 0
 	var spans []TickSpan
 	for _, account := range accounts {
 		m := missedTicks{ticker: byID[account.JobID], account: account}
-		if m.revision != 0 && m.revision != account.Revision {
-			postponed = append(postponed, m.id)
+		if !m.closing && m.revision != account.Revision {
+			done.postponed = append(done.postponed, m.id)
+			continue
+		}
+		if !m.closing && !until.After(account.Until) {
+			continue
+		}
+		if !m.closing && walked > 10*maxTicks {
+			done.left = append(done.left, m.ticker)
 			continue
 		}
 		var more bool
 		m.ticks, more = ticksIn(m.schedule, account.Until.In(location), until.In(location), maxTicks)
-		if len(m.ticks) == 0 && m.revision != 0 {
+		walked += len(m.ticks)
+		if len(m.ticks) == 0 && !m.closing {
 			continue
 		}
 		// Before a change of the expression the account moves on in any case: the
@@ -277,7 +307,7 @@ func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found 
 	var recorded [][]time.Time
 	if len(spans) > 0 {
 		if recorded, err = tx.RecordedTicks(spans); err != nil {
-			return nil, nil, err
+			return nil, done, err
 		}
 	}
 	for i := range found {
@@ -286,7 +316,7 @@ func (r *record) unrecorded(tx RecordTx, jobs []ticker, until time.Time) (found 
 			recorded = recorded[1:]
 		}
 	}
-	return found, postponed, nil
+	return found, done, nil
 }
 
 // compare notes the ticks that are not recorded.
@@ -315,10 +345,12 @@ func (m *missedTicks) extend(recorded []time.Time) {
 			break
 		}
 	}
-	m.tail = lastTicks(m.schedule, last, m.account.Until.In(last.Location()), maxCatchUp+1)
-	if len(m.tail) <= maxCatchUp {
-		m.ticks, m.tail = append(m.ticks, m.tail...), nil
+	until := m.account.Until.In(last.Location())
+	if beyond, more := ticksIn(m.schedule, last, until, maxTicks); !more {
+		m.ticks, m.tail = append(m.ticks, beyond...), nil
+		return
 	}
+	m.tail = lastTicks(m.schedule, last, until, maxCatchUp+1)
 }
 
 // closeAccounts records the ticks of jobs as they are before a change, in its
@@ -331,15 +363,15 @@ func (s *SmallBen) closeAccounts(tx Repository, c *change, rows []RawJob, policy
 	var jobs []ticker
 	for i := range rows {
 		row := &rows[i]
-		if row.Paused || row.defect != "" {
+		if row.Paused {
 			continue
 		}
 		schedule, err := parseExpression(row.CronExpression, row.CreatedAt)
 		if err != nil {
-			continue // a row that does not decode has no ticks
+			schedule = neverSchedule{}
 		}
 		jobs = append(jobs, ticker{id: row.ID, groupID: row.GroupID, superGroupID: row.SuperGroupID,
-			createdAt: row.CreatedAt.UnixMicro(), schedule: s.scheduler.canonical(schedule)})
+			createdAt: row.CreatedAt.UnixMicro(), schedule: s.scheduler.canonical(schedule), closing: true})
 	}
 	s.mu.RLock()
 	var by *recording
@@ -396,6 +428,10 @@ func (r *recording) sweep() error {
 	if err != nil || !leads {
 		return err
 	}
+	// A process that left may have had no time to record the ends of its runs.
+	if err := r.bury(nil); err != nil {
+		return err
+	}
 	if err := r.recorder.CompareMarks(); err != nil {
 		return err
 	}
@@ -422,7 +458,7 @@ func (r *recording) databaseTime() time.Time {
 }
 
 // lead reports whether this process leads, and makes it the leader if there is
-// none. Whoever takes the lead looks for runs that no process has any more.
+// none.
 func (r *recording) lead() (leads bool, err error) {
 	r.mu.Lock()
 	pulse := r.pulse
@@ -433,7 +469,7 @@ func (r *recording) lead() (leads bool, err error) {
 	if slices.ContainsFunc(pulse.Peers, func(p Peer) bool { return p.Process == pulse.Leader }) {
 		return false, nil
 	}
-	err = r.buryAnd(nil, func(tx RecordTx) (err error) {
+	_, err = r.change(func(tx RecordTx) (err error) {
 		leads, err = tx.Lead(r.process)
 		return err
 	})
@@ -444,12 +480,22 @@ func (r *recording) lead() (leads bool, err error) {
 	return leads && err == nil, err
 }
 
-// accountAll accounts for the jobs that are due, some at a time, and not faster
-// than what makes up for missed ticks has run.
+// accountAll accounts for the jobs that are due, some at a time. It waits a while
+// for what makes up for missed ticks; if there is too much of it, the jobs that
+// have missed some are postponed.
 func (r *recording) accountAll() error {
 	until := r.databaseTime().Add(-r.timing.MissedAfter)
-	for batch := range slices.Chunk(r.dueJobs(until), sweepBatch) {
-		for r.catchingUp.Load() > sweepBatch && !r.session.stopped.Load() {
+	began := time.Now()
+	again := make(map[int64]int)
+	defer func() { r.postponed = again }()
+	due := r.dueJobs(until)
+	if err := r.learnRevisions(due); err != nil {
+		return err
+	}
+	for len(due) > 0 {
+		batch := due[:min(sweepBatch, len(due))]
+		due = due[len(batch):]
+		for r.catchingUp.Load() > maxCatchingUp && time.Since(began) < catchUpWait && !r.session.stopped.Load() {
 			r.pause(troubleWait)
 		}
 		if r.session.stopped.Load() {
@@ -462,31 +508,52 @@ func (r *recording) accountAll() error {
 			return err
 		})
 		if err != nil {
-			abandon(done.claims)
+			abandon(done.claims, err)
 			return err
 		}
 		r.caughtUp(done)
+		due = append(due, done.left...)
 		for _, job := range batch {
 			next := job.schedule.Next(until.In(r.scheduler.location))
 			r.accounted[job.id] = accounted{job.revision, next.Unix()}
 		}
+		for _, job := range done.left {
+			delete(r.accounted, job.id)
+		}
 		for _, id := range done.postponed {
 			delete(r.accounted, id)
+			again[id] = r.postponed[id] + 1
 		}
 	}
 	return nil
 }
 
-// abandon gives up claims whose transaction failed. What was committed all the
-// same is recorded as skipped.
-func abandon(claims []*claim) {
-	for _, c := range claims {
-		rest := c.rest
-		c.rest = nil
-		for _, one := range append([]*claim{c}, rest...) {
-			one.skip("it was not known in time whether it was claimed")
-		}
+// abandon gives up claims whose transaction failed with err. What is committed all
+// the same is recorded as skipped, as soon as it is known that it is.
+func abandon(claims []*claim, err error) {
+	if len(claims) == 0 {
+		return
 	}
+	if !errors.Is(err, ErrOutcomeUnknown) {
+		dropAll(claims)
+		return
+	}
+	r := claims[0].recording
+	go func() {
+		for !r.await(err) {
+			if r.session.stopped.Load() {
+				r.inDoubt.Store(true)
+				break
+			}
+		}
+		for _, c := range claims {
+			rest := c.rest
+			c.rest = nil
+			for _, one := range append([]*claim{c}, rest...) {
+				one.skip("it was not known in time whether it was claimed")
+			}
+		}
+	}()
 }
 
 // caughtUp counts missed ticks and starts what makes up for them.
@@ -514,7 +581,7 @@ func (r *recording) dueJobs(until time.Time) (due []ticker) {
 		shard.mu.Lock()
 		known, ok := r.accounted[id]
 		if !ok || known.revision != e.revision || known.next > 0 && known.next <= until.Unix() {
-			due = append(due, ticker{id: id, groupID: e.groupID, superGroupID: e.superGroupID, createdAt: e.createdAt, revision: e.revision, schedule: e.schedule})
+			due = append(due, ticker{id: id, groupID: e.groupID, superGroupID: e.superGroupID, createdAt: e.createdAt, revision: e.revision, schedule: e.schedule, postponed: r.postponed[id]})
 		}
 		shard.mu.Unlock()
 	}
@@ -522,20 +589,28 @@ func (r *recording) dueJobs(until time.Time) (due []ticker) {
 	return due
 }
 
-// bury removes processes that are dead from the record, and runs again what they
-// ran, if that is wanted.
-func (r *recording) bury(dead []Peer) {
-	if !r.burying.CompareAndSwap(false, true) {
-		return
+// learnRevisions reads jobs that this process met without their revision: those are
+// looked at in the next sweep.
+func (r *recording) learnRevisions(jobs []ticker) error {
+	var ids []int64
+	for _, job := range jobs {
+		if job.revision == 0 {
+			ids = append(ids, job.id)
+		}
 	}
-	defer r.burying.Store(false)
-	if err := r.buryAnd(dead, func(RecordTx) error { return nil }); err != nil {
-		r.trouble(err)
+	if len(ids) == 0 {
+		return nil
 	}
+	return r.smallBen.sync(ids)
 }
 
-// buryAnd buries, and does something more in the same change.
-func (r *recording) buryAnd(dead []Peer, also func(tx RecordTx) error) error {
+// bury removes processes that are dead from the record, and runs again what they
+// ran, and what others ran that left, if that is wanted.
+func (r *recording) bury(dead []Peer) error {
+	if !r.burying.TryLock() {
+		return nil // the next beat finds them again
+	}
+	defer r.burying.Unlock()
 	var lost []Run
 	var claims []*claim
 	_, err := r.change(func(tx RecordTx) (err error) {
@@ -543,14 +618,12 @@ func (r *recording) buryAnd(dead []Peer, also func(tx RecordTx) error) error {
 			return err
 		}
 		if r.config.RerunLost && len(lost) > 0 {
-			if claims, err = r.rerun(tx, lost); err != nil {
-				return err
-			}
+			claims, err = r.rerun(tx, lost)
 		}
-		return also(tx)
+		return err
 	})
 	if err != nil {
-		abandon(claims)
+		abandon(claims, err)
 		return err
 	}
 	if len(lost) == 0 {

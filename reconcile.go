@@ -37,7 +37,7 @@ func (s *SmallBen) failed(err error, ids []int64, reserved []int32) {
 	switch {
 	case unknown:
 		s.wakeReconciliation()
-	case s.isMismatch(err) && len(ids) > 0:
+	case s.isMismatch(err):
 		s.reread(write)
 	}
 }
@@ -195,7 +195,10 @@ func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
 	var strays, others []JobWithSchedule
 	s.mu.Lock()
 	for i := range jobs {
-		_, scheduled := s.scheduler.entries[jobs[i].rawJob.ID]
+		live, scheduled := s.scheduler.entries[jobs[i].rawJob.ID]
+		if s.record != nil && scheduled && live.createdAt != jobs[i].rawJob.CreatedAt.UnixMicro() {
+			scheduled = false // it was deleted and added again, with another process's cron id
+		}
 		if scheduled || jobs[i].rawJob.Paused || s.scheduler.session == nil {
 			others = append(others, jobs[i])
 		} else {

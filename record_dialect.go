@@ -148,11 +148,11 @@ SELECT ` + runColumns + ` FROM {rows} WHERE true ORDER BY job_id, tick, triggere
 ON CONFLICT (` + keyColumns + `) DO UPDATE SET group_id = excluded.group_id, super_group_id = excluded.super_group_id, process = excluded.process,
 	outcome = excluded.outcome, started_at = excluded.started_at, ended_at = excluded.ended_at, error = excluded.error,
 	missed = excluded.missed, first_tick = excluded.first_tick, exclusive = excluded.exclusive
-WHERE job_runs.outcome = 'missed'`
+WHERE job_runs.outcome = 'missed' AND job_runs.missed = 1`
 
 // countUnfinished counts what finishing would yet change. $1 is the process.
 const countUnfinished = `SELECT count(*) FROM {rows} LEFT JOIN job_runs r ON ` + sameRun + `
-WHERE r.process = $1 AND (r.ended_at IS NULL OR r.outcome = 'lost') OR v.unclaimed AND (r.job_id IS NULL OR r.outcome = 'missed')`
+WHERE r.process = $1 AND (r.ended_at IS NULL OR r.outcome = 'lost') OR v.unclaimed AND (r.job_id IS NULL OR r.outcome = 'missed' AND r.missed = 1)`
 
 // markJobs marks jobs that exist. $1 is the revision, $2 the time; the account
 // begins there if $3, or if there is none.
@@ -270,7 +270,7 @@ func (d postgresDialect) begin(tx *gorm.DB) (xid string, now time.Time, err erro
 	var micros int64
 	var set string
 	err = queryRow(tx, d.words(`SELECT pg_current_xact_id()::text, {clock}, concat(
-	set_config('idle_in_transaction_session_timeout', '10s', true), set_config('plan_cache_mode', 'force_custom_plan', true),
+	set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_custom_plan', true),
 	set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true))`),
 		nil, &xid, &micros, &set)
 	return xid, time.UnixMicro(micros).UTC(), err

@@ -53,7 +53,7 @@ type Recorder interface {
 	// Finish sets the start, the end, the outcome and the error of runs that the
 	// process has claimed and that are unfinished or lost, and frees their
 	// running keys. A run that is not so is left alone; one that is Unclaimed
-	// is added if there is no run or a missed one under its key.
+	// is added if there is no run under its key, or one missed tick.
 	Finish(process string, runs []FinishedRun) error
 
 	// Change calls change, once, and commits what it did under the revision that

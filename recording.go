@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -96,10 +97,27 @@ func recorderOf(repository Repository, config *RunsConfig, location *time.Locati
 	case location == time.Local:
 		return nil, errors.New("WithLocation is time.Local, which may be another location in another process: with Runs.Record give one by name")
 	}
-	if _, err := time.LoadLocation(location.String()); err != nil || location.String() == "" {
+	if !inDatabase(location) {
 		return nil, fmt.Errorf("WithLocation is %q, which is not in the time zone database: with Runs.Record every process must find it there", location)
 	}
 	return recorder, nil
+}
+
+// inDatabase reports whether a location is the one of its name in the time zone
+// database.
+func inDatabase(location *time.Location) bool {
+	named, err := time.LoadLocation(location.String())
+	if err != nil || location.String() == "" {
+		return false
+	}
+	for month := range 24 {
+		at := time.Date(2025, time.Month(1+month), 1, 0, 0, 0, 0, time.UTC)
+		_, offset := at.In(location).Zone()
+		if _, want := at.In(named).Zone(); offset != want {
+			return false
+		}
+	}
+	return true
 }
 
 // open makes sure that there is a record.
@@ -116,11 +134,8 @@ func (r *record) open() error {
 	return nil
 }
 
-// change is Recorder.Change, also before Start.
+// change is Recorder.Change on a record that is open.
 func (r *record) change(write func(tx RecordTx) error) (revision int64, err error) {
-	if err := r.open(); err != nil {
-		return 0, err
-	}
 	revision, err = r.recorder.Change(write)
 	if err == nil {
 		r.seen.CompareAndSwap(revision-1, revision)
@@ -191,6 +206,9 @@ func (s *SmallBen) follow(since int64, ids []int64) error {
 		return err
 	}
 	known := slices.Clone(changes.Gone)
+	if since == 0 && ids == nil {
+		known = append(known, s.scheduled()...)
+	}
 	for i := range changes.Jobs {
 		known = append(known, changes.Jobs[i].ID)
 	}
@@ -201,6 +219,33 @@ func (s *SmallBen) follow(since int64, ids []int64) error {
 		s.record.seen.Store(changes.Revision)
 	}
 	return nil
+}
+
+// fireSinceLocked asks for the ticks of jobs that came after their accounts began
+// and before they were scheduled here: nobody else fires them.
+func (s *SmallBen) fireSinceLocked(began time.Time, jobs []JobWithSchedule) {
+	const most = 100 // ticks of a job; what is more is missed
+	if s.record == nil || s.scheduler.session == nil {
+		return
+	}
+	now := time.Now().In(s.scheduler.location)
+	for i := range jobs {
+		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
+		if !ok {
+			continue
+		}
+		ticks, _ := ticksIn(e.schedule, began.In(s.scheduler.location), now, most)
+		for _, at := range ticks {
+			e.session.recording.ask(e, tick{at: at})
+		}
+	}
+}
+
+// scheduled are the ids of the jobs that memory knows.
+func (s *SmallBen) scheduled() []int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.AppendSeq(slices.Collect(maps.Keys(s.scheduler.entries)), maps.Keys(s.paused))
 }
 
 // sync follows what others changed, and reads the rows of ids in any case.
@@ -235,6 +280,7 @@ type recording struct {
 
 	mu        sync.Mutex // guards the fields below, for moments
 	asked     map[runKey]struct{}
+	unclaimed map[*claim]struct{} // that run without being recorded, yet
 	inTrouble bool
 	lastBeat  time.Time     // by this process's clock
 	inSync    time.Time     // when memory was known to agree with the database last
@@ -246,12 +292,14 @@ type recording struct {
 
 	claiming   atomic.Int64 // calls of Claim in progress
 	catchingUp atomic.Int64 // runs in progress that make up for missed or lost ones
-	burying    atomic.Bool
+	burying    sync.Mutex
+	inDoubt    atomic.Bool // there may be unfinished runs that nobody knows
 
 	// watched is what the beats know of other processes.
 	watched map[string]watch
 	// accounted is what the sweep knows of accounts.
 	accounted map[int64]accounted
+	postponed map[int64]int // how often jobs were, one sweep after another
 }
 
 // runKey is RunKey as a key of maps.
@@ -276,8 +324,8 @@ type claim struct {
 	catchUp   bool
 	via       *entry // that fired, or nil
 	asked     time.Time
+	stale     int      // how often it was
 	unsure    bool     // it may be recorded already: the reply was lost
-	unclaimed bool     // it runs without being recorded, yet
 	rest      []*claim // to be run after it, one after another
 }
 
@@ -303,6 +351,7 @@ func (s *SmallBen) join() (*recording, error) {
 		ended:     make(chan struct{}),
 		done:      make(chan struct{}),
 		asked:     make(map[runKey]struct{}),
+		unclaimed: make(map[*claim]struct{}),
 		lastBeat:  now,
 		inSync:    now,
 		watched:   make(map[string]watch),
@@ -327,26 +376,26 @@ func (r *recording) leave() {
 
 // run begins the work in the background. It ends by itself after the session.
 func (r *recording) run() {
-	var claiming, finishing, sweeping sync.WaitGroup
+	var claiming, finishing, others sync.WaitGroup
 	for range claimers {
 		claiming.Go(r.claimUntilClosed)
 	}
 	finishing.Go(r.finishUntilClosed)
-	sweeping.Go(r.sweepUntilStopped)
+	others.Go(r.sweepUntilStopped)
+	others.Go(r.syncUntilStopped)
 	go r.beatUntilEnded()
-	go r.syncUntilStopped()
 	go func() {
 		defer close(r.done)
 		<-r.session.idle
 		r.claims.close()
 		claiming.Wait()
-		sweeping.Wait()
+		others.Wait()
 		r.finishes.close()
 		giveUp := time.AfterFunc(r.timing.FlushPatience, func() { close(r.gaveUp) })
 		finishing.Wait()
 		flushed := giveUp.Stop()
 		close(r.ended)
-		if flushed {
+		if flushed && !r.inDoubt.Load() {
 			r.leave()
 		}
 	}()
@@ -416,13 +465,17 @@ func (r *recording) claimUntilClosed() {
 	}
 }
 
-// current brings claims up to what is known of their jobs, and drops those whose
-// tick is one no longer.
+// current brings claims up to what is known of their jobs, and drops those that are
+// too old, or whose tick is one no longer.
 func (r *recording) current(batch []*claim) []*claim {
 	s := r.scheduler
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return slices.DeleteFunc(batch, func(c *claim) bool {
+		if !c.unsure && since(c.asked) > r.timing.ClaimPatience {
+			c.drop()
+			return true
+		}
 		e, ok := s.entries[c.JobID]
 		ok = ok && e.session == r.session && e.createdAt == c.createdAt && (e == c.via || isTick(e.schedule, c.Tick.In(s.location)))
 		if !ok {
@@ -503,26 +556,58 @@ func since(t time.Time) time.Duration {
 func (r *recording) claimFailed(batch []*claim, err error) {
 	r.trouble(err)
 	switch {
+	case errors.Is(err, ErrNotRegistered):
+		r.beat() // which joins again
+		r.pause(troubleWait)
+	case r.config.RunUnclaimed && !r.session.stopped.Load():
+		r.runUnclaimed(batch)
+		return
 	case errors.Is(err, ErrOutcomeUnknown):
 		for _, c := range batch {
 			c.unsure = true
 		}
 		r.await(err)
-	case errors.Is(err, ErrNotRegistered):
-		r.beat() // which joins again
-	case r.config.RunUnclaimed:
 	default:
 		r.pause(troubleWait)
 	}
-	if r.config.RunUnclaimed && !errors.Is(err, ErrNotRegistered) {
-		for _, c := range batch {
-			c.unclaimed = true
-			r.metrics.unclaimed.Inc()
-			go c.start()
-		}
-		return
-	}
 	r.askAgain(batch)
+}
+
+// runUnclaimed starts runs without a claim.
+func (r *recording) runUnclaimed(batch []*claim) {
+	r.metrics.unclaimed.Add(float64(len(batch)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range batch {
+		r.unclaimed[c] = struct{}{}
+		go c.start()
+	}
+}
+
+// claimUnclaimed claims what runs without a claim, so that nobody takes it for
+// missed.
+func (r *recording) claimUnclaimed() {
+	r.mu.Lock()
+	batch := slices.Collect(maps.Keys(r.unclaimed))
+	r.mu.Unlock()
+	for batch := range slices.Chunk(batch, maxClaims) {
+		claims := make([]Claim, len(batch))
+		for i, c := range batch {
+			claims[i] = c.Claim
+		}
+		results, err := r.recorder.Claim(r.process, claims)
+		if err != nil {
+			r.trouble(err)
+			return
+		}
+		r.mu.Lock()
+		for i, c := range batch {
+			if results[i] == ClaimWon {
+				delete(r.unclaimed, c)
+			}
+		}
+		r.mu.Unlock()
+	}
 }
 
 // askAgain asks for claims again that the database did not decide on, unless they
@@ -531,36 +616,42 @@ func (r *recording) askAgain(batch []*claim) {
 	stopped := r.session.stopped.Load()
 	batch = slices.DeleteFunc(slices.Clone(batch), func(c *claim) bool {
 		old := since(c.asked) > r.timing.ClaimPatience
-		if drop := old || stopped; drop && !c.unsure || drop && stopped && old {
-			c.drop()
-			return true
+		switch {
+		case !c.unsure && (old || stopped):
+		case c.unsure && old && stopped:
+			r.inDoubt.Store(true)
+		default:
+			return false
 		}
-		return false
+		c.drop()
+		return true
 	})
 	r.claims.push(batch...)
 }
 
 // await waits until the outcome of a write is known, for as long as a claim is
-// worth it.
-func (r *recording) await(err error) {
+// worth it, and reports whether it is.
+func (r *recording) await(err error) bool {
 	var outcome interface{ settled() (bool, error) }
 	if !errors.As(err, &outcome) {
 		r.pause(troubleWait)
-		return
+		return true
 	}
 	for start := time.Now(); since(start) < r.timing.ClaimPatience; {
 		if settled, err := outcome.settled(); settled && err == nil {
-			return
+			return true
 		}
 		r.pause(troubleWait)
 	}
+	return false
 }
 
-// pause waits a while, or until the session ends.
+// pause waits a while, also when the session is stopped: the database is to be
+// left alone then, too.
 func (r *recording) pause(d time.Duration) {
 	select {
 	case <-time.After(d):
-	case <-r.session.stop:
+	case <-r.ended:
 	}
 }
 
@@ -574,7 +665,7 @@ func (r *recording) refresh(stale []*claim) {
 	if err != nil {
 		r.trouble(err)
 	}
-	if err != nil || since(stale[0].asked) > time.Second {
+	if stale[0].stale++; err != nil || stale[0].stale > 1 {
 		r.pause(troubleWait)
 	}
 	r.askAgain(slices.DeleteFunc(stale, func(c *claim) bool {
@@ -645,7 +736,11 @@ func (c *claim) skip(reason string) {
 
 func (c *claim) ended(run FinishedRun) {
 	r := c.recording
-	run.RunKey, run.Exclusive, run.Unclaimed = c.RunKey, c.Exclusive, c.unclaimed
+	r.mu.Lock()
+	_, run.Unclaimed = r.unclaimed[c]
+	delete(r.unclaimed, c)
+	r.mu.Unlock()
+	run.RunKey, run.Exclusive = c.RunKey, c.Exclusive
 	run.GroupID, run.SuperGroupID = c.GroupID, c.SuperGroupID
 	run.Start, run.End = run.Start.UTC().Truncate(time.Microsecond), run.End.UTC().Truncate(time.Microsecond)
 	run.Error = strings.ReplaceAll(strings.ToValidUTF8(run.Error, "�"), "\x00", "�")
@@ -718,6 +813,7 @@ func (r *recording) wellAgain() {
 	if known {
 		go r.smallBen.log.Info("the record of runs answers again", "process", r.process)
 		wake(r.due)
+		go r.claimUnclaimed()
 	}
 }
 
@@ -773,15 +869,23 @@ func (r *recording) beat() {
 	gap := now.Sub(r.lastBeat)
 	r.lastBeat, r.pulse = now, pulse
 	r.offset = pulse.Now.Sub(sent.Add(now.Sub(sent) / 2))
-	if pulse.Revision <= seen {
+	if pulse.Revision == seen {
 		r.inSync = now
 	}
 	r.mu.Unlock()
-	if pulse.Revision > seen {
+	if pulse.Revision < seen {
+		// The database is an older copy of itself: everything is to be read again.
+		r.seen.CompareAndSwap(seen, 0)
+	}
+	if pulse.Revision != seen {
 		wake(r.outdated)
 	}
 	if dead := r.dead(pulse.Peers, gap); len(dead) > 0 {
-		go r.bury(dead)
+		go func() {
+			if err := r.bury(dead); err != nil {
+				r.trouble(err)
+			}
+		}()
 	}
 }
 
@@ -919,12 +1023,8 @@ func (r *recording) claimNow(jobs []JobWithSchedule, tick time.Time) ([]claimRes
 	sent := time.Now()
 	answers, err := r.recorder.Claim(r.process, claims)
 	r.metrics.claimed(sent)
-	if errors.Is(err, ErrOutcomeUnknown) {
-		abandon(asked)
-		return nil, err
-	}
 	if err != nil {
-		dropAll(asked)
+		abandon(asked, err)
 		return nil, err
 	}
 	for i := range results {

@@ -113,6 +113,11 @@ type session struct {
 	closing sync.Mutex    // of idle and quiet
 }
 
+// over reports whether nothing of the session goes on.
+func (s *session) over() bool {
+	return closed(s.idle) && (s.recording == nil || closed(s.recording.done))
+}
+
 // hold counts a run in progress, unless the session was stopped.
 func (s *session) hold() bool {
 	s.running.Add(1)
@@ -226,7 +231,9 @@ func (s *scheduler) describe(t *target, job *JobWithSchedule) {
 	t.groupID = job.rawJob.GroupID
 	t.superGroupID = job.rawJob.SuperGroupID
 	t.expression = job.rawJob.CronExpression
-	t.revision = max(t.revision, job.rawJob.Revision)
+	if job.rawJob.Revision != 0 {
+		t.revision = job.rawJob.Revision
+	}
 	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || t.jobHash != hash {
 		t.jobHash = hash
 		t.job = job.job

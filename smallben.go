@@ -162,7 +162,7 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 		targets[i] = s.scheduler.newTarget(&loaded.jobs[i])
 	}
 	s.scheduler.startLocked(targets, joined)
-	for s.lastSession != nil && closed(s.lastSession.idle) {
+	for s.lastSession != nil && s.lastSession.over() {
 		s.lastSession = s.lastSession.before
 	}
 	s.scheduler.session.before = s.lastSession
@@ -403,7 +403,7 @@ func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 	c := change{ids: jobIDs(jobs)}
 	err := s.change(&c, func(tx Repository) error {
 		c.reserved = s.reserve(jobs)
-		return tx.AddJobs(jobs)
+		return c.wrote(tx.AddJobs(jobs))
 	})
 	if err != nil {
 		return err
@@ -414,13 +414,21 @@ func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 
 // change is one change of jobs: what it is about, and what came of it.
 type change struct {
-	ids      []int64 // of the jobs, as soon as they are known
-	reserved []int32 // cron ids that are free again if nothing is stored
-	revision int64   // in the record of runs, if there is one
+	ids      []int64   // of the jobs, as soon as they are known
+	reserved []int32   // cron ids that are free again if nothing is stored
+	written  bool      // a write was tried
+	revision int64     // in the record of runs, if there is one
+	now      time.Time // of its database, from which accounts begin
 	// missed is how many ticks were found missed, and catchUp what makes up for
 	// them.
 	missed  int
 	catchUp []*claim
+}
+
+// wrote notes that a write was tried, with this error.
+func (c *change) wrote(err error) error {
+	c.written = true
+	return err
 }
 
 // change lets write look at rows and write them: through the repository or, if
@@ -432,29 +440,40 @@ func (s *SmallBen) change(c *change, write func(tx Repository) error) (err error
 	if s.record == nil {
 		err = write(s.repository)
 	} else {
-		c.revision, err = s.record.change(func(tx RecordTx) error { return write(tx) })
+		if err := s.record.open(); err != nil {
+			return err
+		}
+		c.revision, err = s.record.change(func(tx RecordTx) error {
+			c.now = tx.Now()
+			return write(tx)
+		})
 	}
 	if err != nil {
-		abandon(c.catchUp)
-		s.failed(err, c.ids, c.reserved)
+		abandon(c.catchUp, err)
+		if c.written {
+			s.failed(err, c.ids, c.reserved)
+		}
 	} else if c.missed > 0 {
 		s.record.metrics.missed.Add(float64(c.missed))
 	}
 	return err
 }
 
-// project makes memory agree with the jobs that a change has written.
-func (s *SmallBen) project(c *change, jobs []JobWithSchedule) {
-	for i := range jobs {
-		jobs[i].rawJob.Revision = c.revision
-	}
+// project makes memory agree with the jobs that a change has written, and starts
+// what makes up for ticks that it found missed.
+func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
 	s.mu.Lock()
-	s.projectLocked(jobs)
+	for _, jobs := range written {
+		for i := range jobs {
+			jobs[i].rawJob.Revision = c.revision
+		}
+		s.projectLocked(jobs)
+		s.fireSinceLocked(c.now, jobs)
+	}
 	s.mu.Unlock()
 	for _, missed := range c.catchUp {
 		go missed.start()
 	}
-	c.catchUp = nil
 }
 
 // DeleteJobs deletes the jobs that match options. Nil options are refused; THE
@@ -487,7 +506,7 @@ func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 		if err := s.closeAccounts(tx, &c, rows, MissedSkip); err != nil {
 			return err
 		}
-		return tx.DeleteJobsByIds(c.ids)
+		return c.wrote(tx.DeleteJobsByIds(c.ids))
 	})
 	if err != nil {
 		return nil, err
@@ -531,7 +550,7 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 		if err := s.closeAccounts(tx, &c, unpaused, MissedSkip); err != nil {
 			return err
 		}
-		return tx.PauseJobs(unpaused)
+		return c.wrote(tx.PauseJobs(unpaused))
 	})
 	if err != nil {
 		return nil, err
@@ -627,7 +646,7 @@ func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 			return err
 		}
 		c.reserved = s.reserve(paused)
-		return tx.ResumeJobs(paused)
+		return c.wrote(tx.ResumeJobs(paused))
 	})
 	if err != nil {
 		return nil, err
@@ -729,7 +748,7 @@ func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error)
 			return err
 		}
 		c.reserved = s.reserve(jobs)
-		return tx.SetCronIdAndChangeScheduleAndJobInput(jobs)
+		return c.wrote(tx.SetCronIdAndChangeScheduleAndJobInput(jobs))
 	})
 	if err != nil {
 		return nil, err
@@ -828,18 +847,17 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 		}
 		c.reserved = append(s.reserve(toAdd), s.reserve(toReplace)...)
 		if len(toReplace) == 0 {
-			return tx.AddJobs(toAdd)
+			return c.wrote(tx.AddJobs(toAdd))
 		}
 		if upserter, ok := tx.(Upserter); ok {
-			return upserter.UpsertJobs(toAdd, toReplace)
+			return c.wrote(upserter.UpsertJobs(toAdd, toReplace))
 		}
 		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
 	})
 	if err != nil && !errors.Is(err, errNothingToWrite) {
 		return 0, 0, err
 	}
-	s.project(&c, toAdd)
-	s.project(&c, toReplace)
+	s.project(&c, toAdd, toReplace)
 	if len(undecodable) > 0 {
 		// They still do not decode if it is a column that stays.
 		s.reread(unsettledWrite{ids: undecodable})
