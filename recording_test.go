@@ -199,7 +199,7 @@ func TestMissedTicksAreRecordedAndRunByThePolicy(t *testing.T) {
 						all[0].Stop()
 						all[1].Stop()
 						pass(away)
-						all = processes(t, recorder, 2, policy)
+						processes(t, recorder, 2, policy)
 					} else {
 						recorder.away(true)
 						pass(away)
