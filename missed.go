@@ -373,6 +373,16 @@ func (s *SmallBen) closeAccounts(tx Repository, c *change, rows []RawJob, policy
 		jobs = append(jobs, ticker{id: row.ID, groupID: row.GroupID, superGroupID: row.SuperGroupID,
 			createdAt: row.CreatedAt.UnixMicro(), schedule: s.scheduler.canonical(schedule), closing: true})
 	}
+	if len(jobs) == 0 {
+		return nil
+	}
+	if len(jobs) < len(c.ids) {
+		// What is locked in two calls might be waited for in a circle: all that the
+		// change will write is locked first.
+		if _, err := recordTx.Accounts(c.ids); err != nil {
+			return err
+		}
+	}
 	s.mu.RLock()
 	var by *recording
 	if s.scheduler.session != nil {
