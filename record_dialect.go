@@ -25,6 +25,8 @@ type recordDialect interface {
 	// begin is the first statement of each transaction that writes the record.
 	// The note is for fate.
 	begin(tx *gorm.DB) (note string, now time.Time, err error)
+	// beginRead is the first of one that reads.
+	beginRead(tx *gorm.DB) error
 }
 
 // recordTables are the tables of the record, and their columns.
@@ -50,6 +52,7 @@ const (
 
 // recordSchema are the statements that create the tables of the record. Times are
 // in microseconds since 1970, but for updated_at, which is as in the table jobs.
+// The key of a run begins with the tick, so that new runs are next to each other.
 var recordSchema = []string{
 	`CREATE TABLE IF NOT EXISTS job_runs (
 	job_id bigint NOT NULL,
@@ -181,7 +184,8 @@ const buryMarks = `UPDATE job_marks SET revision = $1, deleted_at = $2 WHERE job
 
 const orphans = `SELECT m.job_id FROM job_marks m WHERE m.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = m.job_id)`
 
-const marksDiffer = `SELECT EXISTS (SELECT 1 FROM jobs j ` + strangers + `) OR EXISTS (` + orphans + `)`
+// countDifferences compares all marks.
+const countDifferences = `SELECT (SELECT count(*) FROM jobs j ` + strangers + `) + (SELECT count(*) FROM (` + orphans + `) AS o) > $1`
 
 // entombJobs makes tombstones of the marks of jobs.
 const entombJobs = `INSERT INTO job_marks (job_id, revision, accounted_until, deleted_at)
@@ -200,7 +204,7 @@ JOIN job_runs r ON r.job_id = v.job_id AND r.tick > v.after AND r.tick <= v.unti
 
 const loseRuns = `UPDATE job_runs SET outcome = 'lost', ended_at = $1 FROM (
 	SELECT job_id AS d1, tick AS d2, triggered AS d3, attempt AS d4 FROM job_runs
-	WHERE ended_at IS NULL AND process NOT IN (SELECT process FROM job_processes)
+	WHERE ended_at IS NULL AND process >= '' AND process NOT IN (SELECT process FROM job_processes)
 	ORDER BY job_id, tick, triggered, attempt FOR UPDATE) AS dead
 WHERE job_id = d1 AND tick = d2 AND triggered = d3 AND attempt = d4 RETURNING ` + runColumns
 
@@ -213,9 +217,9 @@ const ran = "outcome NOT IN ('missed', 'skipped')"
 // pruneRuns deletes the oldest runs with ticks from $2 to before $1, $3 at most.
 const pruneRuns = `WITH old AS MATERIALIZED (SELECT ` + keyColumns + ` FROM job_runs r WHERE r.tick < $1 AND r.tick >= $2 AND r.ended_at IS NOT NULL
 	AND NOT EXISTS (SELECT 1 FROM job_marks m WHERE m.job_id = r.job_id AND m.deleted_at IS NULL AND m.accounted_until < r.tick)
-	AND (r.outcome IN ('missed', 'skipped') OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = r.job_id) OR EXISTS (
+	AND (r.outcome IN ('missed', 'skipped') OR (SELECT j.id FROM jobs j WHERE j.id = r.job_id) IS NULL OR EXISTS (
 		SELECT 1 FROM job_runs n WHERE n.job_id = r.job_id AND (n.tick, n.attempt, n.triggered) > (r.tick, r.attempt, r.triggered) AND n.` + ran + `))
-	ORDER BY r.tick, r.job_id, r.attempt, r.triggered LIMIT $3 FOR UPDATE OF r SKIP LOCKED)
+	ORDER BY r.tick, r.job_id, r.triggered, r.attempt LIMIT $3 FOR UPDATE OF r SKIP LOCKED)
 DELETE FROM job_runs WHERE (` + keyColumns + `) IN (SELECT ` + keyColumns + ` FROM old) RETURNING ` + keyColumns
 
 const pruneTombstones = `DELETE FROM job_marks WHERE job_id IN (SELECT job_id FROM job_marks WHERE deleted_at < $1 FOR UPDATE SKIP LOCKED)`
@@ -264,16 +268,25 @@ func (postgresDialect) shareable(*gorm.DB) error { return nil }
 
 // begin sees to it that a process that is stopped within the transaction does not
 // hold its locks for long, and that statements take the rows that they are given
-// one after another, by the indexes: statistics of tables that grow fast are
-// old. CASE in a condition keeps them from an influence on the order of a join.
+// one after another, by the indexes. CASE in a condition keeps it from having an
+// influence on that.
 func (d postgresDialect) begin(tx *gorm.DB) (xid string, now time.Time, err error) {
 	var micros int64
 	var set string
-	err = queryRow(tx, d.words(`SELECT pg_current_xact_id()::text, {clock}, concat(
-	set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_custom_plan', true),
-	set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true))`),
+	err = queryRow(tx, d.words("SELECT pg_current_xact_id()::text, {clock}, concat(set_config('idle_in_transaction_session_timeout', '10s', true), "+freshPlans+`,
+	set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true))`),
 		nil, &xid, &micros, &set)
 	return xid, time.UnixMicro(micros).UTC(), err
+}
+
+// freshPlans has PostgreSQL plan each statement that has parameters anew, by the
+// size that the tables have by now: they grow fast, and start empty.
+const freshPlans = "set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
+
+func (postgresDialect) beginRead(tx *gorm.DB) error {
+	var set string
+	return queryRow(tx, "SELECT concat("+freshPlans+")", nil, &set)
 }
 
 // On SQLite all processes have one clock: theirs.
@@ -338,3 +351,5 @@ func (sqliteDialect) shareable(tx *gorm.DB) error {
 }
 
 func (sqliteDialect) begin(*gorm.DB) (string, time.Time, error) { return "", databaseTime(nil), nil }
+
+func (sqliteDialect) beginRead(*gorm.DB) error { return nil }

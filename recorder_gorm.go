@@ -170,11 +170,15 @@ func (r *RepositoryGorm) Beat(process string) (pulse Pulse, err error) {
 		return Pulse{}, r.failed(op, err)
 	}
 	defer done()
-	err = r.readRecord(op, func(s *records) error {
+	err = r.failed(op, r.attempt(ctx, func(tx *gorm.DB) error {
+		s, err := r.recordsOn(tx)
+		if err != nil {
+			return err
+		}
 		var beats int64
 		var now *int64
 		var peers string
-		err := s.row(beatOnce, []any{process}, &beats, &now, &pulse.Revision, &pulse.Leader, &peers)
+		err = s.row(beatOnce, []any{process}, &beats, &now, &pulse.Revision, &pulse.Leader, &peers)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: %s", ErrNotRegistered, process)
 		}
@@ -189,7 +193,7 @@ func (r *RepositoryGorm) Beat(process string) (pulse Pulse, err error) {
 			}
 		}
 		return err
-	})
+	}))
 	if err != nil {
 		return Pulse{}, err
 	}
@@ -379,7 +383,7 @@ func (r *RepositoryGorm) Changes(since int64, ids []int64) (changes Changes, err
 func (r *RepositoryGorm) CompareMarks() error {
 	const op = "compare marks"
 	var differ bool
-	err := r.readRecord(op, func(s *records) error { return s.row(marksDiffer, nil, &differ) })
+	err := r.readRecord(op, func(s *records) error { return s.row(countDifferences, []any{0}, &differ) })
 	if err != nil || !differ {
 		return err
 	}
@@ -480,7 +484,8 @@ func (r *RepositoryGorm) ListRuns(options ListRunsOptions) (runs []Run, err erro
 		if len(where) > 0 {
 			text += " WHERE " + strings.Join(where, " AND ")
 		}
-		runs, err = s.runs(text+" ORDER BY tick DESC, job_id DESC, attempt DESC, triggered DESC LIMIT "+strconv.Itoa(options.limit()), args...)
+		args = append(args, options.limit())
+		runs, err = s.runs(text+" ORDER BY tick DESC, job_id DESC, attempt DESC, triggered DESC LIMIT $"+strconv.Itoa(len(args)), args...)
 		return err
 	})
 	return runs, err
@@ -532,17 +537,37 @@ func (r *RepositoryGorm) takeTurn(ctx context.Context) (done func(), err error) 
 	}
 }
 
-// readRecord calls use with a connection.
+// readRecord calls use with a transaction to read in.
 func (r *RepositoryGorm) readRecord(op string, use func(s *records) error) error {
 	ctx, cancel := r.context()
 	defer cancel()
-	return r.failed(op, r.attempt(ctx, func(tx *gorm.DB) error {
-		s, err := r.recordsOn(tx)
+	return r.failed(op, r.readTx(ctx, use))
+}
+
+func (r *RepositoryGorm) readTx(ctx context.Context, use func(s *records) error) error {
+	beginCtx := ctx
+	if r.pinned {
+		beginCtx = context.WithoutCancel(ctx) // as in writeOnce
+	}
+	conn, err := r.acquire(ctx, func(conn *sql.Conn) error {
+		tx, err := conn.BeginTx(beginCtx, nil)
 		if err != nil {
 			return err
 		}
-		return use(s)
-	}))
+		defer func() { _ = tx.Rollback() }()
+		s, err := r.recordsOn(r.session(ctx, tx))
+		if err == nil {
+			err = s.dialect.beginRead(s.db)
+		}
+		if err == nil {
+			err = use(s)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // writeRecord runs body in one transaction: a second time if PostgreSQL ended it
@@ -573,11 +598,8 @@ func (r *RepositoryGorm) writeRecord(op string, again bool, body func(s *records
 		}
 		return note, body(s)
 	}, func(ctx context.Context) (ok bool, err error) {
-		err = r.attempt(ctx, func(tx *gorm.DB) error {
-			s, err := r.recordsOn(tx)
-			if err == nil {
-				ok, err = took(s)
-			}
+		err = r.readTx(ctx, func(s *records) (err error) {
+			ok, err = took(s)
 			return err
 		})
 		return ok, err
