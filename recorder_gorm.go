@@ -218,8 +218,8 @@ func decodePeers(text string) ([]Peer, error) {
 
 // Claim implements Recorder. A call takes 10 s at most. What waits for what, so
 // that nobody waits for each other: for marks and runs, in the order of their
-// keys; then for running keys, in the same order. The process is looked at last,
-// and not waited for.
+// keys; then for running keys, in the same order; then for the process, if it is
+// just being buried.
 func (r *RepositoryGorm) Claim(process string, claims []Claim) ([]ClaimResult, error) {
 	if len(claims) == 0 {
 		return nil, nil
@@ -702,10 +702,10 @@ func (s *records) keys(text string, args ...any) (map[runID]bool, error) {
 }
 
 // registered reports whether the process is, and keeps it so to the end of the
-// transaction. One that is just being removed is not.
+// transaction.
 func (s *records) registered(process string) (bool, error) {
 	var found bool
-	err := s.row("SELECT true FROM job_processes WHERE process = $1 FOR KEY SHARE SKIP LOCKED", []any{process}, &found)
+	err := s.row("SELECT true FROM job_processes WHERE process = $1 FOR KEY SHARE", []any{process}, &found)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
@@ -945,15 +945,15 @@ func (tx *recordTx) addRuns(runs []Run) error {
 
 // Bury implements RecordTx.
 func (tx *recordTx) Bury(dead []Peer) ([]Run, error) {
-	if len(dead) > 0 {
-		values := make([][]any, len(dead))
-		for i, peer := range dead {
-			values[i] = []any{peer.Process, peer.Beats}
-		}
-		err := tx.exec("DELETE FROM job_processes WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})", rowsArg{"process text, beats bigint", values})
-		if err != nil {
-			return nil, fmt.Errorf("bury processes: %w", err)
-		}
+	values := make([][]any, len(dead))
+	for i, peer := range dead {
+		values[i] = []any{peer.Process, peer.Beats}
+	}
+	peers := rowsArg{"process text, beats bigint", values}
+	// In the order of Claim: the marks, then the processes.
+	err := cmp.Or(tx.exec(lockMarksOfDead, peers), tx.exec("DELETE FROM job_processes WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})", peers))
+	if err != nil {
+		return nil, fmt.Errorf("bury processes: %w", err)
 	}
 	lost, err := tx.runs(loseRuns, tx.now.UnixMicro())
 	if err == nil {
