@@ -1,0 +1,1499 @@
+package smallben_test
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/nbena/smallben"
+)
+
+// history is what is known of a time in which processes shared a record of runs:
+// what they and their driver wrote down, and what the database says. All of its
+// clocks are one.
+type history struct {
+	overlap   string // "skip", "delay" or ""
+	rerunLost bool
+	policy    smallben.MissedPolicy
+	sync      time.Duration // RunsConfig.SyncInterval
+	deadAfter time.Duration
+	// calm is how long nothing else must have happened around a tick for it to be
+	// a violation that it was missed. Zero does not look.
+	calm time.Duration
+
+	lives      []*life
+	outages    []window // of the database
+	operations []*driven
+	runs       []smallben.Run
+	rows       map[int64]jobState // at the end
+	until      time.Time          // up to which each tick must be recorded
+}
+
+type window struct{ from, to time.Time }
+
+func (w window) meets(from, to time.Time) bool { return !w.from.After(to) && !from.After(w.to) }
+
+// life is one process, from its start to its end.
+type life struct {
+	name    string
+	pid     int
+	up      time.Time // it ran jobs; zero: never
+	killed  time.Time // zero: not
+	closed  time.Time // it was asked to end; zero: not
+	gone    time.Time // zero: not yet
+	stopped []window  // by SIGSTOP
+	notes   []runNote
+}
+
+func (l *life) String() string { return fmt.Sprintf("process %s (%d)", l.name, l.pid) }
+
+// halted reports whether it was stopped for so long that others may have taken
+// it for dead, between two instants.
+func (l *life) halted(deadAfter time.Duration, from, to time.Time) bool {
+	return slices.ContainsFunc(l.stopped, func(w window) bool {
+		return w.to.Sub(w.from) >= deadAfter*9/10 && w.meets(from, to)
+	})
+}
+
+func (l *life) end() time.Time {
+	if l.killed.IsZero() {
+		return l.gone
+	}
+	return l.killed
+}
+
+// alive reports whether it could run jobs all the time between two instants.
+func (l *life) alive(from, to time.Time) bool {
+	if l.up.IsZero() || l.up.After(from) {
+		return false
+	}
+	for _, end := range []time.Time{l.killed, l.closed, l.gone} {
+		if !end.IsZero() && end.Before(to) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(l.stopped, func(w window) bool { return w.meets(from, to) })
+}
+
+// runNote is what a run wrote to the journal of its process.
+type runNote struct {
+	Job       int64
+	Tick      int64 // Unix microseconds
+	Triggered bool  `json:",omitempty"`
+	Attempt   int
+	Missed    int              `json:",omitempty"`
+	Input     int              `json:",omitempty"` // the version of its input
+	At        int64            // Unix microseconds
+	End       smallben.Outcome `json:",omitempty"` // empty: it starts
+}
+
+func (n runNote) key() durableKey { return durableKey{n.Job, n.Tick, n.Triggered, n.Attempt} }
+
+// durableKey is smallben.RunKey as a key of maps.
+type durableKey struct {
+	job, tick int64 // Unix microseconds
+	triggered bool
+	attempt   int
+}
+
+func keyOf(run *smallben.Run) durableKey {
+	return durableKey{run.JobID, run.Tick.UnixMicro(), run.Triggered, run.Attempt}
+}
+
+func (k durableKey) String() string {
+	text := fmt.Sprintf("job %d, tick %s", k.job, clock(time.UnixMicro(k.tick)))
+	if k.triggered {
+		text += ", triggered"
+	}
+	if k.attempt != 1 {
+		text += fmt.Sprintf(", attempt %d", k.attempt)
+	}
+	return text
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05.000000") }
+
+// driven is an operation through one of the processes.
+type driven struct {
+	durableOperation
+	life       *life // nil: of the driver itself
+	begin, end time.Time
+	result     drivenResult
+	err        string
+	seen       map[int64]jobState // by a list
+}
+
+type drivenResult string
+
+const (
+	drivenOK      drivenResult = "ok"
+	drivenRefused drivenResult = "refused"
+	// drivenUnknown may have happened up to its end, which is when it was
+	// certain that it happens no more.
+	drivenUnknown drivenResult = "unknown"
+)
+
+func (d *driven) String() string {
+	by := "the driver"
+	if d.life != nil {
+		by = d.life.String()
+	}
+	text := fmt.Sprintf("%s to %s: %s through %s: %s", clock(d.begin), clock(d.end), d.durableOperation, by, d.result)
+	if d.err != "" {
+		text += ": " + d.err
+	}
+	return text
+}
+
+// durableOperation is a call as data.
+type durableOperation struct {
+	Kind       string  // add, upsert, delete, pause, resume, update, trigger, list
+	IDs        []int64 `json:",omitempty"`
+	Group      int64   `json:",omitempty"` // in place of IDs
+	Expression string  `json:",omitempty"` // of an update: empty for no change
+	Input      int     `json:",omitempty"` // its version; of an update: 0 for no change
+}
+
+func (o durableOperation) String() string {
+	text := fmt.Sprintf("%s %v", o.Kind, o.IDs)
+	if o.Group != 0 {
+		text = fmt.Sprintf("%s group %d", o.Kind, o.Group)
+	}
+	if o.Expression != "" {
+		text += fmt.Sprintf(" %q", o.Expression)
+	}
+	if o.Input != 0 {
+		text += fmt.Sprintf(" input %d", o.Input)
+	}
+	return text
+}
+
+// durableGroup is the group of a job.
+func durableGroup(id int64) int64 {
+	if id > 0 {
+		return 1
+	}
+	return 2 + -id%2
+}
+
+func (o durableOperation) covers(id int64) bool {
+	return slices.Contains(o.IDs, id) || o.Group != 0 && durableGroup(id) == o.Group
+}
+
+// jobState is a job as it is at some time. The zero value is that of no job.
+type jobState struct {
+	Exists, Paused bool
+	Expression     string
+	Input          int // the version
+	// Created is when it was added, in Unix seconds, between two of them.
+	CreatedFrom, CreatedTo int64
+}
+
+// durablePeriods are the expressions that the driver uses: how many seconds are
+// between ticks, and the second of the first; -1 is that in which the job was
+// added.
+var durablePeriods = map[string][2]int64{
+	"* * * * * *":      {1, 0},
+	"@every 1s":        {1, 0},
+	"*/2 * * * * *":    {2, 0},
+	"1-59/2 * * * * *": {2, 1},
+	"*/3 * * * * *":    {3, 0},
+	"@every 3s":        {3, -1},
+}
+
+// ticks reports whether a second may be a tick, and whether it must be.
+func (s jobState) ticks(second int64) (may, must bool) {
+	if !s.Exists || s.Paused {
+		return false, false
+	}
+	schedule, ok := durablePeriods[s.Expression]
+	if !ok {
+		return true, false
+	}
+	if schedule[1] >= 0 {
+		is := (second-schedule[1])%schedule[0] == 0
+		return is, is
+	}
+	must = true
+	for created := s.CreatedFrom; created <= s.CreatedTo; created++ {
+		is := (second-created)%schedule[0] == 0
+		may, must = may || is, must && is
+	}
+	return may, must
+}
+
+// agrees reports whether it may be the state that was seen.
+func (s jobState) agrees(seen jobState) bool {
+	if !s.Exists || !seen.Exists {
+		return s.Exists == seen.Exists
+	}
+	return s.Paused == seen.Paused && s.Expression == seen.Expression && s.Input == seen.Input &&
+		s.CreatedFrom <= seen.CreatedFrom && seen.CreatedTo <= s.CreatedTo
+}
+
+// apply gives the state after an operation that happened, or false if it cannot
+// have happened.
+func (s jobState) apply(d *driven, id int64) (after jobState, ok bool) {
+	after = s
+	switch d.Kind {
+	case "add", "upsert":
+		if s.Exists && d.Kind == "add" {
+			return s, false
+		}
+		if !s.Exists {
+			after = jobState{Exists: true, CreatedFrom: d.begin.Unix(), CreatedTo: d.end.Unix()}
+		}
+		after.Expression, after.Input = d.Expression, d.Input
+		return after, true
+	case "list":
+		seen := d.seen[id]
+		if !s.agrees(seen) {
+			return s, false
+		}
+		return seen, true
+	}
+	if !s.Exists {
+		return s, d.Group != 0 // others of the group may have been there
+	}
+	switch d.Kind {
+	case "delete":
+		return jobState{}, true
+	case "pause":
+		after.Paused = true
+	case "resume":
+		after.Paused = false
+	case "update":
+		if d.Expression != "" {
+			after.Expression = d.Expression
+		}
+		if d.Input != 0 {
+			after.Input = d.Input
+		}
+	}
+	return after, true
+}
+
+// phase is a time in which a job was in one of the states: the same all along or,
+// if operations were in progress, one after another.
+type phase struct {
+	window
+	states     []jobState
+	operations []*driven // in progress; none: the state did not change
+	chaos      bool      // too much went on at once: any state
+}
+
+// clockSlack is how far two processes may disagree on the order of what they did:
+// their timers go by a clock that is not quite the one that tells the time.
+const clockSlack = 10 * time.Millisecond
+
+var (
+	longAgo  = time.Unix(0, 0)
+	longTime = time.Unix(1<<40, 0)
+)
+
+// phases tells the life of a job from the operations that concern it, in the
+// order of their beginnings.
+func phases(id int64, operations []*driven) (told []phase, contradiction []*driven) {
+	states, chaos := []jobState{{}}, false
+	from := longAgo
+	for len(operations) > 0 {
+		n, end := 1, operations[0].end
+		for n < len(operations) && operations[n].begin.Add(-2*clockSlack).Before(end) {
+			end = maxTime(end, operations[n].end)
+			n++
+		}
+		cluster := operations[:n]
+		operations = operations[n:]
+		begin := cluster[0].begin.Add(-clockSlack)
+		told = append(told, phase{window: window{from, begin}, states: states, chaos: chaos})
+		from = end.Add(clockSlack)
+		busy := phase{window: window{begin, from}, operations: cluster}
+		switch {
+		case n > maxInterleaved:
+			chaos = true
+		case chaos && n == 1 && cluster[0].Kind == "list":
+			// It is known again.
+			busy.chaos, chaos, states = true, false, []jobState{cluster[0].seen[id]}
+		case !chaos:
+			if busy.states, states = interleave(id, states, cluster); len(states) == 0 {
+				return nil, cluster
+			}
+		}
+		busy.chaos = busy.chaos || chaos
+		told = append(told, busy)
+	}
+	return append(told, phase{window: window{from, longTime}, states: states, chaos: chaos}), nil
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+const maxInterleaved = 14
+
+// interleave gives the states that a job may be in while operations are in
+// progress, and those after it: each order is possible in which none comes
+// before one that had ended when it began.
+func interleave(id int64, before []jobState, operations []*driven) (between, after []jobState) {
+	var todo []interleaving
+	known := make(map[interleaving]struct{})
+	visit := func(p interleaving) {
+		if _, ok := known[p]; !ok {
+			known[p] = struct{}{}
+			todo = append(todo, p)
+		}
+	}
+	for _, state := range before {
+		visit(interleaving{0, state})
+	}
+	all := uint32(1)<<len(operations) - 1
+	passed := make(map[jobState]struct{})
+	for len(todo) > 0 {
+		p := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		passed[p.state] = struct{}{}
+		if p.done == all {
+			after = append(after, p.state)
+			continue
+		}
+		for i, operation := range operations {
+			if p.done&(1<<i) != 0 || p.awaits(operations, operation.begin) {
+				continue
+			}
+			next, ok := p.state.apply(operation, id)
+			if ok {
+				visit(interleaving{p.done | 1<<i, next})
+			}
+			if operation.result == drivenUnknown {
+				visit(interleaving{p.done | 1<<i, p.state})
+			}
+		}
+	}
+	for state := range passed {
+		between = append(between, state)
+	}
+	return between, after
+}
+
+// interleaving is a state that a job may be in when some of the operations are done.
+type interleaving struct {
+	done  uint32 // a bit for each
+	state jobState
+}
+
+// awaits reports whether an operation is not done that had ended before an instant.
+func (i interleaving) awaits(operations []*driven, begin time.Time) bool {
+	for j, operation := range operations {
+		if i.done&(1<<j) == 0 && operation.end.Before(begin) {
+			return true
+		}
+	}
+	return false
+}
+
+// story is all that is known of one job.
+type story struct {
+	*history
+	id         int64
+	operations []*driven
+	phases     []phase
+	runs       []*smallben.Run // by tick
+}
+
+// at gives the phase of an instant.
+func (s *story) at(t time.Time) *phase {
+	i, _ := slices.BinarySearchFunc(s.phases, t, func(p phase, t time.Time) int {
+		switch {
+		case p.to.Before(t):
+			return -1
+		case p.from.After(t):
+			return 1
+		}
+		return 0
+	})
+	return &s.phases[min(i, len(s.phases)-1)]
+}
+
+// during gives the phases between two instants.
+func (s *story) during(from, to time.Time) (found []*phase) {
+	for i := range s.phases {
+		if s.phases[i].meets(from, to) {
+			found = append(found, &s.phases[i])
+		}
+	}
+	return found
+}
+
+// ticks reports whether a second may be a tick of the job, and whether it must be.
+func (s *story) ticks(second int64) (may, must bool) {
+	p := s.at(time.Unix(second, 0))
+	if p.chaos {
+		return true, false
+	}
+	must = true
+	for _, state := range p.states {
+		m, n := state.ticks(second)
+		may, must = may || m, must && n
+	}
+	return may, must
+}
+
+// active reports whether the job may have had ticks at some time between two
+// instants.
+func (s *story) active(from, to time.Time) bool {
+	for _, p := range s.during(from, to) {
+		if p.chaos || slices.ContainsFunc(p.states, func(state jobState) bool { return state.Exists && !state.Paused }) {
+			return true
+		}
+	}
+	return false
+}
+
+// existed reports whether there was such a job all the time between two instants.
+func (s *story) existed(from, to time.Time) bool {
+	for _, p := range s.during(from, to) {
+		if p.chaos || slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists }) {
+			return false
+		}
+	}
+	return true
+}
+
+// violation is what must not be.
+type violation struct {
+	kind string
+	job  int64
+	at   time.Time
+	text string
+}
+
+// The kinds of violations.
+const (
+	startedTwice      = "a run started twice"
+	baselessAttempt   = "a second attempt without a reason"
+	baselessLoss      = "a run is lost without a reason"
+	notRunAgain       = "a lost run was not run again"
+	noRecord          = "a tick without a record"
+	notATick          = "a record of what was no tick"
+	missedAndRun      = "a tick is recorded as missed, and otherwise as well"
+	miscounted        = "missed ticks do not add up"
+	needlesslyMissed  = "a tick was missed though a process was alive"
+	needlesslySkipped = "a tick was skipped though nothing was in its way"
+	unrecordedRun     = "a run started that is not recorded so"
+	phantomRun        = "a run is recorded that did not start"
+	otherEnd          = "a run ended otherwise than recorded"
+	unfinishedRun     = "a run is unfinished"
+	overlapping       = "runs overlap"
+	lostTrigger       = "a triggered run is missing"
+	untriggered       = "a triggered run that nobody triggered"
+	lateStart         = "a run started long after its job was paused or deleted"
+	oldInput          = "a run had an input of another time"
+	otherRow          = "a row is not what the operations made of it"
+	contradicting     = "acknowledgements contradict each other"
+	unknownProcess    = "a run of an unknown process"
+)
+
+// checker compares the parts of a history.
+type checker struct {
+	*history
+	violations []violation
+	stories    map[int64]*story
+	records    map[durableKey]*smallben.Run
+	started    map[durableKey]noted
+	ended      map[durableKey]noted
+}
+
+type noted struct {
+	runNote
+	life *life
+}
+
+func (c *checker) report(kind string, job int64, at time.Time, format string, args ...any) {
+	c.violations = append(c.violations, violation{kind, job, at, fmt.Sprintf(format, args...)})
+}
+
+// check returns what is wrong.
+func (h *history) check() []violation {
+	c := &checker{history: h, stories: make(map[int64]*story), records: make(map[durableKey]*smallben.Run),
+		started: make(map[durableKey]noted), ended: make(map[durableKey]noted)}
+	c.read()
+	for i := range h.runs {
+		c.checkRecord(&h.runs[i])
+	}
+	for key, start := range c.started {
+		c.checkStart(key, start)
+	}
+	for _, s := range c.stories {
+		c.checkTicks(s)
+		c.checkMissed(s)
+		c.checkMadeUp(s)
+		c.checkTriggers(s)
+		if final := s.phases[len(s.phases)-1]; !final.chaos && !slices.ContainsFunc(final.states, func(state jobState) bool { return state.agrees(h.rows[s.id]) }) {
+			c.report(otherRow, s.id, h.until, "it is %+v, and should be %+v", h.rows[s.id], final.states)
+		}
+	}
+	c.checkOverlaps()
+	slices.SortStableFunc(c.violations, func(a, b violation) int {
+		return cmp.Or(strings.Compare(a.kind, b.kind), a.at.Compare(b.at), cmp.Compare(a.job, b.job))
+	})
+	return c.violations
+}
+
+// read sorts what is known by job and by run.
+func (c *checker) read() {
+	story0 := func(id int64) *story {
+		if c.stories[id] == nil {
+			c.stories[id] = &story{history: c.history, id: id}
+		}
+		return c.stories[id]
+	}
+	for _, operation := range c.operations {
+		for _, id := range operation.IDs {
+			story0(id)
+		}
+	}
+	for i := range c.runs {
+		run := &c.runs[i]
+		s := story0(run.JobID)
+		s.runs = append(s.runs, run)
+		c.records[keyOf(run)] = run
+	}
+	for _, l := range c.lives {
+		for _, note := range l.notes {
+			story0(note.Job)
+			key := note.key()
+			if note.End != "" {
+				c.ended[key] = noted{note, l}
+				continue
+			}
+			if first, twice := c.started[key]; twice {
+				c.report(startedTwice, note.Job, time.UnixMicro(note.Tick), "%s: on %s at %s, and on %s at %s",
+					key, first.life, clock(time.UnixMicro(first.At)), l, clock(time.UnixMicro(note.At)))
+				continue
+			}
+			c.started[key] = noted{note, l}
+		}
+	}
+	// In an order in which triggers find their runs; see checkTriggers.
+	slices.SortStableFunc(c.operations, func(a, b *driven) int { return a.end.Compare(b.end) })
+	for _, s := range c.stories {
+		slices.SortFunc(s.runs, func(a, b *smallben.Run) int { return a.Tick.Compare(b.Tick) })
+		for _, operation := range c.operations {
+			if operation.covers(s.id) && operation.result != drivenRefused && operation.Kind != "trigger" {
+				s.operations = append(s.operations, operation)
+			}
+		}
+		slices.SortStableFunc(s.operations, func(a, b *driven) int { return a.begin.Compare(b.begin) })
+		var contradiction []*driven
+		if s.phases, contradiction = phases(s.id, s.operations); contradiction != nil {
+			c.report(contradicting, s.id, contradiction[0].begin, "%v", contradiction)
+			s.phases = []phase{{window: window{longAgo, longTime}, chaos: true}}
+		}
+	}
+}
+
+// lifeOf is the process that a record names: host, process id, letters.
+func (h *history) lifeOf(process string) *life {
+	parts := strings.Split(process, "/")
+	if len(parts) < 3 {
+		return nil
+	}
+	pid, err := strconv.Atoi(parts[len(parts)-2])
+	if err != nil {
+		return nil
+	}
+	for _, l := range h.lives {
+		if l.pid == pid {
+			return l
+		}
+	}
+	return nil
+}
+
+// checkRecord is what each record must be beside the journals.
+func (c *checker) checkRecord(run *smallben.Run) {
+	key := keyOf(run)
+	start, started := c.started[key]
+	end, ended := c.ended[key]
+	l := c.lifeOf(run.Process)
+	if l == nil && run.Outcome != smallben.OutcomeMissed {
+		c.report(unknownProcess, run.JobID, run.Tick, "%s", run)
+		return
+	}
+	switch run.Outcome {
+	case smallben.OutcomeMissed, smallben.OutcomeSkipped:
+		if started {
+			c.report(unrecordedRun, run.JobID, run.Tick, "%s started on %s at %s, and is recorded as %s", key, start.life, clock(time.UnixMicro(start.At)), run.Outcome)
+		}
+	case smallben.OutcomeRunning:
+		c.report(unfinishedRun, run.JobID, run.Tick, "%s", run)
+	case smallben.OutcomeLost:
+		c.checkLost(run, l, end, ended)
+	default:
+		switch {
+		case !started:
+			c.report(phantomRun, run.JobID, run.Tick, "%s", run)
+		case !ended && !c.cutOff(start.life), ended && end.End != run.Outcome:
+			c.report(otherEnd, run.JobID, run.Tick, "%s; the journal says %q", run, end.End)
+		case run.Start.After(time.UnixMicro(start.At).Add(clockSlack)), ended && run.End.Before(time.UnixMicro(end.At).Add(-clockSlack)):
+			c.report(otherEnd, run.JobID, run.Tick, "%s, from %s to %s; the journal says from %s to %s", run,
+				clock(run.Start), clock(run.End), clock(time.UnixMicro(start.At)), clock(time.UnixMicro(end.At)))
+		}
+	}
+	if run.Outcome == smallben.OutcomeSkipped {
+		c.checkSkipped(run, l)
+	}
+	if started && start.life != l {
+		c.report(unrecordedRun, run.JobID, run.Tick, "%s: it started on %s", run, start.life)
+	}
+	if run.Attempt != 1 {
+		c.checkAttempt(run)
+	}
+}
+
+// checkSkipped looks whether there was a reason to skip a tick that was claimed.
+func (c *checker) checkSkipped(run *smallben.Run, l *life) {
+	from, to := run.Tick.Add(-clockSlack), run.End.Add(clockSlack)
+	if run.Attempt != 1 || run.Missed > 0 {
+		return // it may have waited for others
+	}
+	s := c.stories[run.JobID]
+	for _, p := range s.during(from, to) {
+		if len(p.operations) > 0 || slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused && !run.Triggered }) {
+			return
+		}
+	}
+	if !l.closed.IsZero() && !l.closed.After(to) || c.disturbed(from.Add(-2*c.sync), to) {
+		return
+	}
+	for _, other := range s.runs {
+		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped
+		if here := c.lifeOf(other.Process) == l; ran && (c.overlap == "skip" || c.overlap == "delay" && here) && (window{other.Start, other.End}).meets(from, to) {
+			return
+		}
+	}
+	c.report(needlesslySkipped, run.JobID, run.Tick, "%s, at %s", run, clock(run.End))
+}
+
+// disturbed reports whether the database was away, or a process was stopped that
+// may have held locks, between two instants.
+func (h *history) disturbed(from, to time.Time) bool {
+	meets := func(w window) bool { return w.meets(from, to) }
+	return slices.ContainsFunc(h.outages, meets) ||
+		slices.ContainsFunc(h.lives, func(l *life) bool { return slices.ContainsFunc(l.stopped, meets) })
+}
+
+// excused reports whether a run on a process may be, or have been, taken for lost.
+func (c *checker) excused(l *life, run *smallben.Run) bool {
+	from, to := run.Start, longTime // since it was claimed
+	if run.Outcome != smallben.OutcomeLost {
+		from, to = run.Tick, run.End.Add(time.Second) // between which it was claimed and recorded
+	}
+	return c.cutOff(l) || l.halted(c.deadAfter, from.Add(-time.Second), to)
+}
+
+// cutOff reports whether a process may have ended without recording everything.
+func (h *history) cutOff(l *life) bool {
+	return !l.killed.IsZero() ||
+		!l.closed.IsZero() && slices.ContainsFunc(h.outages, func(w window) bool { return w.meets(l.closed, l.gone) })
+}
+
+func (c *checker) checkLost(run *smallben.Run, l *life, end noted, ended bool) {
+	if !c.excused(l, run) {
+		c.report(baselessLoss, run.JobID, run.Tick, "%s, though it was neither killed nor stopped", run)
+		return
+	}
+	if ended && !c.cutOff(l) {
+		c.report(otherEnd, run.JobID, run.Tick, "%s; the journal of the process, which lived on, says %q", run, end.End)
+	}
+	if !c.rerunLost || run.Attempt != 1 || c.overlap == "skip" {
+		return
+	}
+	s := c.stories[run.JobID]
+	p := s.at(run.End)
+	running := !p.chaos && len(p.operations) == 0 && !slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused })
+	again := keyOf(run)
+	again.attempt = 2
+	if _, ok := c.records[again]; running && !ok {
+		c.report(notRunAgain, run.JobID, run.Tick, "%s, at %s", run, clock(run.End))
+	}
+}
+
+func (c *checker) checkAttempt(run *smallben.Run) {
+	first := keyOf(run)
+	first.attempt = 1
+	before, ok := c.records[first]
+	switch {
+	case !c.rerunLost:
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: lost runs are not run again", run)
+	case run.Attempt > 2:
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: a lost run is run again once", run)
+	case !ok:
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: there was no first one", run)
+	case before.Outcome == smallben.OutcomeLost:
+	case before.Outcome == smallben.OutcomeMissed || before.Outcome == smallben.OutcomeSkipped || !c.excused(c.lifeOf(before.Process), before):
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: the first one is %s", run, before)
+	}
+}
+
+// checkStart is what each start of a run must be.
+func (c *checker) checkStart(key durableKey, start noted) {
+	tick, at := time.UnixMicro(key.tick), time.UnixMicro(start.At)
+	if _, ok := c.records[key]; !ok {
+		c.report(unrecordedRun, key.job, tick, "%s on %s at %s", key, start.life, clock(at))
+	}
+	s := c.stories[key.job]
+	var inputs []int
+	for _, p := range s.during(tick.Add(-clockSlack), at) {
+		if p.chaos {
+			return
+		}
+		for _, state := range p.states {
+			if state.Exists {
+				inputs = append(inputs, state.Input)
+			}
+		}
+	}
+	if start.Input != 0 && len(inputs) > 0 && !slices.Contains(inputs, start.Input) {
+		c.report(oldInput, key.job, tick, "%s on %s at %s had input %d, not one of %v", key, start.life, clock(at), start.Input, inputs)
+	}
+	grace := 2*c.sync + 2*time.Second
+	from := at.Add(-grace)
+	disturbed := slices.ContainsFunc(c.outages, func(w window) bool { return w.meets(from.Add(-grace), at) }) ||
+		slices.ContainsFunc(start.life.stopped, func(w window) bool { return w.meets(from, at) })
+	if !key.triggered && !disturbed && !s.active(from, at) {
+		c.report(lateStart, key.job, at, "%s on %s at %s", key, start.life, clock(at))
+	}
+}
+
+// checkTicks looks for ticks without a record, and for records without a tick.
+func (c *checker) checkTicks(s *story) {
+	recorded := make(map[int64]struct{})
+	for _, run := range s.runs {
+		if run.Triggered {
+			continue
+		}
+		second := run.Tick.Unix()
+		if may, _ := s.ticks(second); !may || run.Tick.UnixMicro() != second*1_000_000 {
+			c.report(notATick, s.id, run.Tick, "%s: then it was %+v", run, s.at(run.Tick).states)
+		}
+		recorded[second] = struct{}{}
+		if run.Outcome == smallben.OutcomeMissed {
+			for second := run.FirstTick.Unix(); second < run.Tick.Unix(); second++ {
+				recorded[second] = struct{}{}
+			}
+		}
+	}
+	var missing []int64
+	for i := range s.phases {
+		p := &s.phases[i]
+		if p.from.Equal(longAgo) {
+			continue
+		}
+		for second := p.from.Unix(); second <= p.to.Unix() && second <= c.until.Unix(); second++ {
+			if _, ok := recorded[second]; ok {
+				continue
+			}
+			if _, must := s.ticks(second); must && s.at(time.Unix(second, 0)) == p {
+				missing = append(missing, second)
+			}
+		}
+	}
+	if n := len(missing); n > 0 {
+		c.report(noRecord, s.id, time.Unix(missing[0], 0), "job %d: %d of them, from %s to %s", s.id, n, clock(time.Unix(missing[0], 0)), clock(time.Unix(missing[n-1], 0)))
+	}
+}
+
+// checkMissed looks at records of missed ticks.
+func (c *checker) checkMissed(s *story) {
+	for _, run := range s.runs {
+		if run.Outcome != smallben.OutcomeMissed {
+			continue
+		}
+		for _, other := range s.runs {
+			if other != run && !other.Triggered && other.Attempt == 1 && !other.Tick.Before(run.FirstTick) && other.Tick.Before(run.Tick) {
+				c.report(missedAndRun, s.id, other.Tick, "%s, and %s from %s on", other, run, clock(run.FirstTick))
+			}
+		}
+		least, most := 0, 0
+		for second := run.FirstTick.Unix(); second <= run.Tick.Unix(); second++ {
+			may, must := s.ticks(second)
+			if may {
+				most++
+			}
+			if must {
+				least++
+				c.checkNeed(s, run, time.Unix(second, 0))
+			}
+		}
+		if first, _ := s.ticks(run.FirstTick.Unix()); run.Missed < least || run.Missed > most || !first {
+			c.report(miscounted, s.id, run.Tick, "%s, from %s on: it is of %d ticks at least and %d at most", run, clock(run.FirstTick), least, most)
+		}
+	}
+}
+
+// checkNeed looks whether there was a reason to miss a tick.
+func (c *checker) checkNeed(s *story, run *smallben.Run, tick time.Time) {
+	if c.calm == 0 {
+		return
+	}
+	from, to := tick.Add(-2*c.sync-time.Second), tick.Add(c.calm)
+	for _, p := range s.during(from, tick) {
+		if slices.ContainsFunc(p.operations, func(operation *driven) bool { return operation.Kind != "list" }) {
+			return
+		}
+	}
+	alive := slices.ContainsFunc(c.lives, func(l *life) bool { return l.alive(from, to) })
+	if alive && !c.disturbed(from.Add(-2*c.sync), to) {
+		c.report(needlesslyMissed, s.id, tick, "%s at %s", run, clock(tick))
+	}
+}
+
+// checkMadeUp looks at runs that make up for missed ticks: as many as they say
+// are recorded just before them.
+func (c *checker) checkMadeUp(s *story) {
+	for i, run := range s.runs {
+		if run.Outcome == smallben.OutcomeMissed || run.Triggered || run.Attempt != 1 || run.Missed == 0 {
+			continue
+		}
+		if c.policy == smallben.MissedSkip {
+			c.report(miscounted, s.id, run.Tick, "%s makes up for ticks that are not to be run", run)
+		}
+		left := run.Missed - 1
+		for j := i - 1; j >= 0 && left > 0; j-- {
+			if before := s.runs[j]; before.Outcome == smallben.OutcomeMissed && !before.Triggered {
+				left -= before.Missed
+			}
+		}
+		if left != 0 {
+			c.report(miscounted, s.id, run.Tick, "%s: it stands for %d ticks, of which %d are not recorded", run, run.Missed, left)
+		}
+	}
+}
+
+// checkTriggers holds triggered runs against the calls.
+func (c *checker) checkTriggers(s *story) {
+	free := make(map[*smallben.Run]bool)
+	for _, run := range s.runs {
+		if run.Triggered && run.Attempt == 1 {
+			free[run] = true
+		}
+	}
+	possible := func(operation *driven, run *smallben.Run) bool {
+		return c.lifeOf(run.Process) == operation.life && window{operation.begin.Add(-clockSlack), operation.end.Add(clockSlack)}.meets(run.Tick, run.Tick)
+	}
+	var others []*driven
+	for _, operation := range c.operations {
+		if operation.Kind != "trigger" || !operation.covers(s.id) {
+			continue
+		}
+		if operation.result != drivenOK {
+			others = append(others, operation)
+			continue
+		}
+		// The operations are in the order of their ends: the first run that is
+		// possible leaves the most to those that follow.
+		var found *smallben.Run
+		for _, run := range s.runs {
+			if free[run] && possible(operation, run) {
+				found = run
+				break
+			}
+		}
+		switch {
+		case found == nil && operation.Group != 0 && !s.existed(operation.begin, operation.end):
+		case found == nil:
+			c.report(lostTrigger, s.id, operation.begin, "%s", operation)
+		case found.Outcome == smallben.OutcomeMissed, found.Outcome == smallben.OutcomeSkipped && c.overlap == "":
+			c.report(lostTrigger, s.id, operation.begin, "%s; %s", operation, found)
+		}
+		delete(free, found)
+	}
+	for run := range free {
+		if !slices.ContainsFunc(others, func(operation *driven) bool { return possible(operation, run) }) {
+			c.report(untriggered, s.id, run.Tick, "%s", run)
+		}
+	}
+}
+
+// interval is a run as its journal knows it.
+type interval struct {
+	noted
+	window
+}
+
+// checkOverlaps looks for runs of one job at the same time where the
+// configuration forbids it: anywhere, or on one process.
+func (c *checker) checkOverlaps() {
+	if c.overlap == "" {
+		return
+	}
+	byJob := make(map[int64][]interval)
+	for key, start := range c.started {
+		i := interval{start, window{time.UnixMicro(start.At), start.life.end()}}
+		if end, ok := c.ended[key]; ok {
+			i.to = time.UnixMicro(end.At)
+		}
+		byJob[key.job] = append(byJob[key.job], i)
+	}
+	for id, intervals := range byJob {
+		slices.SortFunc(intervals, func(a, b interval) int { return a.from.Compare(b.from) })
+		var open []interval
+		for _, i := range intervals {
+			open = slices.DeleteFunc(open, func(o interval) bool { return !o.to.After(i.from) })
+			for _, o := range open {
+				if c.overlap == "delay" && o.life != i.life {
+					continue
+				}
+				excused := func(i interval) bool { return i.life.halted(c.deadAfter, i.from, i.to) }
+				if o.life == i.life || !excused(o) && !excused(i) {
+					c.report(overlapping, id, i.from, "%s on %s from %s to %s, and %s on %s from %s to %s",
+						o.key(), o.life, clock(o.from), clock(o.to), i.key(), i.life, clock(i.from), clock(i.to))
+				}
+			}
+			open = append(open, i)
+		}
+	}
+}
+
+// timeline says what is known of a job around an instant.
+func (h *history) timeline(id int64, around time.Time, radius time.Duration) []string {
+	type line struct {
+		at   time.Time
+		text string
+	}
+	var lines []line
+	from, to := around.Add(-radius), around.Add(radius)
+	add := func(from2, to2 time.Time, format string, args ...any) {
+		if !from2.After(to) && !to2.Before(from) {
+			lines = append(lines, line{from2, clock(from2) + " " + fmt.Sprintf(format, args...)})
+		}
+	}
+	for _, w := range h.outages {
+		add(w.from, w.to, "the database is away until %s", clock(w.to))
+	}
+	for _, operation := range h.operations {
+		if operation.covers(id) {
+			add(operation.begin, operation.end, "operation %s", operation)
+		}
+	}
+	for _, l := range h.lives {
+		add(l.up, l.up, "%s is up", l)
+		for what, at := range map[string]time.Time{"killed": l.killed, "asked to end": l.closed, "gone": l.gone} {
+			if !at.IsZero() {
+				add(at, at, "%s is %s", l, what)
+			}
+		}
+		for _, w := range l.stopped {
+			add(w.from, w.to, "%s is stopped until %s", l, clock(w.to))
+		}
+		for _, note := range l.notes {
+			if note.Job != id {
+				continue
+			}
+			at, tick := time.UnixMicro(note.At), time.UnixMicro(note.Tick)
+			what := fmt.Sprintf("starts with input %d", note.Input)
+			if note.End != "" {
+				what = "ends: " + string(note.End)
+			}
+			if window := (window{from, to}); window.meets(at, at) || window.meets(tick, tick) {
+				lines = append(lines, line{at, fmt.Sprintf("%s journal of %s: %s %s", clock(at), l, note.key(), what)})
+			}
+		}
+	}
+	for i := range h.runs {
+		if run := &h.runs[i]; run.JobID == id {
+			first := run.Tick
+			if run.Outcome == smallben.OutcomeMissed {
+				first = run.FirstTick
+			}
+			add(first, run.Tick, "record: %s, tick %s, from %s to %s", run, clock(run.Tick), clock(run.Start), clock(run.End))
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })
+	texts := make([]string, len(lines))
+	for i := range lines {
+		texts[i] = lines[i].text
+	}
+	return texts
+}
+
+// describeViolations says how many there are of each kind, and tells the first
+// ones of each.
+func (h *history) describeViolations(violations []violation, each int) string {
+	var text strings.Builder
+	counts := make(map[string]int)
+	for _, v := range violations {
+		counts[v.kind]++
+	}
+	for _, kind := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(&text, "%d times: %s\n", counts[kind], kind)
+	}
+	told := make(map[string]int)
+	for _, v := range violations {
+		if told[v.kind]++; told[v.kind] > each {
+			continue
+		}
+		fmt.Fprintf(&text, "\n%s: %s\n", v.kind, v.text)
+		for _, line := range h.timeline(v.job, v.at, 4*time.Second) {
+			fmt.Fprintf(&text, "    %s\n", line)
+		}
+	}
+	return text.String()
+}
+
+// tale makes a history by hand. Its instants are seconds from its beginning.
+type tale struct {
+	*history
+	a, b *life
+}
+
+func (*tale) at(seconds float64) time.Time {
+	return time.UnixMicro(1_700_000_040_000_000 + int64(seconds*1e6))
+}
+
+func (t *tale) during(from, to float64) window { return window{t.at(from), t.at(to)} }
+
+func (t *tale) operate(l *life, from, to float64, operation durableOperation) *driven {
+	d := &driven{durableOperation: operation, life: l, begin: t.at(from), end: t.at(to), result: drivenOK}
+	t.operations = append(t.operations, d)
+	return d
+}
+
+func (t *tale) record(l *life, tick float64, outcome smallben.Outcome) *smallben.Run {
+	t.runs = append(t.runs, smallben.Run{
+		RunKey:  smallben.RunKey{JobID: 1, Tick: t.at(tick), Attempt: 1},
+		Process: l.process(), Start: t.at(tick + .01), End: t.at(tick + .09), Outcome: outcome,
+	})
+	return &t.runs[len(t.runs)-1]
+}
+
+func (t *tale) note(l *life, run *smallben.Run, at float64, end smallben.Outcome) *runNote {
+	input := 1
+	if at > 15.5 {
+		input = 2
+	}
+	l.notes = append(l.notes, runNote{Job: 1, Tick: run.Tick.UnixMicro(), Triggered: run.Triggered, Attempt: run.Attempt, Input: input, At: t.at(at).UnixMicro(), End: end})
+	return &l.notes[len(l.notes)-1]
+}
+
+func (l *life) process() string { return fmt.Sprintf("host/%d/x", l.pid) }
+
+// run is a run that is recorded as it was.
+func (t *tale) run(l *life, tick float64) *smallben.Run {
+	run := t.record(l, tick, smallben.OutcomeOK)
+	t.note(l, run, tick+.02, "")
+	t.note(l, run, tick+.08, smallben.OutcomeOK)
+	return run
+}
+
+func (t *tale) miss(first, last float64) *smallben.Run {
+	run := t.record(t.a, last, smallben.OutcomeMissed)
+	run.FirstTick, run.Missed = t.at(first), int(last-first)+1
+	return run
+}
+
+// skip makes a tick one that was claimed and not run.
+func (t *tale) skip(l *life, tick float64) *smallben.Run {
+	t.forget(tick)
+	return t.record(l, tick, smallben.OutcomeSkipped)
+}
+
+// find gives the record of a tick.
+func (t *tale) find(tick float64) *smallben.Run {
+	i := slices.IndexFunc(t.runs, func(run smallben.Run) bool { return run.Tick.Equal(t.at(tick)) })
+	return &t.runs[i]
+}
+
+// forget takes a tick out of the record and out of the journals.
+func (t *tale) forget(tick float64) {
+	t.runs = slices.DeleteFunc(t.runs, func(run smallben.Run) bool { return run.Tick.Equal(t.at(tick)) })
+	for _, l := range t.lives {
+		l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick == t.at(tick).UnixMicro() })
+	}
+}
+
+// lose makes the run of a tick one that did not come to its end.
+func (t *tale) lose(tick float64) *smallben.Run {
+	run := t.find(tick)
+	run.Outcome, run.End = smallben.OutcomeLost, t.at(tick+5)
+	for _, l := range t.lives {
+		l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick == run.Tick.UnixMicro() && note.End != "" })
+	}
+	return run
+}
+
+// again makes a second attempt.
+func (t *tale) again(l *life, tick, at float64) *smallben.Run {
+	second := *t.find(tick)
+	second.Attempt, second.Outcome, second.Start, second.End = 2, smallben.OutcomeOK, t.at(at), t.at(at+.09)
+	second.Process = l.process()
+	t.runs = append(t.runs, second)
+	t.note(l, &second, at+.01, "")
+	t.note(l, &second, at+.08, smallben.OutcomeOK)
+	return &t.runs[len(t.runs)-1]
+}
+
+func (t *tale) trigger(l *life, at float64) {
+	t.run(l, at).Triggered = true
+	for i := range 2 {
+		l.notes[len(l.notes)-1-i].Triggered = true
+	}
+}
+
+// unwrite takes a tick out of the journals.
+func (t *tale) unwrite(tick float64) {
+	for _, l := range t.lives {
+		l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick == t.at(tick).UnixMicro() })
+	}
+}
+
+// ends changes when a run ended, by the journal.
+func (t *tale) ends(l *life, tick, at float64) {
+	for i := range l.notes {
+		if note := &l.notes[i]; note.Tick == t.at(tick).UnixMicro() && note.End != "" {
+			note.At = t.at(at).UnixMicro()
+		}
+	}
+}
+
+// lasts changes when a run ended.
+func (t *tale) lasts(l *life, tick, to float64) {
+	t.ends(l, tick, to)
+	t.find(tick).End = t.at(to + .01)
+}
+
+// starts changes when a run started.
+func (t *tale) starts(l *life, tick, at float64) {
+	run := t.find(tick)
+	run.Start = t.at(at - .01)
+	for i := range l.notes {
+		if note := &l.notes[i]; note.Tick == run.Tick.UnixMicro() {
+			note.At = t.at(at).UnixMicro()
+		}
+	}
+	t.lasts(l, tick, at+.1)
+}
+
+// dies kills a process. What it would have done after that the other one does.
+func (t *tale) dies(at float64) {
+	t.a.killed, t.a.gone, t.a.closed = t.at(at), t.at(at), time.Time{}
+	t.takeOver(at, 100)
+	for _, operation := range t.operations {
+		if operation.begin.After(t.at(at)) {
+			operation.life = t.b
+		}
+	}
+}
+
+// halts stops a process for a time, in which the other one does what it would.
+func (t *tale) halts(from, to float64) {
+	t.a.stopped = []window{t.during(from, to)}
+	t.takeOver(from, to)
+}
+
+func (t *tale) takeOver(from, to float64) {
+	for i := range t.runs {
+		if run := &t.runs[i]; run.Process == t.a.process() && run.Tick.After(t.at(from)) && run.Tick.Before(t.at(to)) {
+			run.Process = t.b.process()
+		}
+	}
+	for _, note := range t.a.notes {
+		if tick := time.UnixMicro(note.Tick); tick.After(t.at(from)) && tick.Before(t.at(to)) {
+			t.b.notes = append(t.b.notes, note)
+		}
+	}
+	t.a.notes = slices.DeleteFunc(t.a.notes, func(note runNote) bool {
+		tick := time.UnixMicro(note.Tick)
+		return tick.After(t.at(from)) && tick.Before(t.at(to))
+	})
+}
+
+// newTale is half a minute of a job that runs each second, on two processes in
+// turn, while nothing is wrong.
+func newTale() *tale {
+	h := &history{sync: time.Second, deadAfter: 4 * time.Second, calm: 3 * time.Second, policy: smallben.MissedSkip}
+	t := &tale{history: h, a: &life{name: "a", pid: 11}, b: &life{name: "b", pid: 12}}
+	t.lives = []*life{t.a, t.b}
+	for _, l := range t.lives {
+		l.up, l.closed, l.gone = t.at(-1), t.at(31), t.at(32)
+	}
+	const every = "* * * * * *"
+	t.operate(t.a, .2, .3, durableOperation{Kind: "add", IDs: []int64{1}, Expression: every, Input: 1})
+	t.operate(t.b, 15.2, 15.3, durableOperation{Kind: "update", IDs: []int64{1}, Input: 2})
+	t.operate(t.a, 20.2, 20.3, durableOperation{Kind: "pause", IDs: []int64{1}})
+	t.operate(t.a, 25.2, 25.3, durableOperation{Kind: "resume", IDs: []int64{1}})
+	t.operate(t.b, 27.5, 27.6, durableOperation{Kind: "trigger", IDs: []int64{1}})
+	t.outages = []window{t.during(7.5, 8.5)}
+	for tick := 1.; tick <= 30; tick++ {
+		switch {
+		case tick == 8:
+			t.miss(8, 9)
+		case tick == 9 || tick > 20 && tick < 26:
+		case int(tick)%2 == 0:
+			t.run(t.a, tick)
+		default:
+			t.run(t.b, tick)
+		}
+	}
+	run := t.record(t.b, 27.55, smallben.OutcomeOK)
+	run.Triggered = true
+	t.note(t.b, run, 27.57, "")
+	t.note(t.b, run, 27.58, smallben.OutcomeOK)
+	t.until = t.at(30)
+	t.rows = map[int64]jobState{1: {Exists: true, Expression: every, Input: 2, CreatedFrom: t.at(0).Unix(), CreatedTo: t.at(0).Unix()}}
+	return t
+}
+
+func (t *tale) kinds() (kinds []string) {
+	for _, v := range t.check() {
+		kinds = append(kinds, v.kind)
+	}
+	return slices.Compact(kinds)
+}
+
+func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, vary := range map[string]func(t *tale){
+		"as it is": func(*tale) {},
+		"a run is lost with its process": func(t *tale) {
+			t.dies(10.05)
+			t.lose(10)
+		},
+		"a lost run is run again": func(t *tale) {
+			t.rerunLost = true
+			t.dies(10.05)
+			t.lose(10)
+			t.again(t.b, 10, 15.1)
+		},
+		"a lost run ended after all, when it was run again": func(t *tale) {
+			t.rerunLost = true
+			t.halts(10.05, 16)
+			t.again(t.b, 10, 15.1)
+		},
+		"a lost run of a job that is paused is not run again": func(t *tale) {
+			t.rerunLost = true
+			t.dies(18.05)
+			t.lose(18)
+		},
+		"the journal breaks off before the end": func(t *tale) {
+			t.dies(10.05)
+			t.a.notes = t.a.notes[:len(t.a.notes)-1]
+		},
+		"a pause is acknowledged late": func(t *tale) {
+			t.operations[2].end = t.at(22.5)
+			t.run(t.b, 21)
+			t.run(t.b, 22)
+		},
+		"a pause may have failed": func(t *tale) {
+			t.operations[2].result = drivenUnknown
+			t.run(t.b, 21)
+			t.run(t.b, 23)
+		},
+		"a pause was refused": func(t *tale) {
+			t.operations[2].result = drivenRefused
+			for tick := 21.; tick <= 25; tick++ {
+				t.run(t.b, tick)
+			}
+		},
+		"two operations at once, in either order": func(t *tale) {
+			t.operate(t.b, 25.22, 25.32, durableOperation{Kind: "pause", IDs: []int64{1}})
+			t.forget(27)
+		},
+		"a missed tick is made up for": func(t *tale) {
+			t.policy = smallben.MissedRunOnce
+			t.forget(8)
+			t.miss(8, 8)
+			t.forget(9)
+			t.run(t.b, 9).Missed = 2
+		},
+		"a tick is skipped": func(t *tale) {
+			t.overlap = "skip"
+			t.lasts(t.b, 13, 14.5)
+			t.skip(t.a, 14)
+		},
+		"a run overlaps another that was stopped for long": func(t *tale) {
+			t.overlap = "skip"
+			t.halts(10.05, 15.5)
+			t.lasts(t.a, 10, 15.8)
+		},
+		"runs overlap on two processes, each of which delays its own": func(t *tale) {
+			t.overlap = "delay"
+			t.lasts(t.a, 10, 11.5)
+		},
+		"a triggered run is skipped": func(t *tale) {
+			t.overlap = "skip"
+			t.lasts(t.b, 27, 27.7)
+			t.skip(t.b, 27.55).Triggered = true
+		},
+		"a trigger may have failed": func(t *tale) {
+			t.operations[4].result = drivenUnknown
+			t.forget(27.55)
+		},
+		"triggers overlap": func(t *tale) {
+			t.operate(t.b, 27.4, 29, durableOperation{Kind: "trigger", IDs: []int64{1}})
+			t.trigger(t.b, 28.5)
+		},
+		"a group without the job is triggered": func(t *tale) {
+			t.operations[2].Kind, t.operations[3].Kind = "delete", "add"
+			t.operations[3].Expression, t.operations[3].Input = "* * * * * *", 2
+			t.rows[1] = jobState{Exists: true, Expression: "* * * * * *", Input: 2, CreatedFrom: t.at(25).Unix(), CreatedTo: t.at(25).Unix()}
+			t.operate(t.b, 22, 22.5, durableOperation{Kind: "trigger", Group: durableGroup(1)})
+		},
+		"a list tells what an operation came to": func(t *tale) {
+			t.operations[2].result = drivenUnknown
+			seen := t.rows[1]
+			seen.Paused = true
+			t.operate(nil, 20.4, 20.5, durableOperation{Kind: "list", IDs: []int64{1}}).seen = map[int64]jobState{1: seen}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tale := newTale()
+			vary(tale)
+			assert.Empty(t, tale.kinds(), tale.describeViolations(tale.check(), 1))
+		})
+	}
+}
+
+func TestTheCheckOfDurableRunsReportsEachViolation(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		spoil func(t *tale)
+		want  []string
+	}{
+		"a tick starts on two processes": {func(t *tale) { t.note(t.b, t.find(4), 4.03, "") }, []string{startedTwice}},
+		"a tick starts twice on one":     {func(t *tale) { t.note(t.a, t.find(4), 4.03, "") }, []string{startedTwice}},
+		"a second attempt, and none is wanted": {func(t *tale) {
+			t.dies(10.05)
+			t.lose(10)
+			t.again(t.b, 10, 15.1)
+		}, []string{baselessAttempt}},
+		"a second attempt of a run that went well": {func(t *tale) {
+			t.rerunLost = true
+			t.again(t.b, 10, 15.1)
+		}, []string{baselessAttempt}},
+		"a second attempt without a first": {func(t *tale) {
+			t.rerunLost = true
+			t.again(t.b, 10, 15.1)
+			t.runs = slices.DeleteFunc(t.runs, func(run smallben.Run) bool { return run.Tick.Equal(t.at(10)) && run.Attempt == 1 })
+		}, []string{baselessAttempt, unrecordedRun}},
+		"a third attempt": {func(t *tale) {
+			t.rerunLost = true
+			t.dies(10.05)
+			t.lose(10)
+			t.again(t.b, 10, 15.1)
+			t.again(t.b, 10, 15.3).Attempt = 3
+			for i := range 2 {
+				t.b.notes[len(t.b.notes)-1-i].Attempt = 3
+			}
+		}, []string{baselessAttempt}},
+		"a run of a process that lives is lost": {func(t *tale) { t.lose(10) }, []string{baselessLoss}},
+		"a run of a process that was stopped for a moment is lost": {func(t *tale) {
+			t.halts(10.05, 12)
+			t.lose(10)
+		}, []string{baselessLoss}},
+		"a run that came after the stop is lost": {func(t *tale) {
+			t.halts(10.05, 16)
+			t.lose(18)
+		}, []string{baselessLoss}},
+		"the end of a lost run is not recorded": {func(t *tale) {
+			t.halts(10.05, 16)
+			t.find(10).Outcome = smallben.OutcomeLost
+		}, []string{otherEnd}},
+		"a lost run is not run again": {func(t *tale) {
+			t.rerunLost = true
+			t.dies(10.05)
+			t.lose(10)
+		}, []string{notRunAgain}},
+		"a tick is forgotten":                        {func(t *tale) { t.forget(5) }, []string{noRecord}},
+		"the first tick is forgotten":                {func(t *tale) { t.forget(1) }, []string{noRecord}},
+		"the last tick before a pause is forgotten":  {func(t *tale) { t.forget(20) }, []string{noRecord}},
+		"the first tick after a resume is forgotten": {func(t *tale) { t.forget(26) }, []string{noRecord}},
+		"the last tick is forgotten":                 {func(t *tale) { t.forget(30) }, []string{noRecord}},
+		"a missed tick is forgotten":                 {func(t *tale) { t.forget(9); t.miss(8, 8) }, []string{noRecord}},
+		"a tick is run after a pause":                {func(t *tale) { t.run(t.b, 21) }, []string{notATick}},
+		"a tick is run that came before a resume":    {func(t *tale) { t.run(t.b, 25) }, []string{notATick, lateStart}},
+		"a tick is run after a deletion": {func(t *tale) {
+			t.operations[2].Kind, t.operations[3].Kind = "delete", "add"
+			t.operations[3].Expression, t.operations[3].Input = "* * * * * *", 2
+			t.rows[1] = jobState{Exists: true, Expression: "* * * * * *", Input: 2, CreatedFrom: t.at(25).Unix(), CreatedTo: t.at(25).Unix()}
+			t.run(t.b, 21)
+		}, []string{notATick}},
+		"a tick is run of an expression from before": {func(t *tale) {
+			t.operate(t.a, 28.2, 28.3, durableOperation{Kind: "update", IDs: []int64{1}, Expression: "*/2 * * * * *"})
+			row := t.rows[1]
+			row.Expression = "*/2 * * * * *"
+			t.rows[1] = row
+		}, []string{notATick}},
+		"a tick is run that is between ticks":  {func(t *tale) { t.run(t.b, 4.5) }, []string{notATick}},
+		"a tick is recorded as missed in vain": {func(t *tale) { t.miss(22, 22) }, []string{notATick, miscounted}},
+		"a tick is run among missed ones": {func(t *tale) {
+			t.calm = 0
+			t.forget(13)
+			t.miss(11, 13)
+		}, []string{missedAndRun}},
+		"a tick is missed twice":                     {func(t *tale) { t.calm = 0; t.forget(10); t.miss(9, 10) }, []string{missedAndRun}},
+		"a missed tick starts":                       {func(t *tale) { t.note(t.a, t.find(9), 9.02, "") }, []string{unrecordedRun}},
+		"a skipped tick starts":                      {func(t *tale) { t.find(12).Outcome = smallben.OutcomeSkipped }, []string{unrecordedRun, needlesslySkipped}},
+		"too few ticks are counted":                  {func(t *tale) { t.find(9).Missed = 1 }, []string{miscounted}},
+		"too many ticks are counted":                 {func(t *tale) { t.find(9).Missed = 3 }, []string{miscounted}},
+		"a tick is missed without need":              {func(t *tale) { t.forget(15); t.miss(15, 15) }, []string{needlesslyMissed}},
+		"a tick is skipped without need":             {func(t *tale) { t.skip(t.a, 14) }, []string{needlesslySkipped}},
+		"a tick is skipped for a run that had ended": {func(t *tale) { t.overlap = "skip"; t.skip(t.a, 14) }, []string{needlesslySkipped}},
+		"a tick waits for a run on another process":  {func(t *tale) { t.overlap = "delay"; t.lasts(t.b, 13, 14.05); t.skip(t.a, 14) }, []string{needlesslySkipped}},
+		"a run makes up for too many ticks":          {func(t *tale) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
+		"a run makes up where none is to":            {func(t *tale) { t.find(10).Missed = 3 }, []string{miscounted}},
+		"a run is not recorded":                      {func(t *tale) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
+		"a run is recorded of another process":       {func(t *tale) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
+		"a run is recorded of no process":            {func(t *tale) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
+		"a run is recorded that did not start":       {func(t *tale) { t.unwrite(12) }, []string{phantomRun}},
+		"a run ended otherwise":                      {func(t *tale) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
+		"a run ended later than recorded":            {func(t *tale) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
+		"a run started before it was recorded":       {func(t *tale) { t.find(4).Start = t.at(4.05) }, []string{otherEnd}},
+		"a run has not ended":                        {func(t *tale) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
+		"runs overlap on two processes":              {func(t *tale) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
+		"runs overlap on one that delays them":       {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
+		"a run overlaps one that was stopped for a moment": {func(t *tale) {
+			t.overlap = "skip"
+			t.halts(10.05, 12)
+			t.lasts(t.a, 10, 12.5)
+		}, []string{overlapping}},
+		"a triggered run is missing":                             {func(t *tale) { t.forget(27.55) }, []string{lostTrigger}},
+		"a triggered run is skipped where runs may overlap":      {func(t *tale) { t.skip(t.b, 27.55).Triggered = true }, []string{lostTrigger, needlesslySkipped}},
+		"a group with the job is triggered, and it does not run": {func(t *tale) { t.operate(t.b, 22, 22.5, durableOperation{Kind: "trigger", Group: durableGroup(1)}) }, []string{lostTrigger}},
+		"one run for two triggers":                               {func(t *tale) { t.operate(t.b, 27.4, 29, t.operations[4].durableOperation) }, []string{lostTrigger}},
+		"a triggered run that nobody asked for":                  {func(t *tale) { t.trigger(t.b, 18.5) }, []string{untriggered}},
+		"a triggered run on another process":                     {func(t *tale) { t.operations[4].life = t.a }, []string{lostTrigger, untriggered}},
+		"a tick from before a pause starts late":                 {func(t *tale) { t.starts(t.a, 20, 24.7) }, []string{lateStart}},
+		"a run has an input from before":                         {func(t *tale) { t.b.notes[len(t.b.notes)-4].Input = 1 }, []string{oldInput}},
+		"a run has an input from after":                          {func(t *tale) { t.a.notes[0].Input = 2 }, []string{oldInput}},
+		"a change is lost":                                       {func(t *tale) { row := t.rows[1]; row.Input = 1; t.rows[1] = row }, []string{otherRow}},
+		"a deletion is lost": {func(t *tale) {
+			t.rows[7] = t.rows[1]
+			t.operate(t.a, 1, 2, durableOperation{Kind: "add", IDs: []int64{7}, Expression: "@daily", Input: 1})
+			t.operate(t.a, 3, 4, durableOperation{Kind: "delete", IDs: []int64{7}})
+		}, []string{otherRow}},
+		"two additions are acknowledged": {func(t *tale) { t.operate(t.b, .25, .35, t.operations[0].durableOperation) }, []string{contradicting}},
+		"a list shows what was not": {func(t *tale) {
+			t.operate(nil, 12, 12.1, durableOperation{Kind: "list", IDs: []int64{1}}).seen = map[int64]jobState{}
+		}, []string{contradicting}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tale := newTale()
+			test.spoil(tale)
+			assert.ElementsMatch(t, test.want, tale.kinds(), tale.describeViolations(tale.check(), 1))
+		})
+	}
+}

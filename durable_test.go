@@ -1,0 +1,1170 @@
+//go:build unix
+
+package smallben_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/gob"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/pgtest"
+)
+
+// Three processes, each this binary with the name of a test below, share the
+// record of runs, and the test is their driver: it changes their jobs at random,
+// through any of them, kills one, stops another, and lets the server crash. The
+// processes write each run to journals. When all is over the journals, what the
+// driver was told, and the database are compared: durable_check_test.go.
+
+const (
+	envDurable         = "SMALLBEN_TEST_DURABLE"          // a durableConfig, for a process
+	envDurableSeed     = "SMALLBEN_TEST_SEED"             // repeats what the driver draws
+	envDurableDatabase = "SMALLBEN_TEST_DURABLE_DATABASE" // PostgreSQL or SQLite: the long form takes only it
+	envDurableRounds   = "SMALLBEN_TEST_DURABLE_ROUNDS"   // of the long form, in place of SMALLBEN_SOAK's time
+	envDurableJobs     = "SMALLBEN_TEST_DURABLE_JOBS"     // of the long form, in place of 1,000
+	envDurableKeep     = "SMALLBEN_TEST_DURABLE_KEEP"     // a directory for journals, logs and records
+)
+
+// durablePlan is a round, of which the rest is drawn.
+type durablePlan struct {
+	Jobs    int
+	Load    time.Duration // in which jobs are changed and processes disturbed
+	Halt    time.Duration // by SIGSTOP
+	Kills   int
+	Timing  smallben.RunsTiming
+	Workers int
+	Gap     time.Duration // between two operations of a worker, on the average
+}
+
+var (
+	shortPlan = durablePlan{Jobs: 150, Load: 15 * time.Second, Halt: 6 * time.Second, Kills: 1, Workers: 4, Gap: 100 * time.Millisecond,
+		Timing: smallben.RunsTiming{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second}}
+	// The timings are those of users.
+	longPlan = durablePlan{Jobs: 1000, Load: time.Minute, Halt: 20 * time.Second, Kills: 2, Workers: 4, Gap: 50 * time.Millisecond,
+		Timing: smallben.RunsTiming{DeadAfter: 15 * time.Second, SweepEvery: time.Minute, MissedAfter: 30 * time.Second, ClaimPatience: 10 * time.Second}}
+)
+
+// durableConfig is what a process is told at its start.
+type durableConfig struct {
+	DSN, Journal string
+	Overlap      string
+	RerunLost    bool
+	Missed       smallben.MissedPolicy
+	Location     string
+	Timing       smallben.RunsTiming
+	Long         bool
+}
+
+func (c durableConfig) String() string {
+	return fmt.Sprintf("overlap %q, RerunLost %v, Missed %d, location %q", c.Overlap, c.RerunLost, c.Missed, c.Location)
+}
+
+func (c durableConfig) smallBen() *smallben.Config {
+	config := &smallben.Config{
+		SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true, SkipIfStillRunning: c.Overlap == "skip", DelayIfStillRunning: c.Overlap == "delay"},
+		Runs:            smallben.RunsConfig{Record: true, Missed: c.Missed, RerunLost: c.RerunLost},
+	}
+	if c.Location != "" {
+		location, err := time.LoadLocation(c.Location)
+		if err != nil {
+			panic(err)
+		}
+		config.SchedulerConfig.WithLocation = location
+	}
+	return config
+}
+
+// durableCommand is a line from the driver to a process, durableReply one back. A
+// reply without a number says that the process runs jobs.
+type durableCommand struct {
+	N int
+	durableOperation
+}
+
+type durableReply struct {
+	N       int                `json:",omitempty"`
+	Err     string             `json:",omitempty"`
+	Unknown bool               `json:",omitempty"`
+	Seen    map[int64]jobState `json:",omitempty"`
+	Trouble string             `json:",omitempty"` // why it does not run jobs yet
+}
+
+func init() { gob.Register(durableJob{}) }
+
+// durableJob writes its runs to the journal of its process.
+type durableJob struct{ ID int64 }
+
+// durable is the process, where this is one.
+var durable struct {
+	journal *durableJournal
+	long    bool
+}
+
+func (durableJob) Run(smallben.CronJobInput) { panic("RunContext is called in its place") }
+
+func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) error {
+	at := time.Now()
+	var version struct{ V int }
+	if err := input.Decode(&version); err != nil {
+		return err
+	}
+	note := runNote{Job: input.JobID, Tick: input.ScheduledAt.UnixMicro(), Triggered: input.Triggered, Attempt: input.Attempt, Missed: input.Missed,
+		Input: version.V, At: at.UnixMicro()}
+	<-durable.journal.note(note)
+	hash := fnv.New64a()
+	fmt.Fprint(hash, note.Job, note.Tick)
+	fate := hash.Sum64()
+	var takes time.Duration
+	switch n := fate % 1000; {
+	case n < 2 && durable.long:
+		takes = 8 * time.Second
+	case n < 8:
+		takes = 2500 * time.Millisecond
+	case n < 50:
+		takes = 400 * time.Millisecond
+	}
+	if takes > 0 {
+		<-time.After(takes)
+	}
+	note.End = smallben.OutcomeOK
+	switch n := fate / 1000 % 100; {
+	case n < 2:
+		note.End = smallben.OutcomePanic
+	case n < 5:
+		note.End = smallben.OutcomeError
+	}
+	note.At = time.Now().UnixMicro()
+	durable.journal.note(note)
+	switch note.End {
+	case smallben.OutcomePanic:
+		panic("drawn")
+	case smallben.OutcomeError:
+		return errors.New("drawn")
+	}
+	return nil
+}
+
+// durableJournal writes lines to a file, many in one go.
+type durableJournal struct {
+	file *os.File
+	wake chan struct{} // holds 1
+	done chan struct{}
+
+	mu      sync.Mutex
+	lines   bytes.Buffer
+	written chan struct{} // closed: what is in lines is on the disk
+	closed  bool
+}
+
+func newDurableJournal(path string) (*durableJournal, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	j := &durableJournal{file: file, wake: make(chan struct{}, 1), done: make(chan struct{}), written: make(chan struct{})}
+	go j.write()
+	return j, nil
+}
+
+// note returns a channel that is closed when the note is on the disk.
+func (j *durableJournal) note(note runNote) <-chan struct{} {
+	line, err := json.Marshal(note)
+	if err != nil {
+		panic(err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines.Write(append(line, '\n'))
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+	return j.written
+}
+
+func (j *durableJournal) write() {
+	defer close(j.done)
+	var lines bytes.Buffer
+	for range j.wake {
+		j.mu.Lock()
+		lines, j.lines = j.lines, lines
+		written, closed := j.written, j.closed
+		j.written = make(chan struct{})
+		j.mu.Unlock()
+		if _, err := lines.WriteTo(j.file); err != nil {
+			panic(err)
+		}
+		if err := j.file.Sync(); err != nil {
+			panic(err)
+		}
+		close(written)
+		if closed {
+			return
+		}
+	}
+}
+
+func (j *durableJournal) close() {
+	j.mu.Lock()
+	j.closed = true
+	j.mu.Unlock()
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+	<-j.done
+	_ = j.file.Close()
+}
+
+func TestTheProcessOfDurableRuns(t *testing.T) {
+	text := os.Getenv(envDurable)
+	if text == "" {
+		t.Skip("the tests of durable runs start it")
+	}
+	var config durableConfig
+	require.NoError(t, json.Unmarshal([]byte(text), &config))
+	journal, err := newDurableJournal(config.Journal)
+	require.NoError(t, err)
+	defer journal.close()
+	durable.journal, durable.long = journal, config.Long
+	log, err := os.Create(config.Journal + ".log")
+	require.NoError(t, err)
+	defer log.Close()
+	var replying sync.Mutex
+	reply := func(r durableReply) {
+		line, err := json.Marshal(r)
+		if err != nil {
+			panic(err)
+		}
+		replying.Lock()
+		defer replying.Unlock()
+		fmt.Printf("%s\n", line)
+	}
+	// The database may be away.
+	attempt := func(what func() error) {
+		for again := time.NewTicker(100 * time.Millisecond); ; <-again.C {
+			err := what()
+			if err == nil {
+				again.Stop()
+				return
+			}
+			reply(durableReply{Trouble: err.Error()})
+		}
+	}
+	var repository *smallben.RepositoryGorm
+	attempt(func() (err error) {
+		repository, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: crashDialector(config.DSN)})
+		return err
+	})
+	defer repository.Close()
+	settings := config.smallBen()
+	settings.Logger = funcr.New(func(_, args string) {
+		if !strings.Contains(args, "run skipped") && !strings.Contains(args, "run failed") {
+			fmt.Fprintln(log, time.Now().UTC().Format("15:04:05.000000"), args)
+		}
+	}, funcr.Options{})
+	s := smallben.New(repository, settings)
+	smallben.SetRunsTiming(s, config.Timing)
+	attempt(s.Start)
+	reply(durableReply{})
+
+	var commands sync.WaitGroup
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		var command durableCommand
+		require.NoError(t, json.Unmarshal(lines.Bytes(), &command))
+		commands.Go(func() {
+			seen, err := command.call(s)
+			answer := durableReply{N: command.N, Seen: seen}
+			if err != nil {
+				answer.Err, answer.Unknown = err.Error(), errors.Is(err, smallben.ErrOutcomeUnknown)
+			}
+			reply(answer)
+		})
+	}
+	commands.Wait()
+	s.Stop()
+}
+
+func (o durableOperation) call(s *smallben.SmallBen) (seen map[int64]jobState, err error) {
+	selected := smallben.PauseResumeOptions{JobIDs: o.IDs}
+	if o.Group != 0 {
+		selected.GroupIDs = []int64{o.Group}
+	}
+	input := map[string]any{"v": o.Input}
+	switch o.Kind {
+	case "add", "upsert":
+		jobs := make([]smallben.Job, len(o.IDs))
+		for i, id := range o.IDs {
+			jobs[i] = smallben.Job{ID: id, GroupID: durableGroup(id), CronExpression: o.Expression, Job: durableJob{id}, JobInput: input}
+		}
+		if o.Kind == "upsert" {
+			return nil, s.UpsertJobs(jobs)
+		}
+		return nil, s.AddJobs(jobs)
+	case "delete":
+		return nil, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: selected})
+	case "pause":
+		return nil, s.PauseJobs(&selected)
+	case "resume":
+		return nil, s.ResumeJobs(&selected)
+	case "trigger":
+		return nil, s.TriggerJobs(&selected)
+	case "update":
+		updates := make([]smallben.UpdateOption, len(o.IDs))
+		for i, id := range o.IDs {
+			updates[i].JobID = id
+			if o.Expression != "" {
+				updates[i].CronExpression = &o.Expression
+			}
+			if o.Input != 0 {
+				updates[i].JobOtherInputs = &input
+			}
+		}
+		return nil, s.UpdateJobs(updates)
+	case "list":
+		jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: o.IDs})
+		if err != nil && !errors.Is(err, s.ErrorTypeIfMismatchCount()) {
+			return nil, err
+		}
+		seen = make(map[int64]jobState)
+		for i := range jobs {
+			created := jobs[i].CreatedAt().Unix()
+			seen[jobs[i].ID] = jobState{Exists: true, Paused: jobs[i].Paused(), Expression: jobs[i].CronExpression,
+				Input: int(jobs[i].JobInput["v"].(float64)), CreatedFrom: created, CreatedTo: created}
+		}
+		_, err = s.ListRuns(&smallben.ListRunsOptions{JobIDs: o.IDs, Limit: 10})
+		return seen, err
+	}
+	return nil, fmt.Errorf("no operation %q", o.Kind)
+}
+
+// durableProcess is a process as the driver sees it.
+type durableProcess struct {
+	*life              // guarded by mu until the process is gone; notes are read then
+	application string // its name for PostgreSQL
+	cmd         *exec.Cmd
+	stdin       io.WriteCloser
+	stderr      bytes.Buffer
+	ended       chan struct{} // closed: it is gone, and all that it said is read
+	failed      error         // it ended by itself, or as it should not
+
+	mu      sync.Mutex
+	last    int
+	pending map[int]chan durableReply
+	trouble string
+}
+
+var errNoReply = errors.New("the process ended")
+
+// do waits for the reply.
+func (p *durableProcess) do(operation durableOperation) (durableReply, error) {
+	answer := make(chan durableReply, 1)
+	p.mu.Lock()
+	p.last++
+	n := p.last
+	p.pending[n] = answer
+	line, err := json.Marshal(durableCommand{n, operation})
+	if err == nil {
+		_, err = p.stdin.Write(append(line, '\n'))
+	}
+	p.mu.Unlock()
+	if err != nil {
+		<-p.ended
+		return durableReply{}, errNoReply
+	}
+	patience := time.NewTimer(durablePatience)
+	defer patience.Stop()
+	select {
+	case reply := <-answer:
+		return reply, nil
+	case <-p.ended:
+	case <-patience.C:
+		p.mu.Lock()
+		p.trouble = fmt.Sprintf("%s takes longer than %v", operation, durablePatience)
+		p.mu.Unlock()
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // which tells where it is
+		<-p.ended
+	}
+	select {
+	case reply := <-answer:
+		return reply, nil
+	default:
+		return durableReply{}, errNoReply
+	}
+}
+
+// durablePatience is more than an operation may take, while its process is stopped
+// and the database is away.
+const durablePatience = 90 * time.Second
+
+// listen reads replies to the end.
+func (p *durableProcess) listen(stdout io.Reader) {
+	defer close(p.ended)
+	var rest bytes.Buffer
+	for lines := bufio.NewScanner(io.TeeReader(stdout, &rest)); lines.Scan(); {
+		var reply durableReply
+		if json.Unmarshal(lines.Bytes(), &reply) != nil {
+			continue // the output of a test
+		}
+		p.mu.Lock()
+		switch {
+		case reply.Trouble != "":
+			p.trouble = reply.Trouble
+		case reply.N == 0:
+			p.up, p.trouble = time.Now(), ""
+		default:
+			p.pending[reply.N] <- reply
+			delete(p.pending, reply.N)
+		}
+		p.mu.Unlock()
+	}
+	err := p.cmd.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = time.Now()
+	if killed := !p.killed.IsZero(); killed == (err == nil) || !killed && p.closed.IsZero() {
+		p.failed = fmt.Errorf("%s ended with %v, %s: %s\n%s", p.life, err, p.trouble, last(rest.Bytes(), 2000), last(p.stderr.Bytes(), 50_000))
+	}
+}
+
+func last(text []byte, n int) []byte { return text[max(0, len(text)-n):] }
+
+// durableDriver is a round.
+type durableDriver struct {
+	testing.TB
+	durablePlan
+	config durableConfig
+	server *pgtest.Server // nil: SQLite
+	dsn    string
+	dir    string
+	raw    *sql.DB
+	rows   *smallben.RepositoryGorm // without a record
+	begun  time.Time
+
+	mu         sync.Mutex
+	slots      []*durableProcess // the latest in each
+	all        []*durableProcess
+	outages    []window
+	operations []*driven
+
+	version atomic.Int64
+	over    atomic.Bool
+}
+
+const durableSlots = 3
+
+// launch starts a process in a slot.
+func (d *durableDriver) launch(slot int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := len(d.all) + 1
+	p := &durableProcess{life: &life{name: fmt.Sprintf("%d in slot %d", n, slot)}, application: fmt.Sprintf("durable-%d", n), ended: make(chan struct{}), pending: make(map[int]chan durableReply)}
+	config := d.config
+	config.Journal = filepath.Join(d.dir, fmt.Sprintf("journal-%d", n))
+	if d.server != nil {
+		config.DSN = withApplication(d.dsn, p.application)
+	}
+	text, err := json.Marshal(config)
+	require.NoError(d, err)
+	p.cmd = exec.Command(os.Args[0], "-test.run=^TestTheProcessOfDurableRuns$", "-test.count=1", "-test.timeout=0")
+	p.cmd.Env = append(os.Environ(), envDurable+"="+string(text))
+	// A process that is stopped in a group of its own goes on when the driver dies.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd.Stderr = &p.stderr
+	p.stdin, err = p.cmd.StdinPipe()
+	require.NoError(d, err)
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(d, err)
+	require.NoError(d, p.cmd.Start())
+	p.pid = p.cmd.Process.Pid
+	go p.listen(stdout)
+	d.slots[slot] = p
+	d.all = append(d.all, p)
+}
+
+func withApplication(dsn, name string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		panic(err)
+	}
+	query := u.Query()
+	query.Set("application_name", name)
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+// kill kills the process of a slot.
+func (d *durableDriver) kill(slot int) {
+	p := d.slots[slot]
+	p.mu.Lock()
+	p.killed = time.Now()
+	p.mu.Unlock()
+	require.NoError(d, p.cmd.Process.Kill())
+	<-p.ended
+}
+
+// finish asks the process of a slot to end.
+func (d *durableDriver) finish(slot int) {
+	p := d.slots[slot]
+	p.mu.Lock()
+	p.closed = time.Now()
+	p.mu.Unlock()
+	_ = p.stdin.Close()
+}
+
+func (d *durableDriver) signal(slot int, signal syscall.Signal) {
+	p := d.slots[slot]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if signal == syscall.SIGSTOP {
+		p.stopped = append(p.stopped, window{time.Now(), longTime})
+	}
+	require.NoError(d, p.cmd.Process.Signal(signal))
+	if signal == syscall.SIGCONT {
+		p.stopped[len(p.stopped)-1].to = time.Now()
+	}
+}
+
+// pick gives a process that could take an operation: one that is stopped only now
+// and then, since the operation waits for it to go on.
+func (d *durableDriver) pick(random *rand.Rand) *durableProcess {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, slot := range random.Perm(len(d.slots)) {
+		p := d.slots[slot]
+		p.mu.Lock()
+		usable := !p.up.IsZero() && p.killed.IsZero() && p.closed.IsZero()
+		if n := len(p.stopped); n > 0 && p.stopped[n-1].to.Equal(longTime) {
+			usable = usable && random.IntN(50) == 0
+		}
+		p.mu.Unlock()
+		if usable {
+			return p
+		}
+	}
+	return nil
+}
+
+// operate does an operation through a process, and looks what came of it if
+// nobody knows. It returns nil if no process could take it.
+func (d *durableDriver) operate(random *rand.Rand, operation durableOperation) *driven {
+	p := d.pick(random)
+	if p == nil {
+		return nil
+	}
+	done := &driven{durableOperation: operation, life: p.life, begin: time.Now()}
+	reply, err := p.do(operation)
+	done.end = time.Now()
+	switch {
+	case err != nil:
+		done.err, done.result = err.Error(), drivenUnknown
+	case reply.Unknown:
+		done.err, done.result = reply.Err, drivenUnknown
+	case reply.Err != "":
+		done.err, done.result = reply.Err, drivenRefused
+	default:
+		done.result, done.seen = drivenOK, reply.Seen
+	}
+	if operation.Kind == "list" && done.result != drivenOK {
+		return done // nothing is known of it
+	}
+	if done.result == drivenUnknown && operation.Kind != "trigger" {
+		d.awaitEnd(p, done)
+		defer d.look(operation)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.operations = append(d.operations, done)
+	return done
+}
+
+// awaitEnd waits until an operation can no longer happen.
+func (d *durableDriver) awaitEnd(p *durableProcess, done *driven) {
+	if d.server != nil {
+		gone := done.err == errNoReply.Error()
+		d.poll(func() error {
+			var n int
+			err := d.raw.QueryRowContext(d.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND (xact_start < $2 OR $3)",
+				p.application, done.end, gone).Scan(&n)
+			if err == nil && n > 0 {
+				err = fmt.Errorf("%d transactions are in progress", n)
+			}
+			return err
+		})
+	}
+	done.end = time.Now()
+}
+
+// poll calls what it is given until there is no error, or the test is over.
+func (d *durableDriver) poll(do func() error) {
+	for do() != nil && d.Context().Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// look reads what has become of the jobs of an operation.
+func (d *durableDriver) look(operation durableOperation) {
+	list := durableOperation{Kind: "list", IDs: operation.IDs}
+	if operation.Group != 0 {
+		list.IDs = slices.DeleteFunc(slices.Clone(contended), func(id int64) bool { return !operation.covers(id) })
+	}
+	done := &driven{durableOperation: list, result: drivenOK}
+	d.poll(func() (err error) {
+		done.begin = time.Now()
+		done.seen, err = d.see(list.IDs)
+		done.end = time.Now()
+		return err
+	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.operations = append(d.operations, done)
+}
+
+// see reads the rows of jobs; nil ids mean all.
+func (d *durableDriver) see(ids []int64) (map[int64]jobState, error) {
+	rows, err := d.rows.ListJobs(nil)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[int64]jobState)
+	for i := range rows {
+		row := &rows[i]
+		if ids != nil && !slices.Contains(ids, row.ID) {
+			continue
+		}
+		var input struct{ V int }
+		if err := json.Unmarshal([]byte(row.SerializedJobInput), &input); err != nil {
+			return nil, err
+		}
+		seen[row.ID] = jobState{Exists: true, Paused: row.Paused, Expression: row.CronExpression, Input: input.V,
+			CreatedFrom: row.CreatedAt.Unix(), CreatedTo: row.CreatedAt.Unix()}
+	}
+	return seen, nil
+}
+
+// contended are the jobs that all workers change.
+var contended = []int64{-1, -2, -3, -4, -5, -6}
+
+var durableExpressions = slices.Sorted(maps.Keys(durablePeriods))
+
+// worker changes jobs of its own, and now and then one of those that all change.
+type worker struct {
+	*durableDriver
+	random *rand.Rand
+	mine   []int64
+	hot    []int64 // those of mine that it prefers
+	known  map[int64]jobState
+}
+
+func (d *durableDriver) newWorker(seed uint64, n int) *worker {
+	w := &worker{durableDriver: d, random: rand.New(rand.NewPCG(seed, uint64(n)+10)), known: make(map[int64]jobState)}
+	for id := int64(1); id <= int64(d.Jobs); id++ {
+		if id%int64(d.Workers) == int64(n) {
+			w.mine = append(w.mine, id)
+		}
+	}
+	w.hot = w.mine[:min(15, len(w.mine))]
+	return w
+}
+
+// populate adds all jobs.
+func (w *worker) populate() {
+	for ids := range slices.Chunk(w.mine, 50) {
+		operation := durableOperation{Kind: "add", IDs: ids, Expression: []string{"* * * * * *", "* * * * * *", "@every 1s"}[w.random.IntN(3)], Input: int(w.version.Add(1))}
+		w.do(operation)
+	}
+}
+
+func (w *worker) run() {
+	for !w.over.Load() {
+		w.do(w.draw())
+		time.Sleep(time.Duration(w.random.Float64() * 2 * float64(w.Gap))) // lets jobs live to run
+	}
+}
+
+// do keeps in mind what an operation made of the worker's own jobs.
+func (w *worker) do(operation durableOperation) {
+	done := w.operate(w.random, operation)
+	if done == nil || operation.Group != 0 || operation.IDs[0] < 0 {
+		return
+	}
+	if done.result == drivenUnknown && operation.Kind != "trigger" {
+		w.poll(func() error {
+			seen, err := w.see(operation.IDs)
+			for _, id := range operation.IDs {
+				w.known[id] = seen[id]
+			}
+			return err
+		})
+		return
+	}
+	if done.result != drivenOK {
+		return
+	}
+	for _, id := range operation.IDs {
+		if after, ok := w.known[id].apply(done, id); ok {
+			w.known[id] = after
+		}
+	}
+}
+
+// draw draws an operation that is likely to succeed.
+func (w *worker) draw() durableOperation {
+	if w.random.IntN(6) == 0 {
+		return w.drawContended()
+	}
+	ids := w.hot
+	if w.random.IntN(4) == 0 {
+		ids = w.mine
+	}
+	some := func(suits func(jobState) bool) (found []int64) {
+		n := 1 + w.random.IntN(4)
+		for _, i := range w.random.Perm(len(ids)) {
+			if suits(w.known[ids[i]]) {
+				found = append(found, ids[i])
+			}
+			if len(found) == n {
+				break
+			}
+		}
+		return found
+	}
+	exists := func(state jobState) bool { return state.Exists }
+	for {
+		var o durableOperation
+		switch n := w.random.IntN(100); {
+		case n < 10:
+			o = durableOperation{Kind: "add", IDs: some(func(state jobState) bool { return !state.Exists })}
+		case n < 20:
+			o = durableOperation{Kind: "upsert", IDs: some(func(jobState) bool { return true })}
+		case n < 28:
+			o = durableOperation{Kind: "delete", IDs: some(exists)}
+		case n < 45:
+			o = durableOperation{Kind: "pause", IDs: some(func(state jobState) bool { return state.Exists && !state.Paused })}
+		case n < 65:
+			o = durableOperation{Kind: "resume", IDs: some(func(state jobState) bool { return state.Exists && state.Paused })}
+		case n < 80:
+			o = durableOperation{Kind: "update", IDs: some(exists)}
+		case n < 95:
+			o = durableOperation{Kind: "trigger", IDs: some(exists)}
+		default:
+			o = durableOperation{Kind: "list", IDs: some(func(jobState) bool { return true })}
+		}
+		if len(o.IDs) > 0 {
+			return w.fill(o)
+		}
+	}
+}
+
+func (w *worker) drawContended() durableOperation {
+	o := durableOperation{Kind: []string{"add", "upsert", "upsert", "delete", "pause", "resume", "resume", "update", "trigger", "list", "list"}[w.random.IntN(11)]}
+	if w.random.IntN(3) == 0 && slices.Contains([]string{"delete", "pause", "resume", "trigger"}, o.Kind) {
+		o.Group = durableGroup(contended[w.random.IntN(2)])
+		return o
+	}
+	for _, i := range w.random.Perm(len(contended))[:1+w.random.IntN(2)] {
+		o.IDs = append(o.IDs, contended[i])
+	}
+	return w.fill(o)
+}
+
+func (w *worker) fill(o durableOperation) durableOperation {
+	expression := durableExpressions[w.random.IntN(len(durableExpressions))]
+	switch o.Kind {
+	case "add", "upsert":
+		o.Expression, o.Input = expression, int(w.version.Add(1))
+	case "update":
+		n := w.random.IntN(3)
+		if n != 0 {
+			o.Expression = expression
+		}
+		if n != 1 {
+			o.Input = int(w.version.Add(1))
+		}
+	}
+	return o
+}
+
+// disturbance is what happens at a time of the load.
+type disturbance struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// disturbances are what the seed has in store: kills, a stop, a crash of the
+// server, a restart as it should be.
+func (d *durableDriver) disturbances(random *rand.Rand) []disturbance {
+	var drawn []disturbance
+	add := func(at time.Duration, what string, do func()) {
+		drawn = append(drawn, disturbance{at, what, do})
+	}
+	between := func(from, to float64) time.Duration {
+		return time.Duration((from + random.Float64()*(to-from)) * float64(d.Load))
+	}
+	slots := random.Perm(durableSlots)
+	halt := time.Duration(random.Float64() * .9 * float64(d.Load-d.Halt))
+	add(halt, fmt.Sprintf("SIGSTOP to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGSTOP) })
+	add(halt+d.Halt, fmt.Sprintf("SIGCONT to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGCONT) })
+	// Kills in one slot come one after another.
+	for n := range d.Kills {
+		share := .8 / float64(d.Kills)
+		at := between(.05+float64(n)*share, .05+(float64(n)+.6)*share)
+		again := at + time.Duration(random.Float64()*.3*share*float64(d.Load))
+		add(at, fmt.Sprintf("SIGKILL to slot %d", slots[1]), func() { d.kill(slots[1]) })
+		add(again, fmt.Sprintf("start of slot %d", slots[1]), func() { d.launch(slots[1]) })
+	}
+	if random.IntN(2) == 0 {
+		at := between(.1, .7)
+		again := at + between(0, .2)
+		add(at, fmt.Sprintf("stop of slot %d", slots[2]), func() { d.finish(slots[2]) })
+		add(again, fmt.Sprintf("start of slot %d", slots[2]), func() { <-d.slots[slots[2]].ended; d.launch(slots[2]) })
+	}
+	if d.server != nil {
+		at := between(.1, .8)
+		add(at, "crash of the server", func() {
+			d.mu.Lock()
+			d.outages = append(d.outages, window{time.Now(), longTime})
+			d.mu.Unlock()
+			d.server.StopImmediate()
+		})
+		add(at+between(0, .1), "start of the server", func() {
+			d.server.StartAgain()
+			d.mu.Lock()
+			d.outages[len(d.outages)-1].to = time.Now()
+			d.mu.Unlock()
+		})
+	}
+	slices.SortStableFunc(drawn, func(a, b disturbance) int { return int(a.at - b.at) })
+	return drawn
+}
+
+// say logs a line with the time since the beginning.
+func (d *durableDriver) say(format string, args ...any) {
+	if testing.Verbose() {
+		d.Logf("%s (%5.1f s) %s", clock(time.Now()), time.Since(d.begun).Seconds(), fmt.Sprintf(format, args...))
+	}
+}
+
+// durableRound does one round and returns what is wrong.
+func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 1))
+	d := &durableDriver{TB: t, durablePlan: plan, dir: t.TempDir(), slots: make([]*durableProcess, durableSlots), begun: time.Now()}
+	d.config = durableConfig{
+		Overlap:   []string{"", "skip", "delay"}[random.IntN(3)],
+		RerunLost: random.IntN(2) == 0,
+		Missed:    smallben.MissedPolicy(random.IntN(3)),
+		Location:  []string{"", "America/New_York", "Australia/Lord_Howe"}[random.IntN(3)],
+		Timing:    plan.Timing,
+		Long:      plan.Load > 30*time.Second,
+	}
+	t.Logf("%s, seed %d (%s=%d repeats what is drawn): %s", database, seed, envDurableSeed, seed, d.config)
+	if keep := os.Getenv(envDurableKeep); keep != "" {
+		d.dir = filepath.Join(keep, fmt.Sprintf("%s-%d", database, seed))
+		require.NoError(t, os.MkdirAll(d.dir, 0o700))
+	}
+	d.open(database)
+	disturbances := d.disturbances(random)
+	defer func() {
+		// Whatever happens, no process stays behind.
+		for _, p := range d.all {
+			_ = p.cmd.Process.Kill()
+			<-p.ended
+		}
+	}()
+	for slot := range durableSlots {
+		d.launch(slot)
+	}
+	d.awaitProcesses()
+	workers := make([]*worker, plan.Workers)
+	var group sync.WaitGroup
+	for n := range workers {
+		workers[n] = d.newWorker(seed, n)
+		group.Go(workers[n].populate)
+	}
+	group.Wait()
+	d.say("all jobs are added")
+	start := time.Now()
+	for _, w := range workers {
+		group.Go(w.run)
+	}
+	for _, next := range append(disturbances, disturbance{plan.Load, "end of the load", func() {}}) {
+		<-time.After(time.Until(start.Add(next.at)))
+		d.say("%s", next.what)
+		next.do()
+		d.watch()
+	}
+	d.over.Store(true)
+	group.Wait()
+	d.watch()
+	h := d.settle()
+	d.say("the processes ended")
+	violations := append(d.leftBehind(), h.check()...)
+	outcomes := make(map[smallben.Outcome]int)
+	for i := range h.runs {
+		outcomes[h.runs[i].Outcome]++
+	}
+	results := make(map[drivenResult]int)
+	for _, operation := range h.operations {
+		results[operation.result]++
+	}
+	t.Logf("%s, seed %d, %s: %d processes, operations %v, records %v, violations: %d", database, seed, d.config, len(h.lives), results, outcomes, len(violations))
+	d.keep(h)
+	if len(violations) > 0 {
+		t.Errorf("seed %d: %s", seed, h.describeViolations(violations, 2))
+	}
+}
+
+func (p *durableProcess) isUp() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.up.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s is not up: %s", p.life, p.trouble)
+}
+
+// watch fails if a process ended by itself.
+func (d *durableDriver) watch() {
+	d.Helper()
+	for _, p := range d.all {
+		p.mu.Lock()
+		err := p.failed
+		p.mu.Unlock()
+		require.NoError(d, err)
+	}
+}
+
+// await waits until nothing is to be said.
+func (d *durableDriver) await(what string, patience time.Duration, missing func() string) {
+	d.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		text := missing()
+		if text == "" {
+			return
+		}
+		d.watch()
+		if time.Now().After(deadline) {
+			d.Fatalf("%s: not within %v: %s", what, patience, text)
+		}
+	}
+}
+
+func (d *durableDriver) awaitProcesses() {
+	d.Helper()
+	d.await("all processes run", time.Minute, func() string {
+		for _, p := range d.slots {
+			if text := p.isUp(); text != "" {
+				return text
+			}
+		}
+		return ""
+	})
+}
+
+func (d *durableDriver) open(database string) {
+	driver := "sqlite3"
+	if database == "PostgreSQL" {
+		d.server = pgtest.Start(d)
+		d.dsn, driver = d.server.DSN(), "pgx"
+	} else {
+		d.dsn = filepath.Join(d.dir, "jobs.db") + "?_journal_mode=WAL"
+	}
+	d.config.DSN = d.dsn
+	var err error
+	d.raw, err = sql.Open(driver, d.dsn)
+	require.NoError(d, err)
+	d.Cleanup(func() { _ = d.raw.Close() })
+	d.rows, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: crashDialector(d.dsn)})
+	require.NoError(d, err)
+	d.Cleanup(func() { _ = d.rows.Close() })
+}
+
+// settle lets the processes account for everything up to now, ends them, and
+// collects what is known.
+func (d *durableDriver) settle() *history {
+	until := time.Now()
+	d.awaitProcesses()
+	patience := d.Timing.DeadAfter + d.Timing.MissedAfter + 2*d.Timing.SweepEvery + 30*time.Second
+	d.await("everything is accounted for", patience, func() string {
+		var behind, unfinished int
+		err := d.raw.QueryRow("SELECT count(*) FROM jobs JOIN job_marks ON job_id = id WHERE NOT paused AND accounted_until < $1", until.UnixMicro()).Scan(&behind)
+		if err != nil {
+			return err.Error()
+		}
+		for _, p := range d.all {
+			if p.gone.IsZero() {
+				continue
+			}
+			var n int
+			err := d.raw.QueryRow("SELECT count(*) FROM job_runs WHERE ended_at IS NULL AND process LIKE $1", fmt.Sprintf("%%/%d/%%", p.pid)).Scan(&n)
+			if err != nil {
+				return err.Error()
+			}
+			unfinished += n
+		}
+		if behind+unfinished == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%d jobs have accounts before %s, %d runs of processes that are gone are unfinished", behind, clock(until), unfinished)
+	})
+	d.say("everything is accounted for")
+	for slot := range d.slots {
+		d.finish(slot)
+	}
+	for _, p := range d.slots {
+		select {
+		case <-p.ended:
+		case <-time.After(time.Minute):
+			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+			<-p.ended
+			d.Fatalf("%s does not end: %s", p.life, last(p.stderr.Bytes(), 20_000))
+		}
+	}
+	d.watch()
+	return d.history(until)
+}
+
+// leftBehind looks for what processes that ended must not leave.
+func (d *durableDriver) leftBehind() (violations []violation) {
+	for table, what := range map[string]string{"job_running": "running keys", "job_processes": "processes"} {
+		var n int
+		require.NoError(d, d.raw.QueryRow("SELECT count(*) FROM "+table).Scan(&n))
+		if n > 0 {
+			violations = append(violations, violation{kind: "something is left behind", at: time.Now(), text: fmt.Sprintf("%d %s", n, what)})
+		}
+	}
+	return violations
+}
+
+func (d *durableDriver) history(until time.Time) *history {
+	h := &history{
+		overlap: d.config.Overlap, rerunLost: d.config.RerunLost, policy: d.config.Missed,
+		sync: time.Second, deadAfter: d.Timing.DeadAfter, calm: d.Timing.ClaimPatience,
+		outages: d.outages, operations: d.operations, until: until,
+	}
+	for n, p := range d.all {
+		file, err := os.Open(filepath.Join(d.dir, fmt.Sprintf("journal-%d", n+1)))
+		if errors.Is(err, os.ErrNotExist) {
+			h.lives = append(h.lives, p.life) // killed before it did anything
+			continue
+		}
+		require.NoError(d, err)
+		defer file.Close()
+		for lines := bufio.NewScanner(file); lines.Scan(); {
+			var note runNote
+			if json.Unmarshal(lines.Bytes(), &note) == nil { // the last one may have been cut
+				p.notes = append(p.notes, note)
+			}
+		}
+		h.lives = append(h.lives, p.life)
+	}
+	var err error
+	h.rows, err = d.see(nil)
+	require.NoError(d, err)
+	h.runs, err = d.rows.ListRuns(smallben.ListRunsOptions{Limit: 100_000_000})
+	require.NoError(d, err)
+	return h
+}
+
+// keep writes what is not in the directory yet, if that is kept.
+func (d *durableDriver) keep(h *history) {
+	if os.Getenv(envDurableKeep) == "" {
+		return
+	}
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s\n", d.config)
+	for _, l := range h.lives {
+		fmt.Fprintf(&text, "%s: up %s, killed %s, closed %s, gone %s, stopped %v\n", l, clock(l.up), clock(l.killed), clock(l.closed), clock(l.gone), l.stopped)
+	}
+	for _, w := range h.outages {
+		fmt.Fprintf(&text, "outage from %s to %s\n", clock(w.from), clock(w.to))
+	}
+	for _, operation := range h.operations {
+		fmt.Fprintf(&text, "%s\n", operation)
+	}
+	for i := range h.runs {
+		run := &h.runs[i]
+		fmt.Fprintf(&text, "%s, tick %s from %s to %s, first %s\n", run, clock(run.Tick), clock(run.Start), clock(run.End), clock(run.FirstTick))
+	}
+	require.NoError(d, os.WriteFile(filepath.Join(d.dir, "history"), text.Bytes(), 0o600))
+}
+
+// durableSeed is the one that is asked for, or a new one.
+func durableSeed(t testing.TB) uint64 {
+	if text := os.Getenv(envDurableSeed); text != "" {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err, envDurableSeed)
+		return seed
+	}
+	return uint64(rand.IntN(1_000_000))
+}
+
+func TestDurableRunsOnPostgreSQL(t *testing.T) {
+	t.Parallel()
+	durableRound(t, shortPlan, "PostgreSQL", durableSeed(t))
+}
+
+func TestDurableRunsOnSQLite(t *testing.T) {
+	t.Parallel()
+	durableRound(t, shortPlan, "SQLite", durableSeed(t))
+}
+
+// TestSoakDurableRuns is the long form: rounds on one database after another, with
+// the timings of users, for as long as SMALLBEN_SOAK says.
+func TestSoakDurableRuns(t *testing.T) {
+	text := os.Getenv("SMALLBEN_SOAK")
+	if text == "" {
+		t.Skip("SMALLBEN_SOAK is not set")
+	}
+	duration, err := time.ParseDuration(text)
+	require.NoError(t, err, "SMALLBEN_SOAK")
+	databases := []string{"PostgreSQL", "SQLite"}
+	if only := os.Getenv(envDurableDatabase); only != "" {
+		require.Contains(t, databases, only, envDurableDatabase)
+		databases = []string{only}
+	}
+	rounds := 0
+	if text := os.Getenv(envDurableRounds); text != "" {
+		rounds, err = strconv.Atoi(text)
+		require.NoError(t, err, envDurableRounds)
+	}
+	plan := longPlan
+	if text := os.Getenv(envDurableJobs); text != "" {
+		plan.Jobs, err = strconv.Atoi(text)
+		require.NoError(t, err, envDurableJobs)
+	}
+	seed, end := durableSeed(t), time.Now().Add(duration)
+	for round := 0; rounds == 0 && (round == 0 || time.Now().Before(end)) || round < rounds; round++ {
+		for _, database := range databases {
+			t.Run(fmt.Sprintf("%s %d", database, seed+uint64(round)), func(t *testing.T) {
+				durableRound(t, plan, database, seed+uint64(round))
+			})
+		}
+	}
+}
