@@ -207,7 +207,7 @@ JOIN job_runs r ON r.job_id = v.job_id AND r.tick > v.after AND r.tick <= v.unti
 const lockMarksOfDead = `WITH dead AS (SELECT v.process, v.beats FROM {rows}) SELECT m.job_id FROM job_marks m WHERE m.job_id IN (
 	SELECT job_id FROM job_runs WHERE ended_at IS NULL AND ` + ofDead + ` UNION SELECT job_id FROM job_running WHERE ` + ofDead + `) ORDER BY m.job_id FOR UPDATE`
 
-const ofDead = `process NOT IN (SELECT p.process FROM job_processes p WHERE (p.process, p.beats) NOT IN (SELECT d.process, d.beats FROM dead d))`
+const ofDead = `process >= '' AND process NOT IN (SELECT p.process FROM job_processes p WHERE (p.process, p.beats) NOT IN (SELECT d.process, d.beats FROM dead d))`
 
 const loseRuns = `UPDATE job_runs SET outcome = 'lost', ended_at = $1 FROM (
 	SELECT job_id AS d1, tick AS d2, triggered AS d3, attempt AS d4 FROM job_runs
@@ -303,7 +303,7 @@ var sqliteWords = strings.NewReplacer(
 	"{json list}", "json_group_array", "{json pair}", "json_array",
 	"{has id}", "typeof(j.id) = 'integer'", "{created}", "+j.created_at", "{job}", prefixed("+j.", jobColumns), "{run}", prefixed("r.", runColumns),
 	"$", "?", "IS DISTINCT FROM", "IS NOT",
-	" FOR UPDATE OF r SKIP LOCKED", "", " FOR UPDATE SKIP LOCKED", "", " FOR UPDATE", "", " FOR SHARE OF m", "", " FOR KEY SHARE", "")
+	" FOR UPDATE OF r SKIP LOCKED", "", " FOR UPDATE SKIP LOCKED", "", " FOR UPDATE", "", " FOR SHARE OF m", "", " FOR KEY SHARE SKIP LOCKED", "", " FOR KEY SHARE", "")
 
 func (sqliteDialect) words(statement string) string { return sqliteWords.Replace(statement) }
 

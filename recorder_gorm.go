@@ -105,7 +105,10 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 		return nil
 	}
 	err := r.readRecord(op, func(s *records) error {
-		return cmp.Or(s.dialect.shareable(s.db), look(s))
+		if err := look(s); err != nil {
+			return err
+		}
+		return s.dialect.shareable(s.db)
 	})
 	if err != nil {
 		return err
@@ -146,7 +149,7 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 func (r *RepositoryGorm) Join(process string) error {
 	return r.writeRecord("join", true, func(s *records) error {
 		return s.exec("INSERT INTO job_processes (process, beats) VALUES ($1, 0) ON CONFLICT DO NOTHING", process)
-	}, func(s *records) (bool, error) { return s.registered(process) })
+	}, func(s *records) (bool, error) { return s.registered(process, "") })
 }
 
 // Leave implements Recorder.
@@ -154,7 +157,7 @@ func (r *RepositoryGorm) Leave(process string) error {
 	return r.writeRecord("leave", true, func(s *records) error {
 		return s.exec("DELETE FROM job_processes WHERE process = $1", process)
 	}, func(s *records) (bool, error) {
-		registered, err := s.registered(process)
+		registered, err := s.registered(process, "")
 		return !registered, err
 	})
 }
@@ -216,21 +219,41 @@ func decodePeers(text string) ([]Peer, error) {
 	return peers, nil
 }
 
-// Claim implements Recorder. A call takes 10 s at most. What waits for what, so
-// that nobody waits for each other: for marks and runs, in the order of their
-// keys; then for running keys, in the same order; then for the process, if it is
-// just being buried.
-func (r *RepositoryGorm) Claim(process string, claims []Claim) ([]ClaimResult, error) {
+// Claim implements Recorder. A call takes 10 s at most.
+func (r *RepositoryGorm) Claim(process string, claims []Claim) (results []ClaimResult, err error) {
 	if len(claims) == 0 {
 		return nil, nil
 	}
+	for deadline := time.Now().Add(claimLimit); ; {
+		bounded := r.within(time.Until(deadline))
+		results, err = bounded.claim(process, claims)
+		if !errors.Is(err, ErrNotRegistered) {
+			return results, err
+		}
+		// A burial that was under way may have been undone. One that waits for
+		// it here holds up nobody.
+		registered := false
+		lookErr := bounded.readRecord("claim runs", func(s *records) (err error) {
+			registered, err = s.registered(process, "FOR KEY SHARE")
+			return err
+		})
+		if !registered {
+			return nil, cmp.Or(lookErr, err)
+		}
+	}
+}
+
+// claim is Claim, for which a process that is just being buried is not registered.
+// What waits for what, so that nobody waits for each other: for marks and runs, in
+// the order of their keys, then for running keys, in the same order.
+func (r *RepositoryGorm) claim(process string, claims []Claim) ([]ClaimResult, error) {
 	order := make([]int, len(claims))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return compareKeys(&claims[a].RunKey, &claims[b].RunKey) })
 	results := make([]ClaimResult, len(claims))
-	err := r.within(claimLimit).writeRecord("claim runs", true, func(s *records) error {
+	err := r.writeRecord("claim runs", true, func(s *records) error {
 		var exclusive []int
 		for chunk := range slices.Chunk(order, recordChunk) {
 			added, err := s.claim(process, claims, chunk, results)
@@ -244,7 +267,7 @@ func (r *RepositoryGorm) Claim(process string, claims []Claim) ([]ClaimResult, e
 				return err
 			}
 		}
-		registered, err := s.registered(process)
+		registered, err := s.registered(process, "FOR KEY SHARE SKIP LOCKED")
 		if err == nil && !registered {
 			err = fmt.Errorf("%w: %s", ErrNotRegistered, process)
 		}
@@ -388,7 +411,10 @@ func (r *RepositoryGorm) CompareMarks() error {
 		return err
 	}
 	_, err = r.changeRecord(op, func(tx *recordTx) error {
-		return cmp.Or(tx.exec(markStrangers, tx.revision, tx.now.UnixMicro()), tx.exec(buryMarks, tx.revision, tx.now.UnixMicro()))
+		if err := tx.exec(markStrangers, tx.revision, tx.now.UnixMicro()); err != nil {
+			return err
+		}
+		return tx.exec(buryMarks, tx.revision, tx.now.UnixMicro())
 	})
 	return err
 }
@@ -701,11 +727,11 @@ func (s *records) keys(text string, args ...any) (map[runID]bool, error) {
 	return keys, err
 }
 
-// registered reports whether the process is, and keeps it so to the end of the
-// transaction.
-func (s *records) registered(process string) (bool, error) {
+// registered reports whether the process is, and with a lock keeps it so to the end
+// of the transaction.
+func (s *records) registered(process, lock string) (bool, error) {
 	var found bool
-	err := s.row("SELECT true FROM job_processes WHERE process = $1 FOR KEY SHARE", []any{process}, &found)
+	err := s.row("SELECT true FROM job_processes WHERE process = $1 "+lock, []any{process}, &found)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
@@ -838,9 +864,12 @@ func (tx *recordTx) Accounts(jobIDs []int64) ([]Account, error) {
 	accounts := []Account{}
 	for ids := range slices.Chunk(unique(jobIDs), changeChunk) {
 		jobs := idRows(ids)
-		// Claims that are under way are to be seen below.
-		err := cmp.Or(tx.exec(adoptJobs, tx.revision, tx.now.UnixMicro(), jobs), tx.exec(lockMarks, jobs))
+		err := tx.exec(adoptJobs, tx.revision, tx.now.UnixMicro(), jobs)
 		if err == nil {
+			err = tx.exec(lockMarks, jobs)
+		}
+		if err == nil {
+			// A statement of its own, which sees the claims that the locks waited for.
 			err = tx.each(readAccounts, []any{jobs}, func(rows *sql.Rows) error {
 				var account Account
 				var until int64
@@ -950,12 +979,15 @@ func (tx *recordTx) Bury(dead []Peer) ([]Run, error) {
 		values[i] = []any{peer.Process, peer.Beats}
 	}
 	peers := rowsArg{"process text, beats bigint", values}
-	// In the order of Claim: the marks, then the processes.
-	err := cmp.Or(tx.exec(lockMarksOfDead, peers), tx.exec("DELETE FROM job_processes WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})", peers))
-	if err != nil {
-		return nil, fmt.Errorf("bury processes: %w", err)
+	// In the order of Claim: the marks before the running keys.
+	err := tx.exec(lockMarksOfDead, peers)
+	if err == nil {
+		err = tx.exec("DELETE FROM job_processes WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})", peers)
 	}
-	lost, err := tx.runs(loseRuns, tx.now.UnixMicro())
+	var lost []Run
+	if err == nil {
+		lost, err = tx.runs(loseRuns, tx.now.UnixMicro())
+	}
 	if err == nil {
 		err = tx.exec("DELETE FROM job_running WHERE process NOT IN (SELECT process FROM job_processes)")
 	}

@@ -1,12 +1,26 @@
 package smallben_test
 
 import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/pgtest"
 )
 
 // eachShared runs a test on both databases, as several processes can share them.
@@ -21,45 +35,664 @@ func eachShared(t *testing.T, test func(t *testing.T, db *database)) {
 	}
 }
 
-// recorder opens another repository on the database, with a record.
-func (db *database) recorder(t testing.TB, edit ...func(*smallben.RepositoryGormConfig)) *smallben.RepositoryGorm {
+// recorder opens another repository on the database, as another process would.
+func (db *database) recorder(t testing.TB) records {
 	t.Helper()
-	r := db.open(t, edit...)
-	require.NoError(t, r.OpenRecord("UTC"))
+	r := records{Recorder: db.open(t), put: db.put}
+	require.NoError(t, r.OpenRecord(recordLocation))
 	return r
 }
 
-// addJobs adds n jobs, from id 1 on, and returns their revision.
-func addJobs(t testing.TB, r smallben.Recorder, n int) (revision int64) {
+// schema is all that was created, as text.
+func (db *database) schema(t testing.TB) []string {
 	t.Helper()
-	rows := make([]smallben.RawJob, n)
-	for i := range rows {
-		rows[i] = rawJob(int64(i + 1))
+	if db.sqlite() {
+		return db.strings(t, "SELECT name || ': ' || coalesce(sql, '') FROM sqlite_master ORDER BY name")
 	}
-	jobs := withSchedule(t, rows...)
-	revision, err := r.Change(func(tx smallben.RecordTx) error { return tx.AddJobs(jobs) })
-	require.NoError(t, err)
-	return revision
+	return slices.Concat(
+		db.strings(t, "SELECT indexname || ': ' || replace(indexdef, schemaname || '.', '') FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1"),
+		db.strings(t, `SELECT concat_ws(' ', table_name, column_name, data_type, character_maximum_length, is_nullable, column_default)
+FROM information_schema.columns WHERE table_schema = current_schema() ORDER BY table_name, ordinal_position`),
+		db.strings(t, `SELECT conrelid::regclass || ': ' || pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = current_schema()::regnamespace ORDER BY 1`))
 }
 
-// backdate lets the accounts of all jobs begin at dawn.
-func backdate(t testing.TB, r smallben.Recorder, n int) {
+// recordTables are the tables of the record that are there.
+func (db *database) recordTables(t testing.TB) []string {
 	t.Helper()
-	accounts := make([]smallben.Account, n)
-	for i := range accounts {
-		accounts[i] = smallben.Account{JobID: int64(i + 1), Until: dawn}
+	text := "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() AND table_name <> 'jobs'"
+	if db.sqlite() {
+		text = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'jobs'"
 	}
-	_, err := r.Change(func(tx smallben.RecordTx) error { return tx.Record(accounts, nil) })
+	return db.strings(t, text)
+}
+
+// apply executes statements that end in semicolons, as a user would.
+func (db *database) apply(t testing.TB, statements string) {
+	t.Helper()
+	for statement := range strings.SplitSeq(strings.TrimSuffix(statements, ";\n"), ";\n") {
+		db.exec(t, statement)
+	}
+}
+
+func skipMigration(config *smallben.RepositoryGormConfig) { config.SkipMigration = true }
+
+// The tables.
+
+func TestNoRecordIsCreatedUntilItIsOpened(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(1, 2)...)))
+		require.Empty(t, db.recordTables(t))
+		require.NoError(t, r.OpenRecord(recordLocation))
+		require.ElementsMatch(t, []string{"job_runs", "job_marks", "job_running", "job_processes", "job_record"}, db.recordTables(t))
+	})
+}
+
+func TestRunsSchemaIsWhatIsCreated(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		db.recorder(t)
+		var own *database
+		if db.sqlite() {
+			own = newSQLiteWAL(t)
+		} else {
+			own = newPostgres(t)
+		}
+		own.apply(t, own.open(t).RunsSchema())
+		require.Equal(t, db.schema(t), own.schema(t))
+	})
+}
+
+func TestSkipMigrationLeavesTheRecordToTheUser(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		db.open(t)
+		r := db.open(t, skipMigration)
+		err := r.OpenRecord(recordLocation)
+		require.ErrorContains(t, err, "job_r")
+		require.ErrorContains(t, err, "RunsSchema")
+		require.Empty(t, db.recordTables(t))
+
+		db.apply(t, r.RunsSchema())
+		require.NoError(t, r.OpenRecord(recordLocation))
+		require.NoError(t, r.Join("a"))
+		_, err = r.Beat("a")
+		require.NoError(t, err)
+	})
+}
+
+func TestATableOfTheRecordWithoutAColumnIsAnErrorAtOpening(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		r := db.open(t)
+		db.exec(t, "CREATE TABLE job_running (job_id bigint PRIMARY KEY)")
+		require.ErrorContains(t, r.OpenRecord(recordLocation), "table job_running")
+	})
+}
+
+func TestOtherDatabasesHoldNoRecord(t *testing.T) {
+	t.Parallel()
+	r := newPortable(t).open(t)
+	require.EqualError(t, r.OpenRecord("UTC"), "open record: the record of runs needs PostgreSQL or SQLite, not sqlite")
+	require.Empty(t, r.RunsSchema())
+	calls := map[string]func() error{
+		"Join": func() error { return r.Join("a") }, "Leave": func() error { return r.Leave("a") },
+		"Beat":         func() error { _, err := r.Beat("a"); return err },
+		"Claim":        func() error { _, err := r.Claim("a", claimsOf(1, runKey(1, 1))); return err },
+		"Finish":       func() error { return r.Finish("a", []smallben.FinishedRun{finished(runKey(1, 1))}) },
+		"Change":       func() error { _, err := r.Change(func(smallben.RecordTx) error { return nil }); return err },
+		"Changes":      func() error { _, err := r.Changes(0, nil); return err },
+		"CompareMarks": r.CompareMarks,
+		"PruneRuns":    func() error { _, err := r.PruneRuns(dawn, 1); return err },
+		"ListRuns":     func() error { _, err := r.ListRuns(smallben.ListRunsOptions{}); return err },
+		"LastRuns":     func() error { _, err := r.LastRuns([]int64{1}); return err },
+	}
+	for name, call := range calls {
+		assert.ErrorContains(t, call(), "the record of runs needs PostgreSQL or SQLite", name)
+	}
+}
+
+func TestAFileOfSQLiteMustBeInWALMode(t *testing.T) {
+	t.Parallel()
+	db := newSQLite(t)
+	r := db.open(t)
+	err := r.OpenRecord(recordLocation)
+	require.ErrorContains(t, err, "WAL")
+	require.ErrorContains(t, err, "_journal_mode=WAL")
+	require.Empty(t, db.recordTables(t))
+	require.Equal(t, []string{"delete"}, db.strings(t, "PRAGMA journal_mode"))
+
+	db.exec(t, "PRAGMA journal_mode = WAL")
+	require.NoError(t, r.OpenRecord(recordLocation))
+}
+
+func TestADatabaseInMemoryHoldsARecordOfOneProcess(t *testing.T) {
+	t.Parallel()
+	r := newDatabase(t, "SQLite", ":memory:", "sqlite3").recorder(t)
+	revision := r.start(t, 1)
+	require.NoError(t, r.Join("a"))
+	r.win(t, "a", claimsOf(revision, runKey(1, 1)))
+	require.NoError(t, r.Finish("a", []smallben.FinishedRun{finished(runKey(1, 1))}))
+	require.Len(t, r.runs(t), 1)
+}
+
+// Growth.
+
+func TestStatementsOfTheRecordDoNotGrowWithTheRuns(t *testing.T) {
+	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
+		count := func(n int) (counts []int) {
+			b.reset(t)
+			ids := make([]int64, n)
+			for i := range ids {
+				ids[i] = int64(100 + i)
+			}
+			r := records{Recorder: b.repository}
+			revision := r.start(t, ids...)
+			keys, runs := make([]smallben.RunKey, n), make([]smallben.FinishedRun, n)
+			for i, id := range ids {
+				keys[i] = runKey(id, 1)
+				runs[i] = finished(keys[i])
+				runs[i].Exclusive = true
+			}
+			claims := exclusively(claimsOf(revision, keys...))
+			for _, call := range []func(){
+				func() { r.win(t, "a", claims) },
+				func() { r.win(t, "a", claims) },
+				func() { r.claim(t, "b", claims) },
+				func() { require.NoError(t, r.Finish("a", runs)) },
+			} {
+				b.faults.Reset()
+				call()
+				counts = append(counts, b.faults.Count())
+			}
+			return counts
+		}
+		require.Equal(t, count(1), count(2000))
+	})
+}
+
+// A plan that was made while the tables were empty, or by no statistics, would
+// look at each run for each other.
+func TestOnPostgreSQLClaimsAndFinishesReadTheirOwnRowsOnly(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	const jobs, ticks = 500, 20
+	func() {
+		repository, err := db.tryOpen()
+		require.NoError(t, err)
+		defer repository.Close() // and with it the server's processes, which count then
+		r := records{Recorder: repository}
+		require.NoError(t, r.OpenRecord(recordLocation))
+		require.NoError(t, r.Join("a"))
+		ids := make([]int64, jobs)
+		for i := range ids {
+			ids[i] = int64(i + 1)
+		}
+		revision := r.start(t, ids...)
+		for tick := range ticks {
+			keys, runs := make([]smallben.RunKey, jobs), make([]smallben.FinishedRun, jobs)
+			for i, id := range ids {
+				keys[i] = runKey(id, tick+1)
+				runs[i] = finished(keys[i])
+			}
+			r.win(t, "a", claimsOf(revision, keys...))
+			require.NoError(t, r.Finish("a", runs))
+		}
+	}()
+	var scans, rows sql.NullInt64
+	for deadline := time.Now().Add(15 * time.Second); scans.Int64 < jobs*ticks; time.Sleep(10 * time.Millisecond) {
+		require.True(t, time.Now().Before(deadline), "%d index scans were counted", scans.Int64)
+		require.NoError(t, db.pool.QueryRow("SELECT sum(idx_scan), sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables WHERE schemaname = current_schema()").Scan(&scans, &rows))
+	}
+	assert.Less(t, rows.Int64, int64(20*jobs*ticks))
+}
+
+// Competition.
+
+func TestNoClaimIsWonAfterThePauseOfItsJobWasAcknowledged(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		const claimers, jobs, ticks, pauses = 3, 8, 400, 40
+		writer := db.recorder(t)
+		ids := make([]int64, jobs)
+		spans := make([]smallben.TickSpan, jobs)
+		for i := range ids {
+			ids[i] = int64(i + 1)
+			spans[i] = smallben.TickSpan{JobID: ids[i], After: dawn, Until: tickAt(ticks)}
+		}
+		writer.start(t, ids...)
+		var (
+			done    atomic.Bool
+			won     atomic.Int64
+			claimed sync.WaitGroup
+			turns   = make(chan struct{}) // one for each batch
+		)
+		for i := range claimers {
+			process := fmt.Sprint("claimer ", i)
+			r := db.recorder(t)
+			require.NoError(t, r.Join(process))
+			claimed.Go(func() {
+				for !done.Load() {
+					changes, err := r.Changes(0, nil)
+					if !assert.NoError(t, err) {
+						return
+					}
+					for range 3 { // the last ones with an old revision, perhaps
+						var claims []smallben.Claim
+						for _, row := range changes.Jobs {
+							key := runKey(row.ID, 1+rand.IntN(ticks))
+							claims = append(claims, smallben.Claim{RunKey: key, Revision: row.Revision})
+						}
+						rand.Shuffle(len(claims), func(i, j int) { claims[i], claims[j] = claims[j], claims[i] })
+						results, err := r.Claim(process, claims)
+						if !assert.NoError(t, err) {
+							return
+						}
+						for _, result := range results {
+							if result == smallben.ClaimWon {
+								won.Add(1)
+							}
+						}
+						select {
+						case turns <- struct{}{}:
+						default:
+						}
+					}
+				}
+			})
+		}
+		defer claimed.Wait()
+		defer done.Store(true)
+		var before, after [][]time.Time
+		for range pauses {
+			writer.change(t, func(tx smallben.RecordTx) (err error) {
+				if err = tx.PauseJobs(rawJobs(ids[:jobs/2]...)); err == nil {
+					before, err = tx.RecordedTicks(spans[:jobs/2])
+				}
+				return err
+			})
+			<-turns
+			<-turns
+			writer.change(t, func(tx smallben.RecordTx) (err error) {
+				if after, err = tx.RecordedTicks(spans[:jobs/2]); err == nil {
+					err = tx.ResumeJobs(withSchedule(t, rawJobs(ids[:jobs/2]...)...))
+				}
+				if err == nil {
+					err = tx.Record(accountsAt(dawn, ids...), nil) // which resuming has moved
+				}
+				return err
+			})
+			require.Equal(t, before, after)
+			<-turns
+		}
+		require.Positive(t, won.Load())
+	})
+}
+
+func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		const processes, jobs, rounds = 4, 60, 25
+		r := db.recorder(t)
+		ids := make([]int64, jobs)
+		for i := range ids {
+			ids[i] = int64(i + 1)
+		}
+		revision := r.start(t, ids...)
+		var wg, writers sync.WaitGroup
+		var done atomic.Bool
+		var pools []*faultsql.Faults
+		open := func() records {
+			faults := db.faults(t)
+			pools = append(pools, faults)
+			r := records{Recorder: openGorm(t, db.dialectorOn(faults.DB()), 0)}
+			require.NoError(t, r.OpenRecord(recordLocation))
+			faults.Reset()
+			return r
+		}
+		for i := range processes {
+			process, r := fmt.Sprint("process ", i), open()
+			require.NoError(t, r.Join(process))
+			wg.Go(func() {
+				for round := range rounds {
+					var claims []smallben.Claim
+					for _, n := range rand.Perm(jobs) {
+						claim := claimsOf(revision, runKey(ids[n], round+1))[0]
+						claim.Exclusive = n%3 == 0
+						claims = append(claims, claim)
+						if n%10 == 0 {
+							claim.RunKey = triggered(claim.RunKey)
+							claims = append(claims, claim)
+						}
+					}
+					results, err := r.Claim(process, claims)
+					if !assert.NoError(t, err) {
+						return
+					}
+					var runs []smallben.FinishedRun
+					for i, result := range results {
+						if result == smallben.ClaimWon {
+							run := finished(claims[i].RunKey)
+							run.Exclusive = claims[i].Exclusive
+							runs = append(runs, run)
+						}
+					}
+					var finishing sync.WaitGroup
+					half := len(runs) / 2
+					finishing.Go(func() { assert.NoError(t, r.Finish(process, runs[:half])) })
+					finishing.Go(func() { assert.NoError(t, r.Finish(process, runs)) })
+					finishing.Wait()
+					_, err = r.Beat(process)
+					assert.NoError(t, err)
+				}
+			})
+		}
+		writer, another := open(), open()
+		writers.Go(func() {
+			for !done.Load() {
+				_, err := writer.Change(func(tx smallben.RecordTx) error {
+					some := ids[rand.IntN(jobs/2):]
+					if _, err := tx.Accounts(some); err != nil {
+						return err
+					}
+					_, err := tx.Bury([]smallben.Peer{{Process: "process 1", Beats: -1}})
+					return errors.Join(err, tx.Record(accountsAt(dawn, some...), nil))
+				})
+				assert.NoError(t, err)
+			}
+		})
+		writers.Go(func() {
+			for !done.Load() {
+				_, err := another.PruneRuns(dawn, 10)
+				assert.NoError(t, err)
+				assert.NoError(t, another.Join("guest"))
+				assert.NoError(t, another.Leave("guest"))
+			}
+		})
+		wg.Wait()
+		done.Store(true)
+		writers.Wait()
+		for _, faults := range pools {
+			assert.Zero(t, faults.Count(faultsql.Rollback), "a deadlock")
+			require.NoError(t, faults.DB().Close())
+		}
+		runs := r.runs(t)
+		require.Len(t, runs, rounds*(jobs+jobs/10))
+		for _, run := range runs {
+			require.Contains(t, []smallben.Outcome{smallben.OutcomeOK, smallben.OutcomeSkipped}, run.Outcome)
+		}
+		for _, account := range r.accounts(t, ids...) {
+			require.False(t, account.Busy)
+		}
+	})
+}
+
+func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *testing.T) {
+	t.Parallel()
+	for name, stop := range map[string]func(op faultsql.Op) bool{
+		"with its claims made":    func(op faultsql.Op) bool { return op.Kind == faultsql.Commit },
+		"within a Change":         func(op faultsql.Op) bool { return strings.Contains(op.SQL, "UPDATE jobs SET paused") },
+		"with its claims at hand": func(op faultsql.Op) bool { return strings.Contains(op.SQL, "job_processes") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newPostgres(t)
+			r := db.recorder(t)
+			revision := r.start(t, 1)
+			require.NoError(t, r.Join("a"))
+			faults := db.faults(t)
+			t.Cleanup(func() { require.NoError(t, faults.DB().Close()) })
+			stopped := records{Recorder: openGorm(t, db.dialectorOn(faults.DB()), 0)}
+			require.NoError(t, stopped.OpenRecord(recordLocation))
+
+			reached, goOn := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			faults.OnOp(func(op faultsql.Op) {
+				if stop(op) {
+					once.Do(func() { close(reached); <-goOn })
+				}
+			})
+			pause := func(r records) error {
+				_, err := r.Change(func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1)) })
+				return err
+			}
+			failed := make(chan error)
+			go func() {
+				if name == "within a Change" {
+					failed <- pause(stopped)
+					return
+				}
+				_, err := stopped.Claim("a", claimsOf(revision, runKey(1, 1)))
+				failed <- err
+			}()
+			<-reached
+			begun := time.Now()
+			require.NoError(t, pause(r))
+			assert.Less(t, time.Since(begun), 15*time.Second)
+			close(goOn)
+			require.Error(t, <-failed)
+			require.Empty(t, r.runs(t))
+		})
+	}
+}
+
+// Faults.
+
+// faultyRecord is a record that can be made to fail, with processes a, which
+// runs job 1, and b; job 2 is free, and job 3 was written by a stranger.
+type faultyRecord struct {
+	*database
+	faults     *faultsql.Faults
+	repository *smallben.RepositoryGorm // over the faults
+	truth      records
+	revision   int64
+}
+
+func (db *database) faults(t testing.TB) *faultsql.Faults {
+	t.Helper()
+	if db.sqlite() {
+		return faultsql.SQLite(db.path, "_journal_mode=WAL", hastySQLite)
+	}
+	faults, err := faultsql.Postgres(db.dsn)
 	require.NoError(t, err)
+	return faults
+}
+
+func (db *database) dialectorOn(pool *sql.DB) gorm.Dialector {
+	if db.sqlite() {
+		return sqlite.New(sqlite.Config{Conn: pool})
+	}
+	return postgres.New(postgres.Config{Conn: pool})
+}
+
+func eachFaultyRecord(t *testing.T, test func(t *testing.T, b *faultyRecord)) {
+	t.Helper()
+	eachShared(t, func(t *testing.T, db *database) {
+		b := &faultyRecord{database: db, faults: db.faults(t), truth: db.recorder(t)}
+		t.Cleanup(func() {
+			b.faults.Heal()
+			assert.NoError(t, b.faults.DB().Close())
+		})
+		b.repository = openGorm(t, db.dialectorOn(b.faults.DB()), 0)
+		test(t, b)
+	})
+}
+
+func (b *faultyRecord) reset(t testing.TB) {
+	t.Helper()
+	for _, table := range []string{"jobs", "job_runs", "job_marks", "job_running", "job_processes"} {
+		b.exec(t, "DELETE FROM "+table)
+	}
+	b.revision = b.truth.start(t, 1, 2)
+	b.put(t, rawJob(3))
+	require.NoError(t, b.truth.Join("a"))
+	require.NoError(t, b.truth.Join("b"))
+	b.truth.win(t, "a", exclusively(claimsOf(b.revision, runKey(1, 1))))
+}
+
+// contents is what is recorded, without times, as text.
+func (b *faultyRecord) contents(t testing.TB) []string {
+	t.Helper()
+	return slices.Concat(
+		b.strings(t, "SELECT concat_ws(' ', 'job', id, paused) FROM jobs ORDER BY id"),
+		b.strings(t, "SELECT concat_ws(' ', 'run', job_id, tick, attempt, process, outcome) FROM job_runs ORDER BY job_id, tick, attempt"),
+		b.strings(t, fmt.Sprintf("SELECT concat_ws(' ', 'mark', job_id, revision - %d, deleted_at IS NULL) FROM job_marks ORDER BY job_id", b.revision)),
+		b.strings(t, "SELECT concat_ws(' ', 'key', job_id, tick, process) FROM job_running ORDER BY job_id"),
+		b.strings(t, "SELECT concat_ws(' ', 'process', process) FROM job_processes ORDER BY process"),
+		b.strings(t, fmt.Sprintf("SELECT concat_ws(' ', 'record', revision - %d, leader) FROM job_record", b.revision)))
+}
+
+// recordCalls are the calls that write the record, but Beat.
+func recordCalls(b *faultyRecord) map[string]func() error {
+	r := b.repository
+	return map[string]func() error{
+		"Join":  func() error { return r.Join("c") },
+		"Leave": func() error { return r.Leave("b") },
+		"Claim": func() error {
+			claims := append(claimsOf(b.revision, runKey(2, 1), triggered(runKey(3, 1)), triggered(runKey(9, 1))),
+				exclusively(claimsOf(b.revision, runKey(1, 2), runKey(2, 2), runKey(1, 1)))...)
+			results, err := r.Claim("a", claims)
+			if err == nil && !slices.Equal(results, []smallben.ClaimResult{smallben.ClaimWon, smallben.ClaimWon, smallben.ClaimStale,
+				smallben.ClaimSkipped, smallben.ClaimWon, smallben.ClaimWon}) {
+				err = fmt.Errorf("the results are %v", results)
+			}
+			return err
+		},
+		"Finish": func() error {
+			run, unclaimed := finished(runKey(1, 1)), finished(runKey(2, 7))
+			run.Exclusive, unclaimed.Unclaimed = true, true
+			return r.Finish("a", []smallben.FinishedRun{run, unclaimed})
+		},
+		"Change": func() error {
+			_, err := r.Change(func(tx smallben.RecordTx) error {
+				if _, err := tx.Accounts([]int64{1, 2}); err != nil {
+					return err
+				}
+				if err := tx.PauseJobs(rawJobs(1)); err != nil {
+					return err
+				}
+				if err := tx.Record(accountsAt(tickAt(5), 1), []smallben.Run{ended(runKey(1, 5), smallben.OutcomeMissed)}); err != nil {
+					return err
+				}
+				_, err := tx.Lead("b")
+				return err
+			})
+			return err
+		},
+		"CompareMarks": r.CompareMarks,
+	}
+}
+
+func TestAWriteOfTheRecordThatADeadlockEndedIsTriedAgainUnlessItIsAChange(t *testing.T) {
+	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
+		require.NoError(t, b.repository.OpenRecord(recordLocation))
+		for name, call := range recordCalls(b) {
+			b.reset(t)
+			before := b.contents(t)
+			var met atomic.Bool
+			b.faults.FailWhen(func(op faultsql.Op) bool {
+				return strings.Contains(op.SQL, "job_") && !strings.Contains(op.SQL, "count(*)") && met.CompareAndSwap(false, true)
+			}, faultsql.Fault{Mode: faultsql.Before, Err: deadlock{}})
+			err := call()
+			b.faults.Heal()
+			if name == "Change" || name == "CompareMarks" {
+				require.ErrorAs(t, err, new(deadlock), name)
+				require.Equal(t, before, b.contents(t))
+				continue
+			}
+			require.NoError(t, err, name)
+			require.NotEqual(t, before, b.contents(t))
+		}
+	})
+}
+
+func TestACommitOfTheRecordWhoseReplyIsLostIsLearned(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	b := &faultyRecord{database: db, truth: db.recorder(t)}
+	proxy := pgtest.NewProxy(t, db.dsn)
+	b.repository = openGorm(t, postgres.Open(proxy.DSN()), 0)
+	t.Cleanup(func() { require.NoError(t, b.repository.Close()) })
+	require.NoError(t, b.repository.OpenRecord(recordLocation))
+	for name, call := range recordCalls(b) {
+		b.reset(t)
+		require.NoError(t, call(), name)
+		after := b.contents(t)
+		b.reset(t)
+		proxy.DropAfterCommit()
+		err := call()
+		proxy.Pass()
+		require.NoError(t, err, name)
+		require.Equal(t, after, b.contents(t), name)
+	}
+}
+
+// What another does to the rows before we ask must not hide that ours happened.
+func TestAChangeWhoseReplyIsLostIsLearnedThoughOthersFollow(t *testing.T) {
+	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
+		require.NoError(t, b.repository.OpenRecord(recordLocation))
+		for _, happens := range []bool{true, false} {
+			b.reset(t)
+			mode := faultsql.After
+			if !happens {
+				mode = faultsql.Before
+			}
+			lost := false
+			b.faults.FailWhen(func(op faultsql.Op) bool { return op.Kind == faultsql.Commit }, faultsql.Fault{Mode: mode})
+			b.faults.OnOp(func(op faultsql.Op) {
+				if lost {
+					b.truth.change(t, func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(2)) })
+					b.faults.OnOp(nil)
+				}
+				lost = lost || op.Kind == faultsql.Commit
+			})
+			var revision int64
+			revision, err := b.repository.Change(func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(2)) })
+			b.faults.OnOp(nil)
+			b.faults.Heal()
+			if happens {
+				require.NoError(t, err)
+				require.Equal(t, b.revision+1, revision)
+			} else {
+				require.Error(t, err)
+				require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown)
+			}
+		}
+	})
+}
+
+func TestWritersOfTheRecordOnOneRepositoryQueue(t *testing.T) {
+	t.Parallel()
+	db := newSQLiteWAL(t)
+	r := records{Recorder: db.open(t, timeout(time.Second))}
+	require.NoError(t, r.OpenRecord(recordLocation))
+	require.NoError(t, r.Join("a"))
+	revision := r.start(t, 1)
+	var wg sync.WaitGroup
+	for n := range 50 {
+		wg.Go(func() {
+			r.win(t, "a", claimsOf(revision, runKey(1, n+1)))
+			assert.NoError(t, r.Finish("a", []smallben.FinishedRun{finished(runKey(1, n+1))}))
+			_, err := r.Beat("a")
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	// One that waits for its turn does not wait for longer than its timeout.
+	_, err := r.Change(func(smallben.RecordTx) error {
+		_, err := r.Beat("a")
+		require.ErrorContains(t, err, "no answer from the database within 1s")
+		return errUndo
+	})
+	require.Equal(t, errUndo, err)
 }
 
 func BenchmarkClaimAndFinish(b *testing.B) {
-	const jobs, batch = 10_000, 1000
+	const jobs, batch = 100_000, 1000
 	for name, open := range map[string]func(t testing.TB) *database{"SQLite": newSQLiteWAL, "PostgreSQL": newPostgres} {
 		b.Run(name, func(b *testing.B) {
 			r := open(b).recorder(b)
-			revision := addJobs(b, r, jobs)
-			backdate(b, r, jobs)
+			ids := make([]int64, jobs)
+			for i := range ids {
+				ids[i] = int64(i + 1)
+			}
+			revision := r.start(b, ids...)
 			require.NoError(b, r.Join("a"))
 			claims, runs := make([]smallben.Claim, batch), make([]smallben.FinishedRun, batch)
 			n := 0
@@ -71,9 +704,7 @@ func BenchmarkClaimAndFinish(b *testing.B) {
 					runs[i] = finished(key)
 					n++
 				}
-				results, err := r.Claim("a", claims)
-				require.NoError(b, err)
-				require.NotContains(b, results, smallben.ClaimTaken)
+				r.win(b, "a", claims)
 				require.NoError(b, r.Finish("a", runs))
 			}
 			b.ReportMetric(float64(n)/time.Since(begun).Seconds(), "runs/s")
