@@ -678,7 +678,9 @@ func (c *checker) checkSkipped(run *smallben.Run, l *life) {
 	}
 	for _, other := range s.runs {
 		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped
-		if here := c.lifeOf(other.Process) == l; ran && (c.overlap == "skip" || c.overlap == "delay" && here) && (window{other.Start, other.End}).meets(from, to) {
+		// From its claim until its end was recorded.
+		busy := window{other.Tick, other.End.Add(800 * time.Millisecond)}
+		if here := c.lifeOf(other.Process) == l; ran && (c.overlap == "skip" || c.overlap == "delay" && here) && busy.meets(from, to) {
 			return
 		}
 	}
