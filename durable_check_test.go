@@ -293,6 +293,9 @@ type phase struct {
 // their timers go by a clock that is not quite the one that tells the time.
 const clockSlack = 10 * time.Millisecond
 
+// clockStep is how far the clock of the machine may be set within a run.
+const clockStep = 100 * time.Millisecond
+
 var (
 	longAgo  = time.Unix(0, 0)
 	longTime = time.Unix(1<<40, 0)
@@ -645,7 +648,7 @@ func (c *checker) checkRecord(run *smallben.Run) {
 			c.report(phantomRun, run.JobID, run.Tick, "%s", run)
 		case !ended && !c.cutOff(start.life), ended && end.End != run.Outcome:
 			c.report(otherEnd, run.JobID, run.Tick, "%s; the journal says %q", run, end.End)
-		case run.Start.After(time.UnixMicro(start.At).Add(clockSlack)), ended && run.End.Before(time.UnixMicro(end.At).Add(-clockSlack)):
+		case run.Start.After(time.UnixMicro(start.At).Add(clockStep)), ended && run.End.Before(time.UnixMicro(end.At).Add(-clockStep)):
 			c.report(otherEnd, run.JobID, run.Tick, "%s, from %s to %s; the journal says from %s to %s", run,
 				clock(run.Start), clock(run.End), clock(time.UnixMicro(start.At)), clock(time.UnixMicro(end.At)))
 		}
@@ -850,7 +853,8 @@ func (c *checker) checkNeed(s *story, run *smallben.Run, tick time.Time) {
 		return
 	}
 	from, to := tick.Add(-2*c.sync-time.Second), tick.Add(c.calm)
-	for _, p := range s.during(from, tick) {
+	// A change may also come between a tick and its claim.
+	for _, p := range s.during(from, tick.Add(time.Second)) {
 		if slices.ContainsFunc(p.operations, func(operation *driven) bool { return operation.Kind != "list" }) {
 			return
 		}
