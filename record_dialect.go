@@ -273,28 +273,29 @@ func (postgresDialect) rows(first int, fields string, values [][]any) (from stri
 
 func (postgresDialect) shareable(*gorm.DB) error { return nil }
 
-// begin sees to it that a process that is stopped within the transaction does not
-// hold its locks for long, and that statements take the rows that they are given
-// one after another, by the indexes. CASE in a condition keeps it from having an
-// influence on that.
+// begin makes statements take the rows that they are given one after another, by
+// the indexes. A CASE in a condition keeps it from having an influence on that.
 func (d postgresDialect) begin(tx *gorm.DB) (xid string, now time.Time, err error) {
 	var micros int64
 	var set string
-	err = queryRow(tx, d.words("SELECT pg_current_xact_id()::text, {clock}, concat(set_config('idle_in_transaction_session_timeout', '10s', true), "+freshPlans+`,
+	err = queryRow(tx, d.words("SELECT pg_current_xact_id()::text, {clock}, concat("+settings+`,
 	set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
 	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true))`),
 		nil, &xid, &micros, &set)
 	return xid, time.UnixMicro(micros).UTC(), err
 }
 
-// freshPlans has PostgreSQL plan each statement that has parameters anew, by the
-// size that the tables have by now: they grow fast, and start empty.
-const freshPlans = "set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
-
 func (postgresDialect) beginRead(tx *gorm.DB) error {
 	var set string
-	return queryRow(tx, "SELECT concat("+freshPlans+")", nil, &set)
+	return queryRow(tx, "SELECT concat("+settings+")", nil, &set)
 }
+
+// settings are those of each transaction. A process that is stopped within one does
+// not hold its locks for long. Statements that have parameters are planned anew
+// each time, by the size that the tables have by then: they grow fast, and start
+// empty.
+const settings = `set_config('idle_in_transaction_session_timeout', '10s', true),
+	set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)`
 
 // On SQLite all processes have one clock: theirs.
 var sqliteWords = strings.NewReplacer(

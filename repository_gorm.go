@@ -49,9 +49,10 @@ type RepositoryGormConfig struct {
 	Config gorm.Config
 
 	// SkipMigration leaves the creation of the table "jobs" and its indexes
-	// to the user. A missing table is then an error.
-	// Zero means that NewRepositoryGorm creates them if the table is missing.
-	// It alters nothing that is there.
+	// to the user, and of those of the record of runs, if there is to be one
+	// (RepositoryGorm.RunsSchema). A missing table is then an error.
+	// Zero means that NewRepositoryGorm creates them if the table is missing,
+	// and OpenRecord those of the record. They alter nothing that is there.
 	SkipMigration bool
 
 	// Timeout bounds each call, opening included.
@@ -71,6 +72,9 @@ type RepositoryGormConfig struct {
 //
 // A transaction gets three quarters of the timeout; what is left is for
 // learning whether a COMMIT happened whose reply was lost.
+//
+// It is a Recorder on PostgreSQL and on SQLite, there in WAL mode. Nothing of the
+// record is created or read until OpenRecord is called.
 type RepositoryGorm struct {
 	db      *gorm.DB
 	pool    *sql.DB
