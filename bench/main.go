@@ -35,7 +35,7 @@ type options struct {
 
 	record   time.Duration  // how long each load is recorded
 	match    *regexp.Regexp // the parts of it to run
-	profiles string         // directory for CPU profiles of what records
+	profiles string         // directory for profiles of what records
 }
 
 func (o *options) wants(part string) bool {
@@ -80,7 +80,7 @@ func main() {
 		o.match, err = regexp.Compile(text)
 		return err
 	})
-	flag.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the processes that record")
+	flag.StringVar(&o.profiles, "profiles", "", "`directory` for profiles of the processes that record")
 	process := flag.String("task", "", "what a process that this program started does")
 	flag.Parse()
 	if o.dsn != "" {

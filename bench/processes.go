@@ -25,7 +25,7 @@ type task struct {
 	DSN      string
 	Bare     bool   // claim and finish as fast as the prototype can; otherwise, run a SmallBen that records
 	Trigger  int    // trigger as many of its jobs each second, spread over the second
-	Profile  string // file for a CPU profile, if any
+	Profile  string // files for profiles, up to their extensions, if any
 }
 
 // process is this program once more.
@@ -69,15 +69,11 @@ func (p *process) stop() error { return errors.Join(p.input.Close(), p.Wait()) }
 func (t *task) do() (err error) {
 	db := databaseNamed(t.Database)
 	if t.Profile != "" {
-		file, err := os.Create(t.Profile)
+		end, err := profile(t.Profile)
 		if err != nil {
 			return err
 		}
-		defer file.Close()
-		if err := pprof.StartCPUProfile(file); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+		defer func() { err = errors.Join(err, end()) }()
 	}
 	done := make(chan struct{})
 	go func() {
@@ -103,6 +99,22 @@ func (t *task) do() (err error) {
 	}
 	<-done
 	return nil
+}
+
+// profile writes a CPU profile and, at the end, one of allocations.
+func profile(path string) (end func() error, err error) {
+	used, err := os.Create(path + ".cpu")
+	if err != nil {
+		return nil, err
+	}
+	allocated, err := os.Create(path + ".allocs")
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return errors.Join(pprof.Lookup("allocs").WriteTo(allocated, 0), used.Close(), allocated.Close())
+	}, pprof.StartCPUProfile(used)
 }
 
 // trigger triggers a hundredth of the jobs each ten milliseconds.

@@ -228,10 +228,10 @@ func (p *printer) recording() {
 	}
 	for _, db := range databases(p.r) {
 		p.table(fmt.Sprintf("%s, runs recorded for %v each", db.name, p.o.record),
-			"due each second", "processes", string(recorded), string(inTime), string(median), string(p99), string(cpuRun), string(cpuServer))
+			"due each second", "processes", string(recorded), string(aSecond), string(median), string(p99), string(cpuRun), string(cpuServer))
 		for _, l := range loads[db.name] {
 			line := []string{thousands(l.rate), l.String()}
-			for _, w := range []work{recorded, inTime, median, p99, cpuRun, cpuServer} {
+			for _, w := range []work{recorded, aSecond, median, p99, cpuRun, cpuServer} {
 				line = append(line, number(l.cell(db.name, w), "%.1f"))
 			}
 			if _, ok := p.r.median(l.cell(db.name, recorded)); ok {
