@@ -128,23 +128,15 @@ func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.T
 	for i := range found {
 		m := &found[i]
 		stretches, newest := m.split(policy)
-		var chain []*claim
-		if exclusive && m.account.Busy || len(newest) > 0 && by.catchingUp.Load() > maxCatchingUp {
-			err = errAsked
-		} else {
-			chain, err = by.claimAll(m, newest)
-		}
-		if errors.Is(err, errAsked) && len(newest) > 0 {
+		chain, err := by.claimAll(m, newest, exclusive)
+		if errors.Is(err, errNotNow) {
 			if !m.closing && m.postponed < maxPostponed {
 				done.postponed = append(done.postponed, m.id)
 				continue
 			}
 			// There is no later for what is about to change, or never ends.
 			stretches, newest = m.split(MissedSkip)
-		} else if errors.Is(err, errAsked) {
-			err = nil
-		}
-		if err != nil && !errors.Is(err, errAsked) {
+		} else if err != nil {
 			// The next leader finds them again.
 			dropAll(done.claims)
 			return accounting{}, err
@@ -176,10 +168,20 @@ func (r *record) account(tx RecordTx, by *recording, jobs []ticker, until time.T
 	return done, nil
 }
 
-// claimAll makes claims of missed ticks of a job.
-func (r *recording) claimAll(m *missedTicks, ticks []time.Time) (chain []*claim, err error) {
+// errNotNow is why missed ticks cannot be run yet: their job is still running, one
+// of them is being claimed, or too much else makes up for missed ticks.
+var errNotNow = errors.New("missed ticks cannot be run now")
+
+// claimAll makes claims of missed ticks of a job. No ticks need no recording.
+func (r *recording) claimAll(m *missedTicks, ticks []time.Time, exclusive bool) (chain []*claim, err error) {
+	if len(ticks) > 0 && (exclusive && m.account.Busy || r.catchingUp.Load() > maxCatchingUp) {
+		return nil, errNotNow
+	}
 	for _, at := range ticks {
 		c, err := r.newClaim(RunKey{JobID: m.id, Tick: at.UTC(), Attempt: 1}, m.createdAt)
+		if errors.Is(err, errAsked) {
+			err = errNotNow
+		}
 		if err != nil {
 			dropAll(chain)
 			return nil, err
