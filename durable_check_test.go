@@ -291,7 +291,7 @@ type phase struct {
 
 // clockSlack is how far two processes may disagree on the order of what they did:
 // their timers go by a clock that is not quite the one that tells the time.
-const clockSlack = 10 * time.Millisecond
+const clockSlack = 20 * time.Millisecond
 
 // clockStep is how far the clock of the machine may be set within a run.
 const clockStep = 100 * time.Millisecond
@@ -702,7 +702,13 @@ func (h *history) disturbed(from, to time.Time) bool {
 func (c *checker) excused(l *life, run *smallben.Run) bool {
 	from, to := run.Start, longTime // since it was claimed
 	if run.Outcome != smallben.OutcomeLost {
-		from, to = run.Tick, run.End.Add(time.Second) // between which it was claimed and recorded
+		// Between which it was claimed and its end recorded.
+		from, to = run.Tick, run.End.Add(time.Second)
+		for _, w := range c.outages {
+			if w.meets(from, to) {
+				to = maxTime(to, w.to.Add(6*time.Second)) // ends of runs are tried again each 5 s at least
+			}
+		}
 	}
 	return c.cutOff(l) || l.halted(c.deadAfter, from.Add(-time.Second), to)
 }
@@ -1355,6 +1361,16 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 			t.operations[3].Expression, t.operations[3].Input = "* * * * * *", 2
 			t.rows[1] = jobState{Exists: true, Expression: "* * * * * *", Input: 2, CreatedFrom: t.at(25).Unix(), CreatedTo: t.at(25).Unix()}
 			t.operate(t.b, 22, 22.5, durableOperation{Kind: "trigger", Group: durableGroup(1)})
+		},
+		"a run that ended while the database was away is lost": func(t *tale) {
+			t.rerunLost = true
+			t.outages = append(t.outages, t.during(10.05, 11))
+			t.halts(12, 18)
+			t.again(t.b, 10, 17)
+		},
+		"a tick comes just before a pause": func(t *tale) {
+			t.forget(20)
+			t.miss(20, 20)
 		},
 		"a list tells what an operation came to": func(t *tale) {
 			t.operations[2].result = drivenUnknown

@@ -702,7 +702,16 @@ func (w *worker) populate() {
 
 func (w *worker) run() {
 	for !w.over.Load() {
-		w.do(w.draw())
+		n := 1
+		if w.random.IntN(10) == 0 {
+			// When ticks come, and claims are under way.
+			now := time.Now()
+			time.Sleep(time.Until(now.Truncate(time.Second).Add(time.Second - 20*time.Millisecond)))
+			n = 4
+		}
+		for range n {
+			w.do(w.draw())
+		}
 		time.Sleep(time.Duration(w.random.Float64() * 2 * float64(w.Gap))) // lets jobs live to run
 	}
 }
