@@ -764,7 +764,8 @@ func (c *claim) ended(run FinishedRun) {
 func (r *recording) finishUntilClosed() {
 	for {
 		r.finishes.wait()
-		for waited := time.Duration(0); waited < finishWait && (r.claiming.Load() > 0 || r.claims.len() > 0); waited += finishStep {
+		// But not where the next run of a job waits for the end of the one before.
+		for waited := time.Duration(0); !r.exclusive() && waited < finishWait && (r.claiming.Load() > 0 || r.claims.len() > 0); waited += finishStep {
 			r.pause(finishStep)
 		}
 		batch, ok := r.finishes.take(maxFinished)
