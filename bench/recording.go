@@ -59,12 +59,12 @@ func (l load) String() string {
 
 func (l load) cell(place string, w work) cell { return cell{place, l.String(), w, l.rate} }
 
-// loads are kept up on each database. The goals are at the second.
+// loads are kept up on each database.
 var loads = map[string][]load{
-	"PostgreSQL": {{rate: 1000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1}, {rate: 20_000, processes: 1}, {rate: 30_000, processes: 1},
+	"PostgreSQL": {{rate: 1000, processes: 1}, {rate: 3000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1}, {rate: 20_000, processes: 1}, {rate: 30_000, processes: 1},
 		{rate: 5000, processes: 3}, {rate: 10_000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
-	"SQLite": {{rate: 1000, processes: 1}, {rate: 2000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1},
-		{rate: 2000, processes: 3}, {rate: 5000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
+	"SQLite": {{rate: 1000, processes: 1}, {rate: 3000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1},
+		{rate: 3000, processes: 3}, {rate: 5000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
 }
 
 // runRecording measures what the record of runs costs.
