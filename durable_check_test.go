@@ -679,15 +679,11 @@ func (c *checker) checkSkipped(run *smallben.Run, l *life) {
 	if !l.closed.IsZero() && !l.closed.After(to) || c.disturbed(from.Add(-2*c.sync), to) {
 		return
 	}
-	// A database that is slow with the claim is slow with the end of the run before.
-	slow := time.Duration(0)
-	if late := run.End.Sub(run.Tick); late > time.Second/2 {
-		slow = 4 * late
-	}
 	for _, other := range s.runs {
 		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped
-		// From its claim until its end was recorded.
-		busy := window{other.Tick, other.End.Add(800*time.Millisecond + slow)}
+		// From its claim until its end was recorded. The claim of this one may have
+		// waited for that of the other, and began before it.
+		busy := window{other.Tick.Add(-700 * time.Millisecond), other.End.Add(800 * time.Millisecond)}
 		if here := c.lifeOf(other.Process) == l; ran && (c.overlap == "skip" || c.overlap == "delay" && here) && busy.meets(from, to) {
 			return
 		}
