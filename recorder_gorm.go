@@ -225,7 +225,7 @@ func (r *RepositoryGorm) Claim(process string, claims []Claim) (results []ClaimR
 		return nil, nil
 	}
 	for deadline := time.Now().Add(claimLimit); ; {
-		bounded := r.within(time.Until(deadline))
+		bounded := r.within(time.Until(deadline).Round(time.Millisecond))
 		results, err = bounded.claim(process, claims)
 		if !errors.Is(err, ErrNotRegistered) {
 			return results, err

@@ -336,7 +336,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 		}
 		revision := r.start(t, ids...)
 		var wg, writers sync.WaitGroup
-		var done atomic.Bool
+		turns := make(chan struct{}, processes*rounds) // of the writers, one for each round
 		var pools []*faultsql.Faults
 		open := func() records {
 			faults := db.faults(t)
@@ -351,6 +351,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 			require.NoError(t, r.Join(process))
 			wg.Go(func() {
 				for round := range rounds {
+					turns <- struct{}{}
 					var claims []smallben.Claim
 					for _, n := range rand.Perm(jobs) {
 						claim := claimsOf(revision, runKey(ids[n], round+1))[0]
@@ -385,7 +386,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 		}
 		writer, another := open(), open()
 		writers.Go(func() {
-			for !done.Load() {
+			for range turns {
 				_, err := writer.Change(func(tx smallben.RecordTx) error {
 					some := ids[rand.IntN(jobs/2):]
 					if _, err := tx.Accounts(some); err != nil {
@@ -398,7 +399,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 			}
 		})
 		writers.Go(func() {
-			for !done.Load() {
+			for range turns {
 				_, err := another.PruneRuns(dawn, 10)
 				assert.NoError(t, err)
 				assert.NoError(t, another.Join("guest"))
@@ -406,7 +407,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		done.Store(true)
+		close(turns)
 		writers.Wait()
 		for _, faults := range pools {
 			assert.Zero(t, faults.Count(faultsql.Rollback), "a deadlock")
