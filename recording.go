@@ -274,6 +274,7 @@ type recording struct {
 	finishes queue[FinishedRun]
 	outdated chan struct{} // wakes the following of others; holds 1
 	due      chan struct{} // wakes the sweep; holds 1
+	answered chan struct{} // wakes what waits for the database; holds 1
 	gaveUp   chan struct{} // closed: ends of runs are no longer recorded
 	ended    chan struct{} // closed: beats end
 	done     chan struct{} // closed: nothing more is recorded
@@ -293,6 +294,7 @@ type recording struct {
 	claiming   atomic.Int64 // calls of Claim in progress
 	catchingUp atomic.Int64 // runs in progress that make up for missed or lost ones
 	burying    sync.Mutex
+	beating    sync.WaitGroup // the beats, and the burials that they begin
 	inDoubt    atomic.Bool // there may be unfinished runs that nobody knows
 
 	// watched is what the beats know of other processes.
@@ -347,6 +349,7 @@ func (s *SmallBen) join() (*recording, error) {
 		finishes:  newQueue[FinishedRun](),
 		outdated:  make(chan struct{}, 1),
 		due:       make(chan struct{}, 1),
+		answered:  make(chan struct{}, 1),
 		gaveUp:    make(chan struct{}),
 		ended:     make(chan struct{}),
 		done:      make(chan struct{}),
@@ -383,7 +386,7 @@ func (r *recording) run() {
 	finishing.Go(r.finishUntilClosed)
 	others.Go(r.sweepUntilStopped)
 	others.Go(r.syncUntilStopped)
-	go r.beatUntilEnded()
+	r.beating.Go(r.beatUntilEnded)
 	go func() {
 		defer close(r.done)
 		<-r.session.idle
@@ -395,6 +398,10 @@ func (r *recording) run() {
 		finishing.Wait()
 		flushed := giveUp.Stop()
 		close(r.ended)
+		if flushed {
+			// The database answers: nothing of this process goes on in it after Stop.
+			r.beating.Wait()
+		}
 		if flushed && !r.inDoubt.Load() {
 			r.leave()
 		}
@@ -782,6 +789,8 @@ func (r *recording) finishUntilClosed() {
 			select {
 			case <-time.After(wait):
 				continue
+			case <-r.answered:
+				continue
 			case <-r.gaveUp:
 			}
 			r.smallBen.log.Error(err, "ends of runs were not recorded", "runs", len(batch)+r.finishes.len())
@@ -814,6 +823,7 @@ func (r *recording) wellAgain() {
 	if known {
 		go r.smallBen.log.Info("the record of runs answers again", "process", r.process)
 		wake(r.due)
+		wake(r.answered)
 		go r.claimUnclaimed()
 	}
 }
@@ -882,11 +892,11 @@ func (r *recording) beat() {
 		wake(r.outdated)
 	}
 	if dead := r.dead(pulse.Peers, gap); len(dead) > 0 {
-		go func() {
+		r.beating.Go(func() {
 			if err := r.bury(dead); err != nil {
 				r.trouble(err)
 			}
-		}()
+		})
 	}
 }
 
