@@ -295,7 +295,7 @@ type recording struct {
 	catchingUp atomic.Int64 // runs in progress that make up for missed or lost ones
 	burying    sync.Mutex
 	beating    sync.WaitGroup // the beats, and the burials that they begin
-	inDoubt    atomic.Bool // there may be unfinished runs that nobody knows
+	inDoubt    atomic.Bool    // there may be unfinished runs that nobody knows
 
 	// watched is what the beats know of other processes.
 	watched map[string]watch
