@@ -131,10 +131,10 @@ func TestABlackHoleSwallowsEverythingUntilItPasses(t *testing.T) {
 	proxy.Pass()
 	require.NoError(t, bystander.Ping(t.Context())) // nothing of it is missing
 
-	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	err = insert(ctx, t, proxy.DSN(), func(ctx context.Context, tx pgx.Tx) error {
+	err = insert(t.Context(), t, proxy.DSN(), func(ctx context.Context, tx pgx.Tx) error {
 		proxy.BlackHole()
+		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
 		return tx.Commit(ctx)
 	})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
