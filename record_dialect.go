@@ -294,7 +294,7 @@ func (postgresDialect) beginRead(tx *gorm.DB) error {
 // not hold its locks for long. Statements that have parameters are planned anew
 // each time, by the size that the tables have by then: they grow fast, and start
 // empty.
-const settings = `set_config('idle_in_transaction_session_timeout', '10s', true),
+const settings = `set_config('idle_in_transaction_session_timeout', '5s', true),
 	set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)`
 
 // On SQLite all processes have one clock: theirs.
