@@ -24,8 +24,9 @@ type history struct {
 	policy    smallben.MissedPolicy
 	sync      time.Duration // RunsConfig.SyncInterval
 	deadAfter time.Duration
-	// calm is how long nothing else must have happened around a tick for it to be
-	// a violation that it was missed. Zero does not look.
+	// calm is how long a claim, or the end of a run, may take to be recorded while
+	// nothing is in its way. Zero does not look for ticks that were missed
+	// without need.
 	calm time.Duration
 
 	lives      []*life
@@ -681,10 +682,13 @@ func (c *checker) checkSkipped(run *smallben.Run, l *life) {
 	}
 	for _, other := range s.runs {
 		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped
-		// From its claim until its end was recorded. The claim of this one may have
-		// waited for that of the other, and began before it.
-		busy := window{other.Tick.Add(-700 * time.Millisecond), other.End.Add(800 * time.Millisecond)}
-		if here := c.lifeOf(other.Process) == l; ran && (c.overlap == "skip" || c.overlap == "delay" && here) && busy.meets(from, to) {
+		busy, suits := window{other.Start, other.End.Add(clockStep)}, c.overlap == "delay" && c.lifeOf(other.Process) == l
+		if c.overlap == "skip" {
+			// From its claim until its end was recorded. The claim of this one may
+			// have waited for that of the other, and began before it.
+			busy, suits = window{other.Tick.Add(-time.Second), other.End.Add(c.calm)}, true
+		}
+		if ran && suits && busy.meets(from, to) {
 			return
 		}
 	}
@@ -1466,27 +1470,32 @@ func TestTheCheckOfDurableRunsReportsEachViolation(t *testing.T) {
 			t.forget(13)
 			t.miss(11, 13)
 		}, []string{missedAndRun}},
-		"a tick is missed twice":                     {func(t *tale) { t.calm = 0; t.forget(10); t.miss(9, 10) }, []string{missedAndRun}},
-		"a missed tick starts":                       {func(t *tale) { t.note(t.a, t.find(9), 9.02, "") }, []string{unrecordedRun}},
-		"a skipped tick starts":                      {func(t *tale) { t.find(12).Outcome = smallben.OutcomeSkipped }, []string{unrecordedRun, needlesslySkipped}},
-		"too few ticks are counted":                  {func(t *tale) { t.find(9).Missed = 1 }, []string{miscounted}},
-		"too many ticks are counted":                 {func(t *tale) { t.find(9).Missed = 3 }, []string{miscounted}},
-		"a tick is missed without need":              {func(t *tale) { t.forget(14); t.miss(14, 14) }, []string{needlesslyMissed}},
-		"a tick is skipped without need":             {func(t *tale) { t.skip(t.a, 14) }, []string{needlesslySkipped}},
-		"a tick is skipped for a run that had ended": {func(t *tale) { t.overlap = "skip"; t.skip(t.a, 14) }, []string{needlesslySkipped}},
-		"a tick waits for a run on another process":  {func(t *tale) { t.overlap = "delay"; t.lasts(t.b, 13, 14.05); t.skip(t.a, 14) }, []string{needlesslySkipped}},
-		"a run makes up for too many ticks":          {func(t *tale) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
-		"a run makes up where none is to":            {func(t *tale) { t.find(10).Missed = 3 }, []string{miscounted}},
-		"a run is not recorded":                      {func(t *tale) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
-		"a run is recorded of another process":       {func(t *tale) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
-		"a run is recorded of no process":            {func(t *tale) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
-		"a run is recorded that did not start":       {func(t *tale) { t.unwrite(12) }, []string{phantomRun}},
-		"a run ended otherwise":                      {func(t *tale) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
-		"a run ended later than recorded":            {func(t *tale) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
-		"a run started before it was recorded":       {func(t *tale) { t.find(4).Start = t.at(4.25) }, []string{otherEnd}},
-		"a run has not ended":                        {func(t *tale) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
-		"runs overlap on two processes":              {func(t *tale) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
-		"runs overlap on one that delays them":       {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
+		"a tick is missed twice":         {func(t *tale) { t.calm = 0; t.forget(10); t.miss(9, 10) }, []string{missedAndRun}},
+		"a missed tick starts":           {func(t *tale) { t.note(t.a, t.find(9), 9.02, "") }, []string{unrecordedRun}},
+		"a skipped tick starts":          {func(t *tale) { t.find(12).Outcome = smallben.OutcomeSkipped }, []string{unrecordedRun, needlesslySkipped}},
+		"too few ticks are counted":      {func(t *tale) { t.find(9).Missed = 1 }, []string{miscounted}},
+		"too many ticks are counted":     {func(t *tale) { t.find(9).Missed = 3 }, []string{miscounted}},
+		"a tick is missed without need":  {func(t *tale) { t.forget(14); t.miss(14, 14) }, []string{needlesslyMissed}},
+		"a tick is skipped without need": {func(t *tale) { t.skip(t.a, 14) }, []string{needlesslySkipped}},
+		"a tick is skipped for a run that had ended": {func(t *tale) {
+			t.overlap = "skip"
+			for tick := 10.; tick <= 19; tick++ {
+				t.skip(t.a, tick)
+			}
+		}, []string{needlesslySkipped}},
+		"a tick waits for a run on another process": {func(t *tale) { t.overlap = "delay"; t.lasts(t.b, 13, 14.05); t.skip(t.a, 14) }, []string{needlesslySkipped}},
+		"a run makes up for too many ticks":         {func(t *tale) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
+		"a run makes up where none is to":           {func(t *tale) { t.find(10).Missed = 3 }, []string{miscounted}},
+		"a run is not recorded":                     {func(t *tale) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
+		"a run is recorded of another process":      {func(t *tale) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
+		"a run is recorded of no process":           {func(t *tale) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
+		"a run is recorded that did not start":      {func(t *tale) { t.unwrite(12) }, []string{phantomRun}},
+		"a run ended otherwise":                     {func(t *tale) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
+		"a run ended later than recorded":           {func(t *tale) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
+		"a run started before it was recorded":      {func(t *tale) { t.find(4).Start = t.at(4.25) }, []string{otherEnd}},
+		"a run has not ended":                       {func(t *tale) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
+		"runs overlap on two processes":             {func(t *tale) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
+		"runs overlap on one that delays them":      {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
 		"a run overlaps one that was stopped for a moment": {func(t *tale) {
 			t.overlap = "skip"
 			t.halts(10.05, 12)

@@ -821,31 +821,56 @@ func (w *worker) fill(o durableOperation) durableOperation {
 
 // disturbance is what happens at a time of the load.
 type disturbance struct {
-	at   time.Duration
-	what string
-	do   func()
+	at     time.Duration
+	what   string
+	do     func()
+	onTick time.Duration // not 0: it waits until this long after the next second begins
 }
 
-// disturbances are what the seed has in store: kills, a stop, a crash of the
-// server, a restart as it should be.
+// wait waits for its time.
+func (d *disturbance) wait(start time.Time) {
+	time.Sleep(time.Until(start.Add(d.at)))
+	if now := time.Now(); d.onTick > 0 {
+		time.Sleep(now.Truncate(time.Second).Add(time.Second + d.onTick).Sub(now))
+	}
+}
+
+// disturbances are what the seed has in store: kills, a long stop and a short one, a
+// crash of the server, a restart as it should be. Half of those that come without
+// a warning come while claims are under way.
 func (d *durableDriver) disturbances(random *rand.Rand) []disturbance {
 	var drawn []disturbance
 	add := func(at time.Duration, what string, do func()) {
-		drawn = append(drawn, disturbance{at, what, do})
+		drawn = append(drawn, disturbance{at: at, what: what, do: do})
 	}
 	between := func(from, to float64) time.Duration {
 		return time.Duration((from + random.Float64()*(to-from)) * float64(d.Load))
 	}
+	suddenly := func(at time.Duration, what string, do func()) {
+		add(at, what, do)
+		if random.IntN(2) == 0 {
+			drawn[len(drawn)-1].onTick = 1 + time.Duration(random.IntN(60))*time.Millisecond
+		}
+	}
 	slots := random.Perm(durableSlots)
+	stop := func(at, length time.Duration) {
+		suddenly(at, fmt.Sprintf("SIGSTOP to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGSTOP) })
+		add(at+length, fmt.Sprintf("SIGCONT to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGCONT) })
+	}
 	halt := time.Duration(random.Float64() * .9 * float64(d.Load-d.Halt))
-	add(halt, fmt.Sprintf("SIGSTOP to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGSTOP) })
-	add(halt+d.Halt, fmt.Sprintf("SIGCONT to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGCONT) })
+	stop(halt, d.Halt)
+	// After this one nobody may take it for dead.
+	if short := d.Timing.DeadAfter * 2 / 5; halt > d.Load/3 {
+		stop(between(0, .2), short)
+	} else {
+		stop(max(between(.7, .9), halt+d.Halt+2*time.Second), short)
+	}
 	// Kills in one slot come one after another.
 	for n := range d.Kills {
 		share := .8 / float64(d.Kills)
 		at := between(.05+float64(n)*share, .05+(float64(n)+.6)*share)
 		again := at + time.Duration(random.Float64()*.3*share*float64(d.Load))
-		add(at, fmt.Sprintf("SIGKILL to slot %d", slots[1]), func() { d.kill(slots[1]) })
+		suddenly(at, fmt.Sprintf("SIGKILL to slot %d", slots[1]), func() { d.kill(slots[1]) })
 		add(again, fmt.Sprintf("start of slot %d", slots[1]), func() { d.launch(slots[1]) })
 	}
 	if random.IntN(2) == 0 {
@@ -856,7 +881,7 @@ func (d *durableDriver) disturbances(random *rand.Rand) []disturbance {
 	}
 	if d.server != nil {
 		at := between(.1, .8)
-		add(at, "crash of the server", func() {
+		suddenly(at, "crash of the server", func() {
 			d.mu.Lock()
 			d.outages = append(d.outages, window{time.Now(), longTime})
 			d.mu.Unlock()
@@ -922,8 +947,8 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 	for _, w := range workers {
 		group.Go(w.run)
 	}
-	for _, next := range append(disturbances, disturbance{plan.Load, "end of the load", func() {}}) {
-		<-time.After(time.Until(start.Add(next.at)))
+	for _, next := range append(disturbances, disturbance{at: plan.Load, what: "end of the load", do: func() {}}) {
+		next.wait(start)
 		d.say("%s", next.what)
 		next.do()
 		d.watch()
