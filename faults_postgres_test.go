@@ -171,7 +171,7 @@ func TestACommitThatArrivesLaterIsWaitedFor(t *testing.T) {
 func TestACommitThatArrivesTooLateIsUnknownAndThenLearned(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, changingCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, 250*time.Millisecond)
+		n := behindProxy(t, time.Second)
 		want := n.rehearse(t, call)
 		s, o := n.begin(t, call)
 		entries := smallben.Entries(s)
@@ -198,7 +198,7 @@ func TestACommitThatArrivesTooLateIsUnknownAndThenLearned(t *testing.T) {
 func TestATransactionThatDiesWithItsCommitUnsentIsLearned(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, writeCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, 250*time.Millisecond)
+		n := behindProxy(t, time.Second)
 		s, o := n.begin(t, call)
 		n.proxy.HoldCommit(time.Hour)
 		err := patiently(func() error { return call.call(t, s) })
@@ -212,7 +212,7 @@ func TestATransactionThatDiesWithItsCommitUnsentIsLearned(t *testing.T) {
 
 func TestAWriteOfUnknownOutcomeHoldsUpItsOwnJobsOnly(t *testing.T) {
 	t.Parallel()
-	n := behindProxy(t, 250*time.Millisecond)
+	n := behindProxy(t, time.Second)
 	s, _ := n.begin(t, listCall)
 	n.proxy.HoldCommit(time.Hour)
 	pause := func(id int64) error { return s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}) }
@@ -267,7 +267,7 @@ func TestABlackHoleIsATimeoutAndNoHang(t *testing.T) {
 func TestACommitThatFallsIntoABlackHoleIsUnknownAndThenLearned(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, writeCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, 250*time.Millisecond)
+		n := behindProxy(t, time.Second)
 		s, o := n.begin(t, call)
 		n.on(faultsql.Commit, n.proxy.BlackHole)
 		err := patiently(func() error { return call.call(t, s) })
