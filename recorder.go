@@ -51,8 +51,8 @@ type Recorder interface {
 	Claim(process string, claims []Claim) ([]ClaimResult, error)
 
 	// Finish sets the start, the end, the outcome and the error of runs that the
-	// process has claimed and that are unfinished or lost, and frees their
-	// running keys. A run that is not so is left alone; one that is Unclaimed
+	// process has claimed and that are unfinished or lost, and frees the
+	// running keys of those that are Exclusive. A run that is not so is left alone; one that is Unclaimed
 	// is added if there is no run under its key, or one missed tick.
 	Finish(process string, runs []FinishedRun) error
 
@@ -103,7 +103,8 @@ type RecordTx interface {
 	Now() time.Time
 
 	// Accounts returns the accounts of those of the jobs that exist, in the order
-	// of their ids. Until the end of the Change no claim of theirs is answered.
+	// of their ids; one without a mark gets it. A Change asks for all that it will
+	// write at once, before it writes: claims wait in the order of ids. Until the end of the Change no claim of theirs is answered.
 	Accounts(jobIDs []int64) ([]Account, error)
 
 	// RecordedTicks returns, for each span and in the same order, the ticks in it
@@ -153,7 +154,9 @@ type Claim struct {
 // ClaimResult is the answer to a Claim.
 type ClaimResult int
 
-// The answers to a Claim.
+// The answers to a Claim. Of several that apply it is ClaimWon for one's own
+// unfinished run, or else the first of ClaimStale, ClaimLate, ClaimEarly and
+// ClaimTaken. A triggered run is never late or early.
 const (
 	// ClaimWon says that the run is recorded with OutcomeRunning and that this
 	// process is to start it.
@@ -203,7 +206,7 @@ type Peer struct {
 
 // Changes is what Recorder.Changes returns: one picture of the database.
 type Changes struct {
-	// Revision is that of the last Change of any job.
+	// Revision is that of the last Change, whatever it changed.
 	Revision int64
 	// Jobs are rows, with their Revision, decodable or not, in the order of
 	// their ids.
