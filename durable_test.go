@@ -1044,7 +1044,8 @@ func (d *durableDriver) open(database string) {
 func (d *durableDriver) settle() *history {
 	until := time.Now()
 	d.awaitProcesses()
-	patience := d.Timing.DeadAfter + d.Timing.MissedAfter + 2*d.Timing.SweepEvery + 30*time.Second
+	// A job with missed ticks may be left to some later sweep.
+	patience := d.Timing.DeadAfter + d.Timing.MissedAfter + 6*d.Timing.SweepEvery + 30*time.Second
 	d.await("everything is accounted for", patience, func() string {
 		var behind, unfinished int
 		err := d.raw.QueryRow("SELECT count(*) FROM jobs JOIN job_marks ON job_id = id WHERE NOT paused AND accounted_until < $1", until.UnixMicro()).Scan(&behind)
