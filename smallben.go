@@ -61,6 +61,7 @@ import (
 // again.
 type SmallBen struct {
 	repository  Repository
+	config      Config // as it was given
 	withSeconds bool
 	log         eventLog
 	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
@@ -95,6 +96,7 @@ func New(repository Repository, config *Config) *SmallBen {
 	}
 	s := &SmallBen{
 		repository:  repository,
+		config:      *config,
 		withSeconds: config.SchedulerConfig.WithSeconds,
 		log:         newEventLog(config),
 		paused:      make(map[int64]struct{}),

@@ -1,0 +1,174 @@
+package smallben_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nbena/smallben"
+	"github.com/stretchr/testify/require"
+)
+
+func TestListJobsAfterReturnsPagesByKey(t *testing.T) {
+	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
+		require.NoError(t, repository.AddJobs(withSchedule(t, rawJobs(-7, 1, 2, 3, 4, 5, 6, 7, 8, 9)...)))
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		ids := func(options *smallben.ListJobsOptions, after *int64, limit int) (ids []int64) {
+			jobs, err := s.ListJobsAfter(options, after, limit)
+			require.NoError(t, err)
+			for _, job := range jobs {
+				ids = append(ids, job.ID)
+			}
+			return ids
+		}
+		four := int64(4)
+		require.Equal(t, []int64{-7, 1, 2}, ids(nil, nil, 3))
+		require.Equal(t, []int64{5, 6, 7}, ids(nil, &four, 3))
+		require.Equal(t, []int64{5, 6, 7, 8, 9}, ids(nil, &four, 100))
+		require.Equal(t, []int64{6}, ids(&smallben.ListJobsOptions{GroupIDs: []int64{1}}, &four, 100))
+		require.Equal(t, []int64{8}, ids(&smallben.ListJobsOptions{JobIDs: []int64{1, 8, 99}}, &four, 100), "an id that does not exist is no error")
+		_, err := s.ListJobsAfter(nil, nil, 0)
+		require.Error(t, err)
+	})
+}
+
+func TestListJobsAfterNamesTheRowsThatDoNotDecode(t *testing.T) {
+	eachStore(t, func(t *testing.T, repository store) {
+		repository.add(t, rawJobs(1, 3, 4)...)
+		broken := rawJob(2)
+		broken.SerializedJob = "no base64"
+		repository.put(t, broken)
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		jobs, err := s.ListJobsAfter(nil, nil, 3)
+		require.Equal(t, []int64{2}, jobErrors(t, err, smallben.ErrUndecodable))
+		require.Len(t, jobs, 2, "a row that does not decode counts for the page")
+		require.Equal(t, int64(3), jobs[1].ID)
+	})
+}
+
+func TestJobIDsAreThoseOfTheJobsThatMatch(t *testing.T) {
+	eachStore(t, func(t *testing.T, repository store) {
+		repository.add(t, rawJobs(1, 3, 4, 9)...)
+		broken := rawJob(6)
+		broken.SerializedJob = "no base64"
+		repository.put(t, broken)
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{3, 6}}))
+		for _, c := range []struct {
+			options *smallben.ListJobsOptions
+			want    []int64
+		}{
+			{nil, []int64{1, 3, 4, 6, 9}},
+			{&smallben.ListJobsOptions{Paused: ptr(true)}, []int64{3, 6}},
+			{&smallben.ListJobsOptions{GroupIDs: []int64{1, 4}, Paused: ptr(false)}, []int64{1, 4, 9}},
+			{&smallben.ListJobsOptions{SuperGroupIDs: []int64{0}, GroupIDs: []int64{4}}, []int64{9}},
+			{&smallben.ListJobsOptions{JobIDs: []int64{9, 5, 1}}, []int64{1, 9}},
+			{&smallben.ListJobsOptions{JobIDs: []int64{}}, nil},
+		} {
+			ids, err := s.JobIDs(c.options)
+			require.NoError(t, err)
+			require.Equal(t, c.want, slices.Clone(append([]int64(nil), ids...)), "%v", c.options)
+		}
+	})
+}
+
+// putRuns stores runs of a job at ticks every step from first on, with outcomes in
+// turn.
+func putRuns(t testing.TB, db *database, jobID int64, first time.Time, step time.Duration, outcomes ...smallben.Outcome) {
+	t.Helper()
+	for i, outcome := range outcomes {
+		tick := first.Add(time.Duration(i) * step).UnixMicro()
+		missed := 0
+		if outcome == smallben.OutcomeMissed {
+			missed = 3
+		}
+		db.exec(t, fmt.Sprintf(`INSERT INTO job_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
+VALUES (%d, %d, false, 1, 0, 0, 'host/1/abc', '%s', %d, %d, '', %d, false)`, jobID, tick, outcome, tick, tick+1, missed))
+	}
+}
+
+func TestRecentRunsAreTheNewestOfEachJob(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		s := create(t, db.open(t), recordingConfig())
+		runs, err := s.RecentRuns([]int64{1}, 5)
+		require.NoError(t, err)
+		require.Empty(t, runs)
+		start := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+		ok, failed := smallben.OutcomeOK, smallben.OutcomeError
+		putRuns(t, db, 1, start, time.Second, ok, ok, ok, failed, ok, failed)
+		putRuns(t, db, 2, start.Add(-time.Hour), time.Minute, failed, smallben.OutcomeMissed)
+		putRuns(t, db, 3, start, time.Hour, ok)
+		runs, err = s.RecentRuns([]int64{2, 1, 7, 2}, 3)
+		require.NoError(t, err)
+		var got []string
+		for _, run := range runs {
+			got = append(got, fmt.Sprint(run.JobID, " ", run.Tick.Format(time.TimeOnly), " ", run.Outcome))
+		}
+		require.Equal(t, []string{
+			"1 10:00:03 error", "1 10:00:04 ok", "1 10:00:05 error",
+			"2 09:00:00 error", "2 09:01:00 missed",
+		}, got)
+	})
+}
+
+func TestCountRunsCountsByStepAndOutcome(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		s := create(t, db.open(t), recordingConfig())
+		_, _, err := s.CountRuns(past, time.Minute, 10)
+		require.NoError(t, err)
+		start := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+		ok, failed, missed := smallben.OutcomeOK, smallben.OutcomeError, smallben.OutcomeMissed
+		putRuns(t, db, 1, start.Add(-30*time.Second), 30*time.Second, ok, ok, ok, failed, missed)
+
+		counts, since, err := s.CountRuns(start, time.Minute, 100)
+		require.NoError(t, err)
+		require.Equal(t, []smallben.RunCount{
+			{From: start, Outcome: ok, Count: 2},
+			{From: start.Add(time.Minute), Outcome: failed, Count: 1},
+			{From: start.Add(time.Minute), Outcome: missed, Count: 3},
+		}, counts, "an entry for missed ticks counts as many as it stands for")
+		require.Equal(t, start, since)
+
+		counts, since, err = s.CountRuns(start, time.Minute, 2)
+		require.NoError(t, err)
+		require.Equal(t, []smallben.RunCount{
+			{From: start.Add(time.Minute), Outcome: failed, Count: 1},
+			{From: start.Add(time.Minute), Outcome: missed, Count: 3},
+		}, counts)
+		require.Equal(t, start.Add(time.Minute), since, "older ones are not counted")
+	})
+}
+
+func TestRunsThatAreNotRecordedAreNeitherRecentNorCounted(t *testing.T) {
+	t.Parallel()
+	s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+	_, err := s.RecentRuns([]int64{1}, 3)
+	require.ErrorContains(t, err, "runs are not recorded")
+	_, _, err = s.CountRuns(past, time.Minute, 3)
+	require.ErrorContains(t, err, "runs are not recorded")
+}
+
+func TestStatusTellsWhatThisInstanceKnows(t *testing.T) {
+	t.Parallel()
+	repository := newMemoryRepository()
+	running, release := make(chan struct{}), make(chan struct{})
+	block := newProbe(func(*probe, smallben.CronJobInput) { close(running); <-release })
+	broken := rawJob(8)
+	broken.SerializedJobInput = "{"
+	repository.put(broken, rawJob(9))
+	s := create(t, repository, &smallben.Config{Logger: quiet, SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true}})
+	require.False(t, s.Status().Started)
+	require.NoError(t, s.Start())
+	require.NoError(t, s.AddJobs([]smallben.Job{{ID: 5, CronExpression: "@yearly", Job: block}}))
+	require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{9}}))
+	require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{5}}))
+	<-running
+	status := s.Status()
+	require.Equal(t, smallben.Status{
+		Started:         true,
+		SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true, WithLocation: time.Local},
+		Scheduled:       1, Paused: 1, Undecodable: []int64{8}, Running: []int64{5},
+	}, status)
+	close(release)
+}
