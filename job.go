@@ -217,6 +217,7 @@ type Job struct {
 	paused    bool
 	createdAt time.Time
 	updatedAt time.Time
+	input     string         // as it is stored; empty for a Job that does not come from ListJobs
 	schedule  cron.Schedule  // nil for a Job that does not come from ListJobs
 	location  *time.Location // where the schedule is read
 	lastRun   RunResult
@@ -231,6 +232,16 @@ func (j *Job) CreatedAt() time.Time { return j.createdAt }
 // UpdatedAt returns when the job was last paused, resumed, updated or replaced by
 // UpsertJobs, in UTC; before that, when it was added.
 func (j *Job) UpdatedAt() time.Time { return j.updatedAt }
+
+// DecodeInput unmarshals the stored JSON of the input into v, as json.Unmarshal
+// does: integers are exact to 64 bits, and a json.RawMessage gets the JSON itself.
+// A Job that does not come from ListJobs has none, which is an error.
+func (j *Job) DecodeInput(v any) error {
+	if err := json.Unmarshal([]byte(j.input), v); err != nil {
+		return fmt.Errorf("decode the input of job %d: %w", j.ID, err)
+	}
+	return nil
+}
 
 // Paused reports whether the job was paused when it was listed.
 func (j *Job) Paused() bool { return j.paused }

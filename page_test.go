@@ -1,6 +1,7 @@
 package smallben_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"testing"
@@ -45,6 +46,19 @@ func TestListJobsAfterNamesTheRowsThatDoNotDecode(t *testing.T) {
 		require.Len(t, jobs, 2, "a row that does not decode counts for the page")
 		require.Equal(t, int64(3), jobs[1].ID)
 	})
+}
+
+func TestTheInputOfAListedJobIsReadExactly(t *testing.T) {
+	t.Parallel()
+	s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
+	const large = int64(1)<<53 + 1
+	require.NoError(t, s.AddJobs([]smallben.Job{{ID: 1, CronExpression: "@daily", Job: newProbe(nil), JobInput: map[string]any{"n": large}}}))
+	jobs, err := s.ListJobs(nil)
+	require.NoError(t, err)
+	var stored json.RawMessage
+	require.NoError(t, jobs[0].DecodeInput(&stored))
+	require.Equal(t, `{"n":9007199254740993}`, string(stored))
+	require.Error(t, (&smallben.Job{ID: 2}).DecodeInput(&stored), "a Job that was not listed")
 }
 
 func TestJobIDsAreThoseOfTheJobsThatMatch(t *testing.T) {

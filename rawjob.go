@@ -124,6 +124,7 @@ func (j *JobWithSchedule) toJob() Job {
 		paused:         j.rawJob.Paused,
 		createdAt:      j.rawJob.CreatedAt,
 		updatedAt:      j.rawJob.UpdatedAt,
+		input:          j.rawJob.SerializedJobInput,
 		schedule:       j.schedule,
 	}
 }
