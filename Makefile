@@ -38,10 +38,10 @@ bench: ## run the benchmarks of the hot paths
 soak: ## run everything at random for SOAK=10m
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
-	SMALLBEN_REQUIRE_POSTGRES=1 SMALLBEN_SOAK=$(SOAK) go test -race -run Soak -count=1 -timeout=0 -v .
+	SMALLBEN_REQUIRE_POSTGRES=1 SMALLBEN_SOAK=$(SOAK) go test -race -run Soak -count=1 -timeout=0 -v . ./test
 
 cover: ## say which statements the tests do not reach
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
-	SMALLBEN_REQUIRE_POSTGRES=1 go test -coverprofile=cover.out .
+	SMALLBEN_REQUIRE_POSTGRES=1 go test -coverpkg=. -coverprofile=cover.out . ./test
 	@go tool cover -func=cover.out | awk '$$3 != "100.0%"'

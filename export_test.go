@@ -3,40 +3,19 @@ package smallben
 import (
 	"errors"
 	"time"
+
+	"github.com/nbena/smallben/internal/insides"
 )
 
-// Entry is an entry of the scheduler as the tests' invariant sees it.
-type Entry struct {
-	CronID      int64
-	Expression  string
-	StoredInput string
-}
+// Entry is an entry of the scheduler.
+type Entry = insides.Entry
 
 // Entries returns the entries of s by job id.
-func Entries(s *SmallBen) map[int64]Entry {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	entries := make(map[int64]Entry, len(s.scheduler.entries))
-	for id, e := range s.scheduler.entries {
-		entries[id] = Entry{int64(e.cronID), e.expression, e.storedInput}
-	}
-	return entries
-}
+func Entries(s *SmallBen) map[int64]Entry { return s.insideEntries() }
 
 // Pages returns how many entries each page of a started s holds, as SmallBen
 // counts them and as cron does.
-func Pages(s *SmallBen) (counted, held []int) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.scheduler.session == nil {
-		return nil, nil
-	}
-	for p := range s.scheduler.session.pages {
-		counted = append(counted, p.live)
-		held = append(held, len(p.cron.Entries()))
-	}
-	return counted, held
-}
+func Pages(s *SmallBen) (counted, held []int) { return s.insidePages() }
 
 // RoomyPages returns how many pages s remembers for their room.
 func RoomyPages(s *SmallBen) int {
@@ -84,20 +63,8 @@ func Settled(err error) (bool, error) {
 }
 
 // RunsTiming is what tests of the record of runs shorten.
-type RunsTiming = runsTiming
+type RunsTiming = insides.Timing
 
 // SetRunsTiming sets the timing of a SmallBen that records runs, before Start. What
 // is zero stays.
-func SetRunsTiming(s *SmallBen, timing RunsTiming) {
-	for _, d := range []struct{ to, from *time.Duration }{
-		{&s.record.timing.DeadAfter, &timing.DeadAfter},
-		{&s.record.timing.SweepEvery, &timing.SweepEvery},
-		{&s.record.timing.MissedAfter, &timing.MissedAfter},
-		{&s.record.timing.ClaimPatience, &timing.ClaimPatience},
-		{&s.record.timing.FlushPatience, &timing.FlushPatience},
-	} {
-		if *d.from != 0 {
-			*d.to = *d.from
-		}
-	}
-}
+func SetRunsTiming(s *SmallBen, timing RunsTiming) { s.setTiming(timing) }

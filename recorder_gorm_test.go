@@ -21,6 +21,7 @@ import (
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
 	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/testkit"
 )
 
 // eachShared runs a test on both databases, as several processes can share them.
@@ -341,7 +342,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 		open := func() records {
 			faults := db.faults(t)
 			pools = append(pools, faults)
-			r := records{Recorder: openGorm(t, db.dialectorOn(faults.DB()), 0)}
+			r := records{Recorder: testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 0)}
 			require.NoError(t, r.OpenRecord(recordLocation))
 			faults.Reset()
 			return r
@@ -439,7 +440,7 @@ func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *
 			require.NoError(t, r.Join("a"))
 			faults := db.faults(t)
 			t.Cleanup(func() { require.NoError(t, faults.DB().Close()) })
-			stopped := records{Recorder: openGorm(t, db.dialectorOn(faults.DB()), 0)}
+			stopped := records{Recorder: testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 0)}
 			require.NoError(t, stopped.OpenRecord(recordLocation))
 
 			reached, goOn := make(chan struct{}), make(chan struct{})
@@ -510,7 +511,7 @@ func eachFaultyRecord(t *testing.T, test func(t *testing.T, b *faultyRecord)) {
 			b.faults.Heal()
 			assert.NoError(t, b.faults.DB().Close())
 		})
-		b.repository = openGorm(t, db.dialectorOn(b.faults.DB()), 0)
+		b.repository = testkit.OpenGorm(t, db.dialectorOn(b.faults.DB()), 0)
 		test(t, b)
 	})
 }
@@ -589,11 +590,11 @@ func TestAWriteOfTheRecordThatADeadlockEndedIsTriedAgainUnlessItIsAChange(t *tes
 			var met atomic.Bool
 			b.faults.FailWhen(func(op faultsql.Op) bool {
 				return strings.Contains(op.SQL, "job_") && !strings.Contains(op.SQL, "count(*)") && met.CompareAndSwap(false, true)
-			}, faultsql.Fault{Mode: faultsql.Before, Err: deadlock{}})
+			}, faultsql.Fault{Mode: faultsql.Before, Err: testkit.Deadlock{}})
 			err := call()
 			b.faults.Heal()
 			if name == "Change" || name == "CompareMarks" {
-				require.ErrorAs(t, err, new(deadlock), name)
+				require.ErrorAs(t, err, new(testkit.Deadlock), name)
 				require.Equal(t, before, b.contents(t))
 				continue
 			}
@@ -608,7 +609,7 @@ func TestACommitOfTheRecordWhoseReplyIsLostIsLearned(t *testing.T) {
 	db := newPostgres(t)
 	b := &faultyRecord{database: db, truth: db.recorder(t)}
 	proxy := pgtest.NewProxy(t, db.dsn)
-	b.repository = openGorm(t, postgres.Open(proxy.DSN()), 0)
+	b.repository = testkit.OpenGorm(t, postgres.Open(proxy.DSN()), 0)
 	t.Cleanup(func() { require.NoError(t, b.repository.Close()) })
 	require.NoError(t, b.repository.OpenRecord(recordLocation))
 	for name, call := range recordCalls(b) {

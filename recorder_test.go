@@ -25,6 +25,7 @@ import (
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
 	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/testkit"
 )
 
 // The contract of Recorder and of RecordTx, on every implementation.
@@ -2087,7 +2088,7 @@ func newBrittleRecord(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialect
 		faults.Heal()
 		assert.NoError(t, errors.Join(pool.Close(), db.Close()))
 	})
-	b := &brittleRecord{faults, openGorm(t, dialector(pool), 0), openInTime(t, dialector(pool), hasty), records{Recorder: openGorm(t, dialector(db), 0)}}
+	b := &brittleRecord{faults, testkit.OpenGorm(t, dialector(pool), 0), testkit.OpenInTime(t, dialector(pool), testkit.Hasty), records{Recorder: testkit.OpenGorm(t, dialector(db), 0)}}
 	require.NoError(t, b.truth.OpenRecord(recordLocation))
 	return b
 }
@@ -2100,13 +2101,13 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 	const wal = "_journal_mode=WAL"
 	onFile := func(t testing.TB) *brittleRecord {
 		path := filepath.Join(t.TempDir(), "jobs.db")
-		return newBrittleRecord(t, faultsql.SQLite(path, hastySQLite, wal), openSQLDB(t, "sqlite3", "file:"+path+"?"+hastySQLite+"&"+wal), onSQLite)
+		return newBrittleRecord(t, faultsql.SQLite(path, hastySQLite, wal), testkit.OpenSQLDB(t, "sqlite3", "file:"+path+"?"+hastySQLite+"&"+wal), testkit.OnSQLite)
 	}
 	onServer := func(t testing.TB) *brittleRecord {
 		dsn := pgtest.DSN(t)
 		faults, err := faultsql.Postgres(dsn)
 		require.NoError(t, err)
-		return newBrittleRecord(t, faults, openSQLDB(t, "pgx", dsn), onPostgres)
+		return newBrittleRecord(t, faults, testkit.OpenSQLDB(t, "pgx", dsn), testkit.OnPostgres)
 	}
 	// Each try has ids from first on, processes of its own, and an old tick.
 	type try struct {
@@ -2249,9 +2250,9 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 				y := prepare()
 				require.NoError(t, c.call(b.slow, y))
 				want := look(y)
-				for _, f := range []fault{
-					{mode: faultsql.Before}, {mode: faultsql.After}, {mode: faultsql.BadConn}, {mode: faultsql.Midway},
-					{mode: faultsql.Before, persistent: true}, {mode: faultsql.After, persistent: true},
+				for _, f := range []testkit.Fault{
+					{Mode: faultsql.Before}, {Mode: faultsql.After}, {Mode: faultsql.BadConn}, {Mode: faultsql.Midway},
+					{Mode: faultsql.Before, Persistent: true}, {Mode: faultsql.After, Persistent: true},
 				} {
 					hits, unknown := make(map[faultsql.Kind]int), 0
 					for n, tries := 1, 0; ; n++ {
@@ -2259,14 +2260,14 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 						before := look(y)
 						require.NotEqual(t, want, before)
 						r := b.slow
-						if f.persistent {
+						if f.Persistent {
 							r = b.fast
 						}
 						// One connection in the pool, which is new.
 						b.faults.DB().SetMaxIdleConns(-1)
 						b.faults.DB().SetMaxIdleConns(1)
 						require.NoError(t, b.faults.DB().PingContext(t.Context()))
-						hit := f.inject(b.faults, n)
+						hit := f.Inject(b.faults, n)
 						err := c.call(r, y)
 						kind := hit()
 						b.faults.Heal()
@@ -2298,7 +2299,7 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 					}
 					t.Logf("%+v: %d outcomes unknown, operations that failed: %v", f, unknown, hits)
 					assert.Positive(t, hits[faultsql.Query]+hits[faultsql.Exec])
-					if f.mode != faultsql.Midway {
+					if f.Mode != faultsql.Midway {
 						assert.Positive(t, hits[faultsql.Commit])
 					}
 				}
@@ -2356,7 +2357,7 @@ func TestACallOfTheRecordIsBoundedInTime(t *testing.T) {
 			require.NoError(t, r.OpenRecord(recordLocation))
 			require.NoError(t, r.Join("a"))
 			revision := r.start(t, 1)
-			var fast smallben.Recorder = openInTime(t, db.dialector(), hasty)
+			var fast smallben.Recorder = testkit.OpenInTime(t, db.dialector(), testkit.Hasty)
 			t.Cleanup(func() { require.NoError(t, fast.(*smallben.RepositoryGorm).Close()) })
 			r.change(t, func(tx smallben.RecordTx) error {
 				_, err := tx.Accounts([]int64{1})

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/testkit"
 )
 
 // contextProbe is a probe that takes a context.
@@ -38,7 +39,7 @@ func (p *contextProbe) RunContext(ctx context.Context, input smallben.CronJobInp
 }
 
 func newContextProbe(run smallben.RunFunc) *contextProbe {
-	p := &contextProbe{Key: fmt.Sprint(probeKey.Add(1))}
+	p := &contextProbe{Key: testkit.NewKey()}
 	contextProbes.Store(p.Key, run)
 	return p
 }

@@ -47,7 +47,7 @@ func TestAJobCannotTakeTheSchedulerDown(t *testing.T) {
 					require.Len(t, logged, 3, "each tick ran")
 					assert.Contains(t, logged[0], failure.log)
 					assert.Contains(t, logged[0], `"job"=1`)
-					assert.Contains(t, logged[0], "smallben_test.go", "the stack")
+					assert.Contains(t, logged[0], "scheduler_test.go", "the stack")
 					values := gauges(t, s)
 					assert.EqualValues(t, 3, values["smallben_runs_total,panic"])
 					assert.EqualValues(t, 3, values["smallben_runs_total,ok"])

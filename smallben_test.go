@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/gob"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,40 +16,40 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
-	"gorm.io/driver/postgres"
-	"gorm.io/driver/sqlite"
 
 	"github.com/nbena/smallben"
-	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/testkit"
 )
 
-// probe is the job of most tests. What a run does is looked up by key, so that a
-// probe that was decoded from a row does what the one that was added does.
-type probe struct{ Key string }
+// What the tests of this module share, by the names that it has here.
+type (
+	probe    = testkit.Probe
+	valueJob = testkit.ValueJob
+
+	discardSink = testkit.DiscardSink
+)
 
 var (
-	probes   sync.Map // key to func(*probe, smallben.CronJobInput)
-	probeKey atomic.Int64
+	newProbe       = testkit.NewProbe
+	idle           = testkit.Idle
+	quiet          = testkit.Quiet
+	create         = testkit.Create
+	started        = testkit.Started
+	openSQLite     = testkit.OpenSQLite
+	openPostgres   = testkit.OpenPostgres
+	eachRepository = testkit.EachRepository
+	checkInvariant = testkit.CheckInvariant
+	gauges         = testkit.Gauges
+	job            = testkit.Job
+	ids            = testkit.IDs
+	bubble         = testkit.Bubble
+	pass           = testkit.Pass
+	errDown        = testkit.ErrDown
 )
 
-func (p *probe) Run(input smallben.CronJobInput) {
-	if run, ok := probes.Load(p.Key); ok {
-		run.(func(*probe, smallben.CronJobInput))(p, input)
-	}
-}
-
-func newProbe(run func(*probe, smallben.CronJobInput)) *probe {
-	p := &probe{Key: fmt.Sprint(probeKey.Add(1))}
-	probes.Store(p.Key, run)
-	return p
-}
-
-// idle is a probe that does nothing.
-func idle() *probe { return &probe{} }
+func ptr[T any](v T) *T { return &v }
 
 // recorder is a probe that keeps what its runs received.
 type recorder struct {
@@ -81,39 +78,6 @@ func (r *recorder) runs() []smallben.CronJobInput {
 }
 
 func (r *recorder) count() int { return len(r.runs()) }
-
-type valueJob struct {
-	Text string
-	N    int
-}
-
-func (valueJob) Run(smallben.CronJobInput) {}
-
-func init() {
-	gob.Register(&probe{})
-	gob.Register(valueJob{})
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	pgtest.Stop()
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-var quiet = logr.New(discardSink{})
-
-type discardSink struct{}
-
-func (discardSink) Init(logr.RuntimeInfo)            {}
-func (discardSink) Enabled(int) bool                 { return false }
-func (discardSink) Info(int, string, ...any)         {}
-func (discardSink) Error(error, string, ...any)      {}
-func (s discardSink) WithValues(...any) logr.LogSink { return s }
-func (s discardSink) WithName(string) logr.LogSink   { return s }
 
 // logLines is a logger that keeps its lines.
 type logLines struct {
@@ -144,167 +108,7 @@ func (l *logLines) with(part string) (found []string) {
 	return found
 }
 
-func openSQLite(t testing.TB, path string) *smallben.RepositoryGorm {
-	t.Helper()
-	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(path)})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = repository.Close() })
-	return repository
-}
-
-// create makes a SmallBen that the test's end stops.
-func create(t testing.TB, repository smallben.Repository, config *smallben.Config) *smallben.SmallBen {
-	t.Helper()
-	s := smallben.New(repository, config)
-	t.Cleanup(s.Stop)
-	return s
-}
-
-func openPostgres(t testing.TB) *smallben.RepositoryGorm {
-	t.Helper()
-	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: postgres.Open(pgtest.DSN(t))})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = repository.Close() })
-	return repository
-}
-
-// eachRepository runs a test in memory, on SQLite and on PostgreSQL.
-func eachRepository(t *testing.T, test func(t *testing.T, repository smallben.Repository)) {
-	t.Helper()
-	t.Parallel()
-	t.Run("memory", func(t *testing.T) {
-		t.Parallel()
-		test(t, newMemoryRepository())
-	})
-	t.Run("SQLite", func(t *testing.T) {
-		t.Parallel()
-		test(t, openSQLite(t, filepath.Join(t.TempDir(), "jobs.db")))
-	})
-	t.Run("PostgreSQL", func(t *testing.T) {
-		t.Parallel()
-		test(t, openPostgres(t))
-	})
-}
-
-// started starts a SmallBen that the test's end stops, after a last look at the
-// invariant.
-func started(t testing.TB, repository smallben.Repository, config smallben.SchedulerConfig) *smallben.SmallBen {
-	t.Helper()
-	s := create(t, repository, &smallben.Config{SchedulerConfig: config, Logger: quiet})
-	require.NoError(t, s.Start())
-	t.Cleanup(func() {
-		if !t.Failed() {
-			checkInvariant(t, s, repository)
-		}
-	})
-	return s
-}
-
-func gauges(t testing.TB, s *smallben.SmallBen) map[string]float64 {
-	t.Helper()
-	registry := prometheus.NewRegistry()
-	require.NoError(t, s.RegisterMetrics(registry))
-	families, err := registry.Gather()
-	require.NoError(t, err)
-	values := make(map[string]float64)
-	for _, family := range families {
-		for _, metric := range family.Metric {
-			name := family.GetName()
-			for _, label := range metric.Label {
-				if label.GetName() != "job_type" {
-					name += "," + label.GetValue()
-				}
-			}
-			switch {
-			case metric.Gauge != nil:
-				values[name] += metric.Gauge.GetValue()
-			case metric.Counter != nil:
-				values[name] += metric.Counter.GetValue()
-			case metric.Histogram != nil:
-				values[name] += float64(metric.Histogram.GetSampleCount())
-			}
-		}
-	}
-	return values
-}
-
-// checkInvariant is what holds after every call: the rows that are neither
-// paused nor undecodable are the entries, with their expression, input and cron
-// id, and each row counts in one gauge.
-func checkInvariant(t testing.TB, s *smallben.SmallBen, repository smallben.Repository) {
-	t.Helper()
-	rows, err := repository.ListJobs(&smallben.ListJobsOptions{})
-	require.NoError(t, err)
-	want := make(map[int64]smallben.Entry)
-	var paused, undecodable int
-	numbers := make(map[int64]int64)
-	counted, held := smallben.Pages(s)
-	for _, row := range rows {
-		if _, err := row.ToJobWithSchedule(); err != nil {
-			undecodable++
-			continue
-		}
-		if row.Paused {
-			paused++
-			continue
-		}
-		want[row.ID] = smallben.Entry{CronID: row.CronID, Expression: row.CronExpression, StoredInput: row.SerializedJobInput}
-		if counted != nil {
-			assert.Positive(t, row.CronID, "the cron id of job %d", row.ID)
-			assert.LessOrEqual(t, row.CronID, int64(math.MaxInt32))
-			other, taken := numbers[row.CronID]
-			assert.False(t, taken, "jobs %d and %d share cron id %d", other, row.ID, row.CronID)
-			numbers[row.CronID] = row.ID
-		}
-	}
-	entries := smallben.Entries(s)
-	assert.Equal(t, want, entries)
-	values := gauges(t, s)
-	assert.EqualValues(t, len(want), values["smallben_scheduler_jobs_not_paused"])
-	assert.EqualValues(t, paused, values["smallben_scheduler_jobs_paused"])
-	assert.EqualValues(t, undecodable, values["smallben_scheduler_jobs_undecodable"])
-	assert.EqualValues(t, len(rows), values["smallben_scheduler_jobs_total"])
-	assert.Zero(t, values["smallben_scheduler_unsettled_writes"])
-	assert.Equal(t, counted, held)
-	if counted != nil {
-		inPages := 0
-		for _, n := range counted {
-			assert.LessOrEqual(t, n, smallben.PageSize)
-			inPages += n
-		}
-		assert.Equal(t, len(entries), inPages)
-	}
-}
-
-func ptr[T any](v T) *T { return &v }
-
-func job(id int64, expression string, j smallben.CronJob) smallben.Job {
-	if r, ok := j.(*recorder); ok {
-		j = r.probe
-	}
-	return smallben.Job{ID: id, GroupID: id % 10, SuperGroupID: id % 3, CronExpression: expression, Job: j}
-}
-
-func ids(jobs []smallben.Job) []int64 {
-	out := make([]int64, len(jobs))
-	for i := range jobs {
-		out[i] = jobs[i].ID
-	}
-	return out
-}
-
-// bubble runs a test in which time is fake and starts on a whole minute.
-func bubble(t *testing.T, test func(t *testing.T)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, test)
-}
-
-// pass lets fake time pass, and then waits for what it started.
-func pass(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // Rule 1.
 
@@ -499,8 +303,6 @@ func (f *failing) SetCronIdAndChangeScheduleAndJobInput(jobs []smallben.JobWithS
 	return f.Repository.SetCronIdAndChangeScheduleAndJobInput(jobs)
 }
 
-var errDown = errors.New("the database is down")
-
 func TestStartThatFailsRunsNothingAndCanBeTriedAgain(t *testing.T) {
 	for _, method := range []string{"GetAllJobsToExecute", "ListJobs", "SetCronId"} {
 		t.Run(method, func(t *testing.T) {
@@ -681,7 +483,7 @@ func TestAddJobsRefusesWhatCouldNotBeStoredOrRun(t *testing.T) {
 	}{
 		"id 0":                                  {good(func(j *smallben.Job) { j.ID = 0 }), "the id is 0"},
 		"nil job":                               {good(func(j *smallben.Job) { j.Job = nil }), "the job is nil"},
-		"typed nil job":                         {good(func(j *smallben.Job) { j.Job = (*probe)(nil) }), "nil *smallben_test.probe"},
+		"typed nil job":                         {good(func(j *smallben.Job) { j.Job = (*probe)(nil) }), "nil *testkit.Probe"},
 		"unregistered type":                     {good(func(j *smallben.Job) { j.Job = unregistered{} }), "call gob.Register(smallben_test.unregistered{})"},
 		"panic in GobEncode":                    {good(func(j *smallben.Job) { j.Job = panicky{1} }), "no encoding today"},
 		"contains itself":                       {good(func(j *smallben.Job) { j.Job = loop }), ""},

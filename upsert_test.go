@@ -16,6 +16,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/testkit"
 )
 
 var (
@@ -159,8 +160,8 @@ func TestUpsertJobsKeepsThePhaseAndRunsTheValueGiven(t *testing.T) {
 		pass(3 * time.Minute)
 		s := started(t, repository, smallben.SchedulerConfig{})
 		var ran []*probe
-		key := fmt.Sprint(probeKey.Add(1))
-		probes.Store(key, func(p *probe, _ smallben.CronJobInput) { ran = append(ran, p) })
+		key := testkit.NewKey()
+		testkit.SetProbe(key, func(p *probe, _ smallben.CronJobInput) { ran = append(ran, p) })
 		given := &probe{Key: key}
 		for range 4 {
 			require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, "@every 10m", given)}))
@@ -206,8 +207,8 @@ func TestUpsertJobsThatFailsLeavesTheValuesThatRun(t *testing.T) {
 		repository := &failingUpserter{memoryRepository: newMemoryRepository()}
 		s := started(t, repository, smallben.SchedulerConfig{})
 		var ran []*probe
-		key := fmt.Sprint(probeKey.Add(1))
-		probes.Store(key, func(p *probe, _ smallben.CronJobInput) { ran = append(ran, p) })
+		key := testkit.NewKey()
+		testkit.SetProbe(key, func(p *probe, _ smallben.CronJobInput) { ran = append(ran, p) })
 		first, second := &probe{Key: key}, &probe{Key: key}
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", first), job(2, "@yearly", idle())}))
 		repository.err = errDown

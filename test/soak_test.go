@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"database/sql"
@@ -150,10 +150,10 @@ func newSoak(name string, repository, truth smallben.Repository) *soak {
 func soakMemory(testing.TB) *soak {
 	repository := newMemoryRepository()
 	w := newSoak("memory", repository, repository)
-	w.spoil = func(_ testing.TB, id int64) {
-		row := repository.find(func(row smallben.RawJob) bool { return row.ID == id })[0]
+	w.spoil = func(t testing.TB, id int64) {
+		row := rowOf(t, repository, id)
 		row.SerializedJob = rottenText
-		repository.put(row)
+		repository.Put(row)
 	}
 	return w
 }

@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 )
 
@@ -174,12 +175,12 @@ func TestACommitThatArrivesTooLateIsUnknownAndThenLearned(t *testing.T) {
 		n := behindProxy(t, time.Second)
 		want := n.rehearse(t, call)
 		s, o := n.begin(t, call)
-		entries := smallben.Entries(s)
+		entries := insides.Entries(s)
 		n.proxy.HoldCommit(2500 * time.Millisecond)
 		err := patiently(func() error { return call.call(t, s) })
 		n.proxy.Pass()
 		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
-		assert.Equal(t, entries, smallben.Entries(s))
+		assert.Equal(t, entries, insides.Entries(s))
 		if call.name == startCall.name {
 			// The held transaction has the rows locked.
 			for deadline := time.Now().Add(15 * time.Second); err != nil; err = s.Start() {
@@ -223,8 +224,8 @@ func TestAWriteOfUnknownOutcomeHoldsUpItsOwnJobsOnly(t *testing.T) {
 	require.ErrorContains(t, err, "job 1: the outcome of an earlier write is not known yet: try again")
 	require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown)
 	inTime(t, func() error { return pause(2) })
-	require.NotContains(t, smallben.Entries(s), int64(2))
-	require.Contains(t, smallben.Entries(s), int64(1))
+	require.NotContains(t, insides.Entries(s), int64(2))
+	require.Contains(t, insides.Entries(s), int64(1))
 	var jobs []smallben.Job
 	inTime(t, func() error {
 		jobs, err = s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{1, 2}})
@@ -369,11 +370,11 @@ func TestAServerThatCrashesAndComesBackNeedsNoRestartOfSmallBen(t *testing.T) {
 		}
 		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 		assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_unsettled_writes"])
-		require.Contains(t, smallben.Entries(s), int64(1), "memory stays as it was")
+		require.Contains(t, insides.Entries(s), int64(1), "memory stays as it was")
 		server.StartAgain()
 		settled(t, s)
 		checkInvariant(t, s, truth)
-		_, scheduled := smallben.Entries(s)[1]
+		_, scheduled := insides.Entries(s)[1]
 		require.Equal(t, !done, scheduled)
 	}
 	for _, call := range writeCalls[1:] {

@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"database/sql"
@@ -25,6 +25,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/insides"
 )
 
 func init() {
@@ -268,7 +269,7 @@ func truth(t testing.TB, repository smallben.Repository) (model, map[int64]small
 func agentOf(t testing.TB, row smallben.RawJob) agent {
 	t.Helper()
 	one := newMemoryRepository()
-	one.put(row)
+	one.Put(row)
 	jobs, err := smallben.New(one, &smallben.Config{Logger: quiet}).ListJobs(nil)
 	require.NoError(t, err)
 	require.Len(t, jobs, 1)
@@ -536,7 +537,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			err := m.start()
 			m.flaky.failNth(0, 0)
 			if err != nil {
-				counted, _ := smallben.Pages(m.s)
+				counted, _ := insides.Pages(m.s)
 				require.Nil(m.t, counted, "nothing runs")
 				require.NoError(m.t, m.start())
 			}
@@ -603,9 +604,9 @@ func TestTheModelAgreesInMemory(t *testing.T) {
 		repository := newMemoryRepository()
 		m := &machine{t: rapidTB{t, draw}, truth: repository, flaky: &flaky{Repository: repository}}
 		m.spoil = func(id int64, serializedJob string) {
-			row := repository.find(func(row smallben.RawJob) bool { return row.ID == id })[0]
+			row := rowOf(t, repository, id)
 			row.SerializedJob = serializedJob
-			repository.put(row)
+			repository.Put(row)
 		}
 		m.run(draw)
 	})
@@ -720,7 +721,7 @@ func TestFiftyGoroutinesOfMixedCalls(t *testing.T) {
 		}
 		// At least one tick with everything in place.
 		require.NoError(t, s.Start())
-		for before := runs.Load(); runs.Load() == before && len(smallben.Entries(s)) > 0; {
+		for before := runs.Load(); runs.Load() == before && len(insides.Entries(s)) > 0; {
 			time.Sleep(time.Millisecond)
 		}
 		over.Store(true)

@@ -1,6 +1,6 @@
 //go:build unix
 
-package smallben_test
+package test
 
 import (
 	"bufio"
@@ -32,6 +32,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 )
 
@@ -56,17 +57,17 @@ type durablePlan struct {
 	Load    time.Duration // in which jobs are changed and processes disturbed
 	Halt    time.Duration // by SIGSTOP
 	Kills   int
-	Timing  smallben.RunsTiming
+	Timing  insides.Timing
 	Workers int
 	Gap     time.Duration // between two operations of a worker, on the average
 }
 
 var (
 	shortPlan = durablePlan{Jobs: 150, Load: 15 * time.Second, Halt: 6 * time.Second, Kills: 1, Workers: 4, Gap: 100 * time.Millisecond,
-		Timing: smallben.RunsTiming{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second}}
+		Timing: insides.Timing{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second}}
 	// The timings are those of users.
 	longPlan = durablePlan{Jobs: 1000, Load: time.Minute, Halt: 20 * time.Second, Kills: 2, Workers: 4, Gap: 50 * time.Millisecond,
-		Timing: smallben.RunsTiming{DeadAfter: 15 * time.Second, SweepEvery: time.Minute, MissedAfter: 30 * time.Second, ClaimPatience: 10 * time.Second}}
+		Timing: insides.Timing{DeadAfter: 15 * time.Second, SweepEvery: time.Minute, MissedAfter: 30 * time.Second, ClaimPatience: 10 * time.Second}}
 )
 
 // durableConfig is what a process is told at its start.
@@ -76,7 +77,7 @@ type durableConfig struct {
 	RerunLost    bool
 	Missed       smallben.MissedPolicy
 	Location     string
-	Timing       smallben.RunsTiming
+	Timing       insides.Timing
 	Long         bool
 }
 
@@ -289,7 +290,7 @@ func TestTheProcessOfDurableRuns(t *testing.T) {
 		}
 	}, funcr.Options{})
 	s := smallben.New(repository, settings)
-	smallben.SetRunsTiming(s, config.Timing)
+	insides.SetTiming(s, config.Timing)
 	attempt(s.Start)
 	reply(durableReply{})
 

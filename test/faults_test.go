@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"context"
@@ -15,20 +15,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"gorm.io/driver/postgres"
 	"gorm.io/driver/sqlite"
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/testkit"
 )
-
-// hasty bounds calls that meet a fault which lasts.
-const hasty = 250 * time.Millisecond
 
 // brittle is a database that can be made to fail, and the ways to see it past
 // the faults.
@@ -76,39 +73,6 @@ func (h *hurried) ListJobs(options smallben.ToListOptions) ([]smallben.RawJob, e
 }
 func (h *hurried) ErrorTypeIfMismatchCount() error { return h.slow.ErrorTypeIfMismatchCount() }
 
-// openGorm opens a repository on a pool that the test keeps.
-func openGorm(t testing.TB, dialector gorm.Dialector, timeout time.Duration) *smallben.RepositoryGorm {
-	t.Helper()
-	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, Timeout: timeout})
-	require.NoError(t, err)
-	return repository
-}
-
-// patiently makes a call that nothing is in the way of, again if a busy machine
-// was too slow for its timeout.
-func patiently(call func() error) error {
-	err := call()
-	for deadline := time.Now().Add(30 * time.Second); errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, smallben.ErrOutcomeUnknown) && time.Now().Before(deadline); {
-		err = call()
-	}
-	return err
-}
-
-func inTime(t testing.TB, call func() error) {
-	t.Helper()
-	require.NoError(t, patiently(call))
-}
-
-// openInTime is openGorm with a short timeout.
-func openInTime(t testing.TB, dialector gorm.Dialector, timeout time.Duration) (repository *smallben.RepositoryGorm) {
-	t.Helper()
-	inTime(t, func() (err error) {
-		repository, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, Timeout: timeout})
-		return err
-	})
-	return repository
-}
-
 // newBrittle opens a repository over faults, and another past them.
 func newBrittle(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialector func(*sql.DB) gorm.Dialector) *brittle {
 	t.Helper()
@@ -143,16 +107,6 @@ func (b *brittle) refresh(t testing.TB, pooled bool) {
 	}
 }
 
-func onSQLite(db *sql.DB) gorm.Dialector   { return sqlite.New(sqlite.Config{Conn: db}) }
-func onPostgres(db *sql.DB) gorm.Dialector { return postgres.New(postgres.Config{Conn: db}) }
-
-func openSQLDB(t testing.TB, driver, dsn string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open(driver, dsn)
-	require.NoError(t, err)
-	return db
-}
-
 func brittleSQLite(t testing.TB) *brittle {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "jobs.db")
@@ -166,8 +120,6 @@ func brittlePostgres(t testing.TB) *brittle {
 	require.NoError(t, err)
 	return newBrittle(t, faults, openSQLDB(t, "pgx", dsn), onPostgres)
 }
-
-var _ = stdlib.GetDefaultDriver // registers "pgx"
 
 // seed fills the table with jobs of every state: 1 to 3 run, 4 and 5 are paused,
 // 6 and 7 do not decode, 7 being paused, and 8 and 9 are nobody's business. It
@@ -247,7 +199,7 @@ type faultCall struct {
 
 var writeCalls = []faultCall{
 	{"AddJobs", func(_ testing.TB, s *smallben.SmallBen) error {
-		return s.AddJobs([]smallben.Job{job(11, "0 0 1 1 *", idle()), job(12, "@every 1000h", idle()), job(13, "0 0 1 1 *", valueJob{"text", 7})})
+		return s.AddJobs([]smallben.Job{job(11, "0 0 1 1 *", idle()), job(12, "@every 1000h", idle()), job(13, "0 0 1 1 *", valueJob{Text: "text", N: 7})})
 	}, smallben.ErrJobExists, false},
 	{"PauseJobs", func(_ testing.TB, s *smallben.SmallBen) error {
 		return s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1, 2, 4, 6}})
@@ -302,47 +254,14 @@ func (o *oracle) judge(t testing.TB, s *smallben.SmallBen, err error) (happened 
 		want = map[int64]string{}
 	}
 	assert.Equal(t, want, changed, "the rows after: %v", err)
-	if counted, _ := smallben.Pages(s); counted == nil {
+	if counted, _ := insides.Pages(s); counted == nil {
 		// Start failed: nothing runs, and the next one reads afresh.
 		assert.Error(t, err)
-		assert.Empty(t, smallben.Entries(s))
+		assert.Empty(t, insides.Entries(s))
 		return happened
 	}
 	checkInvariant(t, s, o.truth)
 	return happened
-}
-
-// fault is a way for an operation to fail. Only operations of kind count, if that
-// is set; all that follow fail too if it is persistent.
-type fault struct {
-	mode       faultsql.Mode
-	persistent bool
-	kind       faultsql.Kind
-	unpooled   bool // each use of the pool connects
-}
-
-// lasts reports whether only a timeout ends a call that meets the fault.
-func (f fault) lasts() bool {
-	return f.persistent || f.mode == faultsql.Hang || f.mode == faultsql.HangAfter
-}
-
-// inject makes the nth operation from now on fail, and returns a function that
-// says of what kind it was, if it has come. It does not number rollbacks: they
-// follow other failures, and those of database/sql come when they like.
-func (f fault) inject(faults *faultsql.Faults, n int) (hit func() faultsql.Kind) {
-	var met int
-	var kind atomic.Value
-	kind.Store(faultsql.Kind(""))
-	faults.FailWhen(func(op faultsql.Op) bool {
-		if f.kind != "" && op.Kind != f.kind || op.Kind == faultsql.Rollback {
-			return f.persistent && met >= n
-		}
-		if met++; met == n {
-			kind.Store(op.Kind)
-		}
-		return met == n || f.persistent && met > n
-	}, faultsql.Fault{Mode: f.mode})
-	return func() faultsql.Kind { return kind.Load().(faultsql.Kind) }
 }
 
 // stage is where calls are judged: a SmallBen on repository, and the truth.
@@ -391,10 +310,10 @@ func (o *oracle) again(t testing.TB, s *smallben.SmallBen, call faultCall, happe
 // sweep makes the first operation of the call fail, then the second, and so on,
 // until the call meets no fault any more. It returns how often which kind of
 // operation failed, and how many outcomes were unknown.
-func sweep(t *testing.T, w *brittle, call faultCall, fault fault) (hits map[faultsql.Kind]int, unknown int) {
+func sweep(t *testing.T, w *brittle, call faultCall, fault testkit.Fault) (hits map[faultsql.Kind]int, unknown int) {
 	st := stage{w.repository, w.truth, func(t testing.TB) {
 		w.reset(t)
-		w.refresh(t, !fault.unpooled)
+		w.refresh(t, !fault.Unpooled)
 	}}
 	want := st.rehearse(t, call)
 	hits = make(map[faultsql.Kind]int)
@@ -402,15 +321,15 @@ func sweep(t *testing.T, w *brittle, call faultCall, fault fault) (hits map[faul
 	for n := 1; ; n++ {
 		s, o := st.begin(t, call)
 		o.want = want
-		entries := smallben.Entries(s)
-		w.repository.hurry.Store(fault.lasts())
-		hit := fault.inject(w.faults, n)
+		entries := insides.Entries(s)
+		w.repository.hurry.Store(fault.Lasts())
+		hit := fault.Inject(w.faults, n)
 		err := call.call(t, s)
 		kind := hit()
 		if errors.Is(err, smallben.ErrOutcomeUnknown) {
 			unknown++
-			if fault.persistent {
-				assert.Equal(t, entries, smallben.Entries(s), "as long as the outcome is unknown, memory stays as it was")
+			if fault.Persistent {
+				assert.Equal(t, entries, insides.Entries(s), "as long as the outcome is unknown, memory stays as it was")
 			}
 		}
 		w.faults.Heal()
@@ -449,23 +368,23 @@ var faultModes = map[string]faultsql.Mode{
 func TestNothingIsLostWhicheverOperationFails(t *testing.T) {
 	t.Parallel()
 	modes := slices.Sorted(maps.Keys(faultModes))
-	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, call faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
+	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, call faultCall, sweep func(testkit.Fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
 		reads := call.name == listCall.name
 		for _, persistent := range []bool{false, true} {
 			if persistent && mode == faultsql.Midway {
 				continue // as an error before, one operation later
 			}
-			f := fault{mode: mode, persistent: persistent}
+			f := testkit.Fault{Mode: mode, Persistent: persistent}
 			if mode == faultsql.HangAfter {
 				// Of the others the soak takes care: each costs a timeout.
-				f.kind = faultsql.Commit
+				f.Kind = faultsql.Commit
 				if reads {
-					f.kind = faultsql.Query
+					f.Kind = faultsql.Query
 				}
 			}
 			hits, unknown := sweep(f)
 			t.Logf("persistent %t: %d outcomes unknown, operations that failed: %v", persistent, unknown, hits)
-			if f.kind == "" {
+			if f.Kind == "" {
 				assert.Positive(t, hits[faultsql.Query]+hits[faultsql.Exec])
 			}
 			if !reads {
@@ -478,9 +397,9 @@ func TestNothingIsLostWhicheverOperationFails(t *testing.T) {
 func TestNothingIsLostWhicheverConnectionFails(t *testing.T) {
 	t.Parallel()
 	calls := []faultCall{startCall, listCall, writeCalls[0], writeCalls[1]}
-	sweepAll(t, calls, []string{"error before", "hang before"}, func(t *testing.T, call faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
+	sweepAll(t, calls, []string{"error before", "hang before"}, func(t *testing.T, call faultCall, sweep func(testkit.Fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
 		for _, persistent := range []bool{false, true} {
-			hits, _ := sweep(fault{mode: mode, persistent: persistent, kind: faultsql.Connect, unpooled: true})
+			hits, _ := sweep(testkit.Fault{Mode: mode, Persistent: persistent, Kind: faultsql.Connect, Unpooled: true})
 			assert.Positive(t, hits[faultsql.Connect])
 		}
 	})
@@ -494,9 +413,9 @@ func TestSoakFaultSweep(t *testing.T) {
 	}
 	t.Parallel()
 	modes := slices.Sorted(maps.Keys(faultModes))
-	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, _ faultCall, sweep func(fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
+	sweepAll(t, slices.Concat([]faultCall{startCall, listCall}, writeCalls), modes, func(t *testing.T, _ faultCall, sweep func(testkit.Fault) (map[faultsql.Kind]int, int), mode faultsql.Mode) {
 		for _, persistent := range []bool{false, true} {
-			sweep(fault{mode: mode, persistent: persistent, unpooled: true})
+			sweep(testkit.Fault{Mode: mode, Persistent: persistent, Unpooled: true})
 		}
 	})
 }
@@ -505,7 +424,7 @@ func TestSoakFaultSweep(t *testing.T) {
 // than they work, so they run side by side, whatever -parallel says: those of
 // one call and database one after the other, except the ones that hang.
 func sweepAll(t *testing.T, calls []faultCall, modes []string,
-	test func(t *testing.T, call faultCall, sweep func(fault) (hits map[faultsql.Kind]int, unknown int), mode faultsql.Mode)) {
+	test func(t *testing.T, call faultCall, sweep func(testkit.Fault) (hits map[faultsql.Kind]int, unknown int), mode faultsql.Mode)) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	for database, open := range map[string]func(testing.TB) *brittle{"SQLite": brittleSQLite, "PostgreSQL": brittlePostgres} {
@@ -519,7 +438,7 @@ func sweepAll(t *testing.T, calls []faultCall, modes []string,
 								continue
 							}
 							t.Run(name, func(t *testing.T) {
-								test(t, call, func(f fault) (map[faultsql.Kind]int, int) { return sweep(t, w, call, f) }, faultModes[name])
+								test(t, call, func(f testkit.Fault) (map[faultsql.Kind]int, int) { return sweep(t, w, call, f) }, faultModes[name])
 							})
 						}
 					})
@@ -528,13 +447,6 @@ func sweepAll(t *testing.T, calls []faultCall, modes []string,
 		}
 	}
 }
-
-// deadlock is the error of PostgreSQL for a transaction that it ended because it
-// and another waited for each other.
-type deadlock struct{}
-
-func (deadlock) Error() string    { return "deadlock detected" }
-func (deadlock) SQLState() string { return "40P01" }
 
 func TestAWriteThatADeadlockEndedIsTriedAgain(t *testing.T) {
 	t.Parallel()
@@ -548,7 +460,7 @@ func TestAWriteThatADeadlockEndedIsTriedAgain(t *testing.T) {
 		var met atomic.Bool
 		f.FailWhen(func(op faultsql.Op) bool {
 			return strings.Contains(op.SQL, statement) && met.CompareAndSwap(false, true)
-		}, faultsql.Fault{Mode: faultsql.Before, Err: deadlock{}})
+		}, faultsql.Fault{Mode: faultsql.Before, Err: testkit.Deadlock{}})
 		require.NoError(t, call())
 		assert.Equal(t, 1, f.Fired(), statement)
 		f.Heal()

@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"encoding/base64"
@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 )
 
 // What users hand in. The cases of AddJobs stand in smallben_test.go.
@@ -46,6 +47,15 @@ func (leaver) GobEncode() ([]byte, error)   { runtime.Goexit(); return nil, nil 
 func (*leaver) GobDecode([]byte) error      { return nil }
 func (leaver) MarshalJSON() ([]byte, error) { runtime.Goexit(); return nil, nil }
 
+type marshalPanic struct{}
+
+func (marshalPanic) MarshalJSON() ([]byte, error) { panic("no JSON today") }
+
+// nilError is an error whose methods do not stand a nil pointer.
+type nilError struct{ text string }
+
+func (e *nilError) Error() string { return e.text }
+
 var hostileTexts = []string{
 	"", "\x00", "a\x00b", "\xff\xfe", "caf\xe9", "\xed\xa0\x80", "\u2028\u2029", "😀", "' OR 1=1 --", `"; DROP TABLE jobs; --`,
 	`\`, `\\"`, `{"v":1}`, "{}", "{NULL}", "NULL", "null", "$1", "?", "?1", "%s%d", "<script>&amp;</script>", "\r\n\t", strings.Repeat("x", 100_000),
@@ -58,7 +68,7 @@ func TestTextOfAnyKindIsStoredAsItIs(t *testing.T) {
 		var jobs []smallben.Job
 		for i, text := range hostileTexts {
 			input[text] = text
-			j := job(int64(i+1), "@daily", valueJob{text, i})
+			j := job(int64(i+1), "@daily", valueJob{Text: text, N: i})
 			j.JobInput = map[string]any{text: text, "list": []any{text}}
 			jobs = append(jobs, j)
 		}
@@ -74,7 +84,7 @@ func TestTextOfAnyKindIsStoredAsItIs(t *testing.T) {
 		listed, err := s.ListJobs(nil)
 		require.NoError(t, err)
 		for i, text := range hostileTexts {
-			assert.Equal(t, valueJob{text, i}, listed[i].Job)
+			assert.Equal(t, valueJob{Text: text, N: i}, listed[i].Job)
 			assert.Equal(t, stored(jobs[i].JobInput), listed[i].JobInput)
 		}
 		assert.Equal(t, stored(input), listed[len(listed)-1].JobInput)
@@ -97,12 +107,12 @@ func TestAllSixtyFourBitsOfIDsAndInputsAreKept(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, jobs, 1)
 			assert.Equal(t, []int64{n, n, n}, []int64{jobs[0].ID, jobs[0].GroupID, jobs[0].SuperGroupID})
-			assert.Equal(t, fmt.Sprintf(`{"n":%d}`, n), smallben.Entries(s)[n].StoredInput)
+			assert.Equal(t, fmt.Sprintf(`{"n":%d}`, n), insides.Entries(s)[n].StoredInput)
 			require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: n, CronExpression: ptr("@hourly")}}))
 		}
 		for i, n := range extremes {
 			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{GroupIDs: []int64{n}}}))
-			assert.Len(t, smallben.Entries(s), len(extremes)-i-1)
+			assert.Len(t, insides.Entries(s), len(extremes)-i-1)
 		}
 	})
 }
@@ -142,7 +152,7 @@ func TestFiltersOfAnySizeAndKindAreAnswered(t *testing.T) {
 		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: same}))
 		require.NoError(t, s.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: same, GroupIDs: many}))
 		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: same}}))
-		assert.Len(t, smallben.Entries(s), 1)
+		assert.Len(t, insides.Entries(s), 1)
 	})
 }
 
@@ -309,7 +319,7 @@ func TestARunThatLastsLongerThanItsPeriod(t *testing.T) {
 				brief := newRecorder()
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", long), job(2, "* * * * *", brief)}))
 				pass(10*time.Minute + time.Second)
-				assert.Equal(t, 10, brief.count(), "nobody else notices")
+				assert.Equal(t, 10, brief.Count(), "nobody else notices")
 				skipped := gauges(t, s)["smallben_runs_skipped_total,overlap"]
 				switch name {
 				case "allow":
@@ -348,17 +358,17 @@ func TestAJobThatBlocksForEverCanBeReplaced(t *testing.T) {
 				require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: one}))
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", successor)}))
 				pass(5 * time.Minute)
-				assert.Equal(t, 10, healthy.count())
+				assert.Equal(t, 10, healthy.Count())
 				if name == "allow" {
 					assert.EqualValues(t, 5, stuck.Load())
-					assert.Equal(t, 5, successor.count())
+					assert.Equal(t, 5, successor.Count())
 				} else {
 					assert.EqualValues(t, 1, stuck.Load())
-					assert.Zero(t, successor.count(), "it still runs as job 1")
+					assert.Zero(t, successor.Count(), "it still runs as job 1")
 				}
 				close(release)
 				pass(time.Minute)
-				assert.NotZero(t, successor.count(), "once it is free, the successor runs")
+				assert.NotZero(t, successor.Count(), "once it is free, the successor runs")
 			})
 		})
 	}
@@ -452,7 +462,7 @@ func TestJobsMayCallEveryMethodWhileOthersStopAndStart(t *testing.T) {
 		assert.GreaterOrEqual(t, calls.Load(), int64(10), "a run in each minute at least: which of the others a Stop forestalls is chance")
 		require.NoError(t, s.Start())
 		checkInvariant(t, s, repository)
-		assert.Len(t, smallben.Entries(s), 20)
+		assert.Len(t, insides.Entries(s), 20)
 		s.Stop()
 		synctest.Wait()
 	})
@@ -562,7 +572,7 @@ func FuzzInput(f *testing.F) {
 				t.Fatalf("job %d: %#v became %#v", listed.ID, want, listed.JobInput)
 			}
 			var exact struct{ N int64 }
-			if err := json.Unmarshal([]byte(smallben.Entries(s)[listed.ID].StoredInput), &exact); err != nil || exact.N != n {
+			if err := json.Unmarshal([]byte(insides.Entries(s)[listed.ID].StoredInput), &exact); err != nil || exact.N != n {
 				t.Fatalf("%d became %d: %v", n, exact.N, err)
 			}
 		}

@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"bufio"

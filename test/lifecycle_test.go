@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"database/sql"
@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 )
 
@@ -39,7 +40,7 @@ func TestStartAndStopFromManyGoroutines(t *testing.T) {
 		}
 		group.Wait()
 		s.Stop()
-		counted, _ := smallben.Pages(s)
+		counted, _ := insides.Pages(s)
 		require.Nil(t, counted)
 		require.NoError(t, s.Start())
 		checkInvariant(t, s, repository)
@@ -62,13 +63,13 @@ func TestATickRunsOnceHoweverOftenSmallBenWasRestarted(t *testing.T) {
 			}
 			group.Wait()
 			pass(time.Minute)
-			assert.Equal(t, 1, r.count())
+			assert.Equal(t, 1, r.Count())
 			for range 10 {
 				group.Go(s.Stop)
 			}
 			group.Wait()
 			pass(time.Minute)
-			assert.Zero(t, r.count())
+			assert.Zero(t, r.Count())
 		}
 	})
 }
@@ -129,13 +130,13 @@ func failsUntil(t *testing.T, repository smallben.Repository, fill *sql.DB, down
 		err := s.Start()
 		require.ErrorContains(t, err, "start: load jobs: ")
 		require.Less(t, time.Since(begun), 10*time.Second)
-		counted, _ := smallben.Pages(s)
+		counted, _ := insides.Pages(s)
 		require.Nil(t, counted)
 		require.Zero(t, gauges(t, s)["smallben_scheduler_jobs_total"])
 	}
 	up(t)
 	inTime(t, s.Start)
-	require.Len(t, smallben.Entries(s), 5)
+	require.Len(t, insides.Entries(s), 5)
 	inTime(t, func() error {
 		_, err := repository.ListJobs(nil)
 		return err

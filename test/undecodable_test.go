@@ -1,4 +1,4 @@
-package smallben_test
+package test
 
 import (
 	"bytes"
@@ -24,6 +24,7 @@ import (
 	"gorm.io/driver/sqlite"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 )
 
@@ -248,7 +249,7 @@ func rotMemory(*testing.T) rotDatabase {
 		Repository: m,
 		kinds:      rottenRows(),
 		spoil: func(t *testing.T, id int64, columns rotten) {
-			row := m.find(func(row smallben.RawJob) bool { return row.ID == id })[0]
+			row := rowOf(t, m, id)
 			for column, value := range columns {
 				switch column {
 				case "serialized_job":
@@ -259,11 +260,13 @@ func rotMemory(*testing.T) rotDatabase {
 					row.CronExpression = value.(string)
 				}
 			}
-			m.put(row)
+			m.Put(row)
 		},
 		dump: func(t *testing.T, kept bool) map[int64]string {
 			rows := make(map[int64]string)
-			for _, row := range m.find(func(smallben.RawJob) bool { return true }) {
+			all, err := m.ListJobs(nil)
+			require.NoError(t, err)
+			for _, row := range all {
 				if kept {
 					row.Paused, row.CronID, row.UpdatedAt = false, 0, time.Time{}
 				}
@@ -400,11 +403,11 @@ func heldBack(t *testing.T, db rotDatabase, kinds []string, good int) {
 	whole, kept := db.dump(t, false), db.dump(t, true)
 
 	var lines logLines
-	s := create(t, db, &smallben.Config{Logger: lines.logger()})
+	s := create(t, db, &smallben.Config{Logger: lines.Logger()})
 	require.NoError(t, s.Start(), "a row that does not decode never stops Start")
 	defer func() { s.Stop() }()
 	assert.Equal(t, whole, db.dump(t, false), "Start leaves the rows as they are, and needs to write no other")
-	logged := lines.with("row held back")
+	logged := lines.With("row held back")
 	require.Len(t, logged, len(kinds))
 	for _, line := range logged {
 		assert.Contains(t, line, `"error"=`, "at error level")
@@ -438,7 +441,7 @@ func heldBack(t *testing.T, db rotDatabase, kinds []string, good int) {
 	refused(err, "the repository's own reading", all...)
 	assert.Len(t, decoded, good)
 	for id, kind := range rottenIDs {
-		assert.Len(t, lines.with(fmt.Sprintf(`"job"=%d`, id)), 1, kind)
+		assert.Len(t, lines.With(fmt.Sprintf(`"job"=%d`, id)), 1, kind)
 		refused(s.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}), "resume "+kind, id)
 		updates := []smallben.UpdateOption{{JobID: id, CronExpression: ptr("@weekly"), JobOtherInputs: &map[string]any{}}}
 		if good > 0 {
@@ -460,7 +463,7 @@ func heldBack(t *testing.T, db rotDatabase, kinds []string, good int) {
 	}
 	s.Stop()
 	require.NoError(t, s.Start())
-	assert.Len(t, lines.with("row held back"), 2*len(kinds)-mended, "paused rows are held back as well")
+	assert.Len(t, lines.With("row held back"), 2*len(kinds)-mended, "paused rows are held back as well")
 	check(len(kinds) - mended)
 
 	for _, id := range all {
@@ -546,7 +549,7 @@ func TestAPayloadOf100MBIsHeldBack(t *testing.T) {
 			require.NoError(t, s.AddJobs(jobs))
 			db.spoil(t, 500, rotten{"serialized_job": strings.Repeat("A", 100<<20)})
 			require.NoError(t, s.Start())
-			assert.Len(t, smallben.Entries(s), 1000)
+			assert.Len(t, insides.Entries(s), 1000)
 			assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
 			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{500}}}))
 			checkInvariant(t, s, db)
@@ -571,7 +574,7 @@ func TestARowWhoseDecodingEndsItsGoroutineIsHeldBack(t *testing.T) {
 				db.spoil(t, id, rottenJob(gobOf(rotDecodeLeaves{})))
 			}
 			require.NoError(t, s.Start())
-			assert.Len(t, smallben.Entries(s), good)
+			assert.Len(t, insides.Entries(s), good)
 			assert.EqualValues(t, 3, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
 			listed, err := s.ListJobs(nil)
 			assert.ErrorIs(t, err, smallben.ErrUndecodable)
@@ -653,7 +656,7 @@ func TestARowThatWasMendedRunsAfterARestart(t *testing.T) {
 		s.Stop()
 		require.NoError(t, s.Start())
 		checkInvariant(t, s, db)
-		assert.Len(t, smallben.Entries(s), 2)
+		assert.Len(t, insides.Entries(s), 2)
 		s.Stop()
 	})
 }
