@@ -176,17 +176,21 @@ func (m *MemoryRepository) ListJobsAfter(options smallben.ToListOptions, after *
 // newRowsLocked returns rows by id as they are stored, and why they cannot be.
 func (m *MemoryRepository) newRowsLocked(rows []smallben.RawJob, now time.Time) (batch map[int64]smallben.RawJob, problems []error) {
 	batch = make(map[int64]smallben.RawJob, len(rows))
+	exist := make(map[int64]bool)
 	for _, row := range rows {
 		_, twice := batch[row.ID]
 		_, exists := m.rows[row.ID]
-		switch {
-		case row.ID == 0:
+		if twice || exists {
+			exist[row.ID] = true
+		}
+		if row.ID == 0 {
 			problems = append(problems, &smallben.JobError{JobID: row.ID, Err: fmt.Errorf("%w: the id is 0", smallben.ErrInvalidJob)})
-		case twice || exists:
-			problems = append(problems, &smallben.JobError{JobID: row.ID, Err: smallben.ErrJobExists})
 		}
 		row.CreatedAt, row.UpdatedAt = storedAt(row.CreatedAt, now), storedAt(row.UpdatedAt, now)
 		batch[row.ID] = row
+	}
+	for _, id := range slices.Sorted(maps.Keys(exist)) {
+		problems = append(problems, &smallben.JobError{JobID: id, Err: smallben.ErrJobExists})
 	}
 	return batch, problems
 }
