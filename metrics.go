@@ -2,6 +2,7 @@ package smallben
 
 import (
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +36,8 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 //
 //	smallben_scheduler_unsettled_writes   outcome unknown, to be read again
 //
-// Of runs, by the Go type of the job (label job_type):
+// Of runs, by the name that the job's type is registered under with gob (label
+// job_type), such as *jobs.Reminder for gob.Register(&jobs.Reminder{}):
 //
 //	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout
 //	smallben_runs_skipped_total           ticks that did not run, by reason: overlap
@@ -177,11 +179,14 @@ type typeMetrics struct {
 	duration, lateness prometheus.Observer
 }
 
-func (m *runMetrics) forType(jobType reflect.Type) *typeMetrics {
+// forJob returns the metrics of the type of job. gob has one name for a type, and
+// one type for a name, so each type is one series.
+func (m *runMetrics) forJob(job *JobWithSchedule) *typeMetrics {
+	jobType := reflect.TypeOf(job.job)
 	if known, ok := m.types.Load(jobType); ok {
 		return known.(*typeMetrics)
 	}
-	name := jobType.String()
+	name := strings.ToValidUTF8(job.rawJob.registeredName(), "\uFFFD")
 	outcomes := make(map[Outcome]prometheus.Counter)
 	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout} {
 		outcomes[outcome] = m.ended.WithLabelValues(name, string(outcome))

@@ -1,6 +1,7 @@
 package smallben_test
 
 import (
+	"encoding/gob"
 	"fmt"
 	"strings"
 	"testing"
@@ -134,5 +135,45 @@ func TestTheNamesOfTheMetricsFollowPrometheusConventions(t *testing.T) {
 			// A gauge, of the original's name.
 			{Metric: "smallben_scheduler_jobs_total", Text: `non-counter metrics should not have "_total" suffix`},
 		}, problems)
+	})
+}
+
+// DoesNothing is embedded by the types of jobs whose names collide.
+type DoesNothing struct{}
+
+func (DoesNothing) Run(smallben.CronJobInput) {}
+
+func TestTypesOfOneNameAreTwoSeriesUnderTheNamesThatGobHasForThem(t *testing.T) {
+	first := func() smallben.CronJob {
+		type cleanup struct{ DoesNothing }
+		gob.RegisterName("files.Cleanup", &cleanup{})
+		return &cleanup{}
+	}()
+	second := func() smallben.CronJob {
+		type cleanup struct{ DoesNothing }
+		gob.RegisterName("mails.Cleanup", &cleanup{})
+		return &cleanup{}
+	}()
+	require.Equal(t, fmt.Sprintf("%T", first), fmt.Sprintf("%T", second))
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", first), job(2, "* * * * *", second), job(3, "* * * * *", idle())}))
+		pass(90 * time.Second)
+		registry := prometheus.NewRegistry()
+		require.NoError(t, s.RegisterMetrics(registry))
+		families, err := registry.Gather()
+		require.NoError(t, err)
+		var types []string
+		for _, family := range families {
+			if family.GetName() != "smallben_run_duration_seconds" {
+				continue
+			}
+			for _, metric := range family.Metric {
+				require.Len(t, metric.Label, 1)
+				assert.EqualValues(t, 1, metric.Histogram.GetSampleCount())
+				types = append(types, metric.Label[0].GetValue())
+			}
+		}
+		assert.ElementsMatch(t, []string{"files.Cleanup", "mails.Cleanup", "*smallben_test.probe"}, types)
 	})
 }

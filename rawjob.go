@@ -50,6 +50,16 @@ type RawJob struct {
 // nameless reports whether not even the id could be read.
 func (j *RawJob) nameless() bool { return strings.HasPrefix(j.defect, "column id ") }
 
+// registeredName is the name that the type of the job is registered under with
+// gob: the stored form begins with it. It is empty if the row does not decode.
+func (j *RawJob) registeredName() string {
+	row, err := base64.StdEncoding.DecodeString(j.SerializedJob)
+	if err != nil {
+		return ""
+	}
+	return gobrow.RegisteredName(row)
+}
+
 // TableName tells GORM the name of the table.
 func (j *RawJob) TableName() string { return "jobs" }
 

@@ -3,7 +3,6 @@ package smallben
 import (
 	"context"
 	"hash/maphash"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -237,7 +236,7 @@ func (s *scheduler) describe(t *target, job *JobWithSchedule) {
 	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || t.jobHash != hash {
 		t.jobHash = hash
 		t.job = job.job
-		t.metrics = s.metrics.forType(reflect.TypeOf(job.job))
+		t.metrics = s.metrics.forJob(job)
 	}
 	if t.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
 		return

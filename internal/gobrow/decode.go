@@ -144,6 +144,17 @@ func split(row []byte) (p parts, ok bool) {
 	return p, false
 }
 
+// RegisteredName returns the name that the type of a row's value is registered
+// under, and "" if the row does not begin as Encode's do.
+func RegisteredName(row []byte) string {
+	s := scanner{row: row}
+	s.message()
+	if s.int() != idInterface || s.uint() != 0 {
+		return ""
+	}
+	return string(s.bytes())
+}
+
 // scan checks the value of a row whose definitions are known.
 func (p *parts) scan(row []byte, root *node) error {
 	s := scanner{row: row, pos: p.value, end: len(row), mem: maxMemory}
