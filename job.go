@@ -128,7 +128,8 @@ func idText(ids []int64) string {
 
 // CronJob is what a user schedules. Its concrete type is registered with
 // gob.Register before Start, so that a row can be turned back into it, and what
-// is to survive a restart stands in exported fields.
+// is to survive a restart stands in exported fields. AddJobs refuses a value that
+// gob would not give back as it is: gob makes a pointer to a zero value nil.
 //
 // Run is called on a goroutine of its own at each tick. It may call any method
 // of SmallBen, except that it must not wait for Stop. A panic in Run, or a
@@ -151,8 +152,9 @@ type CronJobInput struct {
 	// CronExpression is the expression that the job is scheduled by.
 	CronExpression string
 	// OtherInputs is the input that was given to AddJobs or UpdateJobs, and
-	// after a restart or a resume what its JSON decodes to, in which each
-	// number is a float64. The map is the run's own; what its values point to
+	// after a restart or a resume what its JSON decodes to: a float64 for each
+	// number, a string for a time or bytes, []any and map[string]any for slices,
+	// maps and structs. Decode gives the same in both cases. The map is the run's own; what its values point to
 	// is shared with other runs.
 	OtherInputs map[string]interface{}
 	// ScheduledAt is the tick: the nominal instant that the run was started

@@ -146,9 +146,9 @@ const maxStored = 1 << 20
 var jobDecoder gobrow.Decoder[CronJob]
 
 // encodeJob gives the stored form of a job: the base64 of its gob. The gob is
-// read back at once, so that what is stored can be loaded: gob encodes some
-// values that it cannot decode, such as a pointer whose type was registered as
-// a value.
+// read back at once, so that what is stored can be loaded and is what was given:
+// gob encodes some values that it cannot decode, such as a pointer whose type was
+// registered as a value, and leaves out others, such as a pointer to zero.
 func encodeJob(job CronJob) (string, error) {
 	if job == nil {
 		return "", errors.New("the job is nil")
@@ -157,25 +157,32 @@ func encodeJob(job CronJob) (string, error) {
 		return "", fmt.Errorf("the job is a nil %T", job)
 	}
 	row, err := gobrow.Encode(job)
-	if err != nil {
-		if strings.Contains(fmt.Sprint(err), "type not registered for interface") {
-			return "", fmt.Errorf("the type %T is unknown to gob: call gob.Register(%s) first: %w", job, exampleValue(job), err)
+	if unregistered := (*gobrow.UnregisteredError)(nil); errors.As(err, &unregistered) {
+		where := ""
+		if unregistered.At != "" {
+			where = " in " + unregistered.At
 		}
+		return "", fmt.Errorf("the type %s%s is unknown to gob: call gob.Register(%s) first: %w",
+			unregistered.Type, where, exampleValue(unregistered.Type), unregistered.Err)
+	}
+	if err != nil {
 		return "", fmt.Errorf("encode the job: %w", err)
 	}
 	if size := base64.StdEncoding.EncodedLen(len(row)); size > maxStored {
 		return "", fmt.Errorf("the stored job has %d bytes: at most %d are allowed", size, maxStored)
 	}
-	if _, err := jobDecoder.Decode(row); err != nil {
+	stored, err := jobDecoder.Decode(row)
+	if err != nil {
 		return "", fmt.Errorf("the encoded job cannot be read back: %w", err)
+	}
+	if err := gobrow.Loss(job, stored); err != nil {
+		return "", fmt.Errorf("gob would not give back the job as it is: %w", err)
 	}
 	return base64.StdEncoding.EncodeToString(row), nil
 }
 
-// exampleValue writes the Go expression that gob.Register wants for the type
-// of job.
-func exampleValue(job CronJob) string {
-	t := reflect.TypeOf(job)
+// exampleValue writes the Go expression that gob.Register wants for type t.
+func exampleValue(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
 		if t.Elem().Kind() != reflect.Struct {
@@ -186,6 +193,22 @@ func exampleValue(job CronJob) string {
 		return t.String() + "{}"
 	default:
 		return "*new(" + t.String() + ")"
+	}
+}
+
+// logUnsent logs, once for each type of job, the fields that are not stored.
+func (s *SmallBen) logUnsent(jobs []JobWithSchedule) {
+	for i := range jobs {
+		jobType := reflect.TypeOf(jobs[i].job)
+		if _, known := s.types.Load(jobType); known {
+			continue
+		}
+		if _, known := s.types.LoadOrStore(jobType, true); known {
+			continue
+		}
+		if fields := gobrow.Unsent(jobType); len(fields) > 0 {
+			s.log.Info("fields not stored", "job_type", jobs[i].rawJob.registeredName(), "fields", strings.Join(fields, ", "))
+		}
 	}
 }
 

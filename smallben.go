@@ -64,6 +64,7 @@ type SmallBen struct {
 	config      Config // as it was given
 	withSeconds bool
 	log         eventLog
+	types       sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
 	record      *record       // nil: runs are not recorded
 
@@ -396,7 +397,11 @@ func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
 		}
 		built = append(built, job)
 	}
-	return built, join(refused)
+	if len(refused) > 0 {
+		return nil, join(refused)
+	}
+	s.logUnsent(built)
+	return built, nil
 }
 
 func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {

@@ -32,7 +32,7 @@ func Encode[I any](v I) (row []byte, err error) {
 	// After an error it has sent who knows what, and is not used again.
 	s.buf.Reset()
 	if err := s.enc.Encode(&v); err != nil {
-		return nil, err
+		return nil, explain(err, rv)
 	}
 	row = s.row()
 	if !f.mayRecur && s.sent && len(row) <= checkedLength {
@@ -98,6 +98,7 @@ type facts struct {
 	writesItself bool  // gob calls a method on it, and looks no further
 	readsItself  bool  // the same for reading
 	mayRecur     bool  // a value may contain itself, or something of any type
+	mayLose      bool  // a value may come back otherwise, see Loss
 	fields       []int // of a struct: those that gob writes
 
 	idle sync.Pool // *sender, unless mayRecur: then definitions depend on the value
@@ -113,6 +114,7 @@ func factsOf(t reflect.Type) *facts {
 		writesItself: implements(t, gobEncoder) || implements(t, binaryMarshaler),
 		readsItself:  implements(t, gobDecoder) || implements(t, binaryUnmarshaler),
 		mayRecur:     mayRecur(t, map[reflect.Type]bool{}),
+		mayLose:      mayLose(t, map[reflect.Type]bool{}),
 	}
 	if t.Kind() == reflect.Struct {
 		for i := range t.NumField() {
@@ -186,6 +188,32 @@ func mayRecur(t reflect.Type, seen map[reflect.Type]bool) bool {
 		}
 	}
 	seen[t] = false
+	return false
+}
+
+// mayLose reports whether what gob writes of t has pointers or interfaces.
+func mayLose(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if seen[t] {
+		return false
+	}
+	seen[t] = true
+	if implements(t, gobEncoder) || implements(t, binaryMarshaler) {
+		return false
+	}
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return true
+	case reflect.Map:
+		return mayLose(t.Key(), seen) || mayLose(t.Elem(), seen)
+	case reflect.Slice, reflect.Array:
+		return mayLose(t.Elem(), seen)
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if f := t.Field(i); sent(f) && mayLose(f.Type, seen) {
+				return true
+			}
+		}
+	}
 	return false
 }
 

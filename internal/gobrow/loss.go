@@ -1,0 +1,158 @@
+package gobrow
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// LossError says which parts of a value gob would not give back as they are.
+type LossError struct{ Parts []string }
+
+// maxLosses bounds how many parts a LossError lists.
+const maxLosses = 10
+
+// Error lists the parts.
+func (e *LossError) Error() string { return strings.Join(e.Parts, "; ") }
+
+// Loss compares a value with what its row decodes to. Its error is a LossError:
+// of a pointer that came back nil, or of a value in an interface that came back
+// as another type. It looks at what gob writes and no further: not at fields that
+// gob drops, nor into types that write themselves. Nil and empty are the same. A
+// type without pointers and interfaces can lose nothing and costs nothing.
+//
+// Entries of a map whose key is not found again are not compared: NaN, and keys
+// that hold pointers.
+func Loss(given, got any) error {
+	a, b := indirect(reflect.ValueOf(given)), indirect(reflect.ValueOf(got))
+	if a.Type() != b.Type() || !factsOf(a.Type()).mayLose {
+		return nil
+	}
+	var c comparison
+	c.compare(a, b)
+	if len(c.parts) == 0 {
+		return nil
+	}
+	return &LossError{c.parts}
+}
+
+func indirect(v reflect.Value) reflect.Value {
+	for v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	return v
+}
+
+type comparison struct {
+	at    path
+	parts []string
+}
+
+func (c *comparison) lost(format string, args ...any) {
+	if len(c.parts) < maxLosses {
+		c.parts = append(c.parts, fmt.Sprintf("%s %s", c.at, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (c *comparison) compare(given, got reflect.Value) {
+	switch given.Kind() {
+	case reflect.Pointer:
+		switch {
+		case given.IsNil():
+		case got.IsNil():
+			c.lost("points to a zero value, and would come back nil")
+		default:
+			c.compare(given.Elem(), got.Elem())
+		}
+		return
+	case reflect.Interface:
+		given, got = given.Elem(), got.Elem()
+		switch {
+		case !given.IsValid():
+		case !got.IsValid() || given.Type() != got.Type():
+			c.lost("holds a %s, and would come back as %s, which is what is registered with gob", given.Type(), typeName(got))
+		default:
+			c.compare(given, got)
+		}
+		return
+	}
+	f := factsOf(given.Type())
+	if !f.mayLose {
+		return
+	}
+	switch given.Kind() {
+	case reflect.Struct:
+		for _, i := range f.fields {
+			c.at.push(step{field: given.Type().Field(i).Name})
+			c.compare(given.Field(i), got.Field(i))
+			c.at.pop()
+		}
+	case reflect.Slice, reflect.Array:
+		for i := range min(given.Len(), got.Len()) {
+			c.at.push(step{index: i})
+			c.compare(given.Index(i), got.Index(i))
+			c.at.pop()
+		}
+	case reflect.Map:
+		for entries := given.MapRange(); entries.Next(); {
+			if found := got.MapIndex(entries.Key()); found.IsValid() {
+				c.at.push(step{key: entries.Key()})
+				c.compare(entries.Value(), found)
+				c.at.pop()
+			}
+		}
+	}
+}
+
+func typeName(v reflect.Value) string {
+	if !v.IsValid() {
+		return "nil"
+	}
+	return v.Type().String()
+}
+
+// path leads from a value to a part of it.
+type path []step
+
+// step is a field, a key of a map, or an index.
+type step struct {
+	field string
+	key   reflect.Value
+	index int
+}
+
+func (p *path) push(s step) { *p = append(*p, s) }
+func (p *path) pop()        { *p = (*p)[:len(*p)-1] }
+
+// maxKeyInText bounds how much of a key stands in a message, in bytes.
+const maxKeyInText = 50
+
+// String writes the path as Go does: field Steps[2].Config. The empty path is "".
+func (p path) String() string {
+	if len(p) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for i, s := range p {
+		switch {
+		case s.field != "":
+			if i > 0 {
+				b.WriteByte('.')
+			}
+			b.WriteString(s.field)
+		case s.key.IsValid():
+			key := fmt.Sprint(s.key)
+			if s.key.Kind() == reflect.String {
+				key = strconv.Quote(key)
+			}
+			fmt.Fprintf(&b, "[%s]", key[:min(len(key), maxKeyInText)])
+		default:
+			fmt.Fprintf(&b, "[%d]", s.index)
+		}
+	}
+	if p[0].field == "" {
+		return "element " + b.String()
+	}
+	return "field " + b.String()
+}
