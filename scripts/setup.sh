@@ -3,6 +3,8 @@
 #
 #   setup.sh compiler    a C compiler: SQLite's driver is C
 #   setup.sh postgres    PostgreSQL's server package, which the tests start
+#   setup.sh prometheus  Prometheus and promtool, which check the dashboard and
+#                        the alerts; tests that lack them are skipped, but fail in CI
 #
 # It knows Debian's and Ubuntu's packages; elsewhere it says what to install.
 set -eu
@@ -58,8 +60,12 @@ postgres)
 	has_postgres || install "PostgreSQL server" \
 		"install its server package, or set SMALLBEN_POSTGRES_DSN to a database that the tests may use" postgresql
 	;;
+prometheus)
+	{ have prometheus && have promtool; } || install Prometheus \
+		"put prometheus and promtool in PATH" prometheus
+	;;
 *)
-	echo "usage: $0 compiler|postgres" >&2
+	echo "usage: $0 compiler|postgres|prometheus" >&2
 	exit 2
 	;;
 esac
