@@ -12,8 +12,8 @@ import (
 
 const (
 	everySecond = "* * * * * *"
-	firingJobs  = 10_000
-	idleJobs    = 100_000
+	firingJobs  = 10_000  // in a full run
+	idleJobs    = 100_000 // in a full run
 
 	runsSeen work = "runs, of 100 %"
 	median   work = "median lateness, ms"
@@ -23,7 +23,7 @@ const (
 	idleCPU  work = "CPU of an idle minute"
 )
 
-// runFiring lets 10,000 jobs of each contender fire every second.
+// runFiring lets as many jobs of each contender fire every second.
 func runFiring(o *options, r results, round int) error {
 	for _, c := range rotated(contenders, round) {
 		if c.name == oneByOne {
@@ -55,24 +55,28 @@ func (rec *recorder) run() {
 }
 
 func fire(o *options, r results, c contender) error {
-	seconds := int(o.seconds / time.Second)
-	rec := &recorder{lateness: make([]time.Duration, (seconds+1)*firingJobs)}
+	seconds, n := int(o.seconds/time.Second), o.scaled(firingJobs)
+	rec := &recorder{lateness: make([]time.Duration, (seconds+1)*n)}
 	before := heap()
 	t, err := c.begin()
 	if err != nil {
 		return err
 	}
-	expressions := make([]string, min(c.batch, firingJobs))
+	expressions := make([]string, min(c.batch, n))
 	for i := range expressions {
 		expressions[i] = everySecond
 	}
-	for first := 0; first < firingJobs; first += len(expressions) {
-		if err := t.add(first, expressions, rec.run); err != nil {
+	for first := 0; first < n; first += len(expressions) {
+		if err := t.add(first, expressions[:min(len(expressions), n-first)], rec.run); err != nil {
 			return errors.Join(err, t.stop())
 		}
 	}
-	// Two seconds to settle, and begin and end halfway between ticks.
-	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(2700 * time.Millisecond)))
+	settle := 2 * time.Second
+	if o.quick() {
+		settle = time.Second
+	}
+	// Begin and end well between ticks.
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(settle + 700*time.Millisecond)))
 	used := cpu()
 	rec.on.Store(true)
 	time.Sleep(time.Duration(seconds) * time.Second)
@@ -80,19 +84,20 @@ func fire(o *options, r results, c contender) error {
 	used = cpu() - used
 	runs := min(int(rec.next.Load()), len(rec.lateness))
 	seen := rec.lateness[:runs]
-	r.add(cell{memory, c.name, runsSeen, firingJobs}, 100*float64(runs)/float64(seconds*firingJobs))
+	r.add(cell{memory, c.name, runsSeen, n}, 100*float64(runs)/float64(seconds*n))
 	if runs > 0 {
-		r.add(cell{memory, c.name, median, firingJobs}, percentile(seen, .5).Seconds()*1e3)
-		r.add(cell{memory, c.name, p99, firingJobs}, percentile(seen, .99).Seconds()*1e3)
-		r.add(cell{memory, c.name, cpuRun, firingJobs}, used.Seconds()*1e6/float64(runs))
+		r.add(cell{memory, c.name, median, n}, percentile(seen, .5).Seconds()*1e3)
+		r.add(cell{memory, c.name, p99, n}, percentile(seen, .99).Seconds()*1e3)
+		r.add(cell{memory, c.name, cpuRun, n}, used.Seconds()*1e6/float64(runs))
 	}
-	r.add(cell{memory, c.name, heapRan, firingJobs}, (heap()-before)/firingJobs)
+	r.add(cell{memory, c.name, heapRan, n}, (heap()-before)/float64(n))
 	return t.stop()
 }
 
-// runIdle watches 100,000 jobs of SmallBen that are spread over a day.
-func runIdle(o *options, r results) error {
-	log.Printf("idle, for %v", o.idle)
+// runIdle watches jobs of SmallBen that are spread over a day.
+func runIdle(o *options, r results, _ int) error {
+	n := o.scaled(idleJobs)
+	log.Printf("idle, %d jobs, for %v", n, o.idle)
 	t, err := beginTimer()
 	if err != nil {
 		return err
@@ -101,8 +106,8 @@ func runIdle(o *options, r results) error {
 	if err := t.RegisterMetrics(registry); err != nil {
 		return err
 	}
-	for first := 0; first < idleJobs; first += batch {
-		expressions := make([]string, batch)
+	for first := 0; first < n; first += batch {
+		expressions := make([]string, min(batch, n-first))
 		for i := range expressions {
 			expressions[i] = expression(first + i)
 		}
@@ -113,6 +118,6 @@ func runIdle(o *options, r results) error {
 	heap()
 	used := cpu()
 	time.Sleep(o.idle)
-	r.add(cell{memory, "SmallBen", idleCPU, idleJobs}, 100*(cpu()-used).Seconds()/o.idle.Seconds())
+	r.add(cell{memory, "SmallBen", idleCPU, n}, 100*(cpu()-used).Seconds()/o.idle.Seconds())
 	return t.stop()
 }

@@ -19,30 +19,42 @@ import (
 	"github.com/nbena/smallben"
 )
 
-// task is what a process of its own does, until it is told to stop.
+// task is what a process of its own does, until it is told to stop. Without Bare,
+// Member and Alone it runs a SmallBen that records.
 type task struct {
 	Database string
 	DSN      string
-	Bare     bool   // claim and finish as fast as the prototype can; otherwise, run a SmallBen that records
+	Bare     bool   // claim and finish as fast as the prototype can
 	Trigger  int    // trigger as many of its jobs each second, spread over the second
 	Profile  string // files for profiles, up to their extensions, if any
+
+	Member     string // belong to a fleet of this scheduler, and report at the end when runs started
+	Jobs       int    // of the fleet, or of SmallBen alone
+	Expression string // of each of its jobs
+	First      bool   // add them
+
+	Alone   work          // measure this of SmallBen without a record, and report it
+	Seconds time.Duration // for so long
 }
 
-// process is this program once more.
+// process is this program once more, or the one built beside an earlier SmallBen.
 type process struct {
 	*exec.Cmd
-	input io.Closer
+	input  io.Closer
+	output *bufio.Reader
 }
 
-// startProcess returns when the process has begun with the task.
-func startProcess(t task) (*process, error) {
+// startProcess returns when the process has begun with the task. An empty program
+// is this one.
+func startProcess(program string, t task) (*process, error) {
 	text, err := json.Marshal(t)
 	if err != nil {
 		return nil, err
 	}
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
+	if program == "" {
+		if program, err = os.Executable(); err != nil {
+			return nil, err
+		}
 	}
 	p := &process{Cmd: exec.Command(program, "-task", string(text))}
 	p.Stderr = os.Stderr
@@ -56,7 +68,8 @@ func startProcess(t task) (*process, error) {
 	if err := p.Start(); err != nil {
 		return nil, err
 	}
-	if _, err := bufio.NewReader(output).ReadString('\n'); err != nil {
+	p.output = bufio.NewReader(output)
+	if _, err := p.output.ReadString('\n'); err != nil {
 		return nil, errors.Join(fmt.Errorf("process %d did not begin: %w", p.Process.Pid, err), p.stop())
 	}
 	return p, nil
@@ -64,6 +77,19 @@ func startProcess(t task) (*process, error) {
 
 // stop returns when the process has recorded what it ran.
 func (p *process) stop() error { return errors.Join(p.input.Close(), p.Wait()) }
+
+// report stops the process and reads what it reports.
+func (p *process) report(value any) error {
+	return errors.Join(p.input.Close(), json.NewDecoder(p.output).Decode(value), p.Wait())
+}
+
+func (p *process) kill() error {
+	if err := p.Process.Kill(); err != nil {
+		return err
+	}
+	_ = p.Wait() // its death is its error
+	return nil
+}
 
 // do is the other end of startProcess. The end of the parent ends it as well.
 func (t *task) do() (err error) {
@@ -80,8 +106,13 @@ func (t *task) do() (err error) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(done)
 	}()
-	if t.Bare {
+	switch {
+	case t.Bare:
 		return t.claim(db, done)
+	case t.Member != "":
+		return t.belong(done)
+	case t.Alone != "":
+		return t.measureAlone(db)
 	}
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: db.dialector(t.DSN)})
 	if err != nil {

@@ -21,7 +21,7 @@ const (
 
 // runReads lists jobs and scrapes metrics, at rest and while one AddJobs of o.big
 // jobs is in progress.
-func runReads(o *options, r results) error {
+func runReads(o *options, r results, _ int) error {
 	for _, db := range databases(r) {
 		log.Printf("%s, reads during a write", db.name)
 		if err := readDuringWrite(o, r, db); err != nil {

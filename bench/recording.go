@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,9 +33,9 @@ const (
 	firstStarts = "Record on, the first time"
 	recordingOn = "Record on"
 
-	takeoverRate = 500
+	takeoverRate = 500 // in a full run
 
-	never = "0 0 29 2 *" // while the benchmark runs, but on one day
+	never = "0 0 0 29 2 *" // while the benchmark runs, but on one day
 )
 
 // Waiter is a job whose runs take a while.
@@ -59,7 +60,7 @@ func (l load) String() string {
 
 func (l load) cell(place string, w work) cell { return cell{place, l.String(), w, l.rate} }
 
-// loads are kept up on each database.
+// loads are kept up on each database in a full run.
 var loads = map[string][]load{
 	"PostgreSQL": {{rate: 1000, processes: 1}, {rate: 3000, processes: 1}, {rate: 5000, processes: 1}, {rate: 10_000, processes: 1}, {rate: 20_000, processes: 1}, {rate: 30_000, processes: 1},
 		{rate: 5000, processes: 3}, {rate: 10_000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
@@ -67,26 +68,39 @@ var loads = map[string][]load{
 		{rate: 3000, processes: 3}, {rate: 5000, processes: 3}, {rate: 5000, processes: 1, spread: true}},
 }
 
+// loads are those of a database, in proportion to -n.
+func (o *options) loads(database string) []load {
+	all := slices.Clone(loads[database])
+	if o.quick() {
+		all = all[:1]
+	}
+	for i := range all {
+		all[i].rate = o.scaled(all[i].rate)
+	}
+	return all
+}
+
 // runRecording measures what the record of runs costs.
 func runRecording(o *options, r results, round int) error {
-	type part struct {
+	type trial struct {
 		name string
 		do   func(p *place) error
 	}
 	for _, db := range databases(r) {
-		parts := []part{
-			{"takeover", func(p *place) error { return p.takeOver(r) }},
-			{"starts", func(p *place) error { return p.startRecording(o, r) }},
-			{"idle", func(p *place) error { return p.recordIdly(o, r) }},
+		trials := []trial{{"starts", func(p *place) error { return p.startRecording(o, r) }}}
+		if !o.quick() {
+			trials = append(trials,
+				trial{"takeover", func(p *place) error { return p.takeOver(r, o.scaled(takeoverRate)) }},
+				trial{"idle", func(p *place) error { return p.recordIdly(o, r, o.scaled(idleJobs)) }})
+			for _, n := range []int{1, 3} {
+				trials = append(trials, trial{fmt.Sprint("prototype, processes: ", n), func(p *place) error { return p.claimBare(o, r, n) }})
+			}
 		}
-		for _, n := range []int{1, 3} {
-			parts = append(parts, part{fmt.Sprint("prototype, processes: ", n), func(p *place) error { return p.claimBare(o, r, n) }})
+		for _, l := range o.loads(db.name) {
+			trials = append(trials, trial{fmt.Sprintf("%d runs a second, processes: %v", l.rate, l), func(p *place) error { return p.keepUp(o, r, l) }})
 		}
-		for _, l := range loads[db.name] {
-			parts = append(parts, part{fmt.Sprintf("%d runs a second, processes: %v", l.rate, l), func(p *place) error { return p.keepUp(o, r, l) }})
-		}
-		for _, part := range rotated(parts, round) {
-			name := db.name + ", recording, " + part.name
+		for _, trial := range rotated(trials, round) {
+			name := db.name + ", recording, " + trial.name
 			if !o.match.MatchString(name) {
 				continue
 			}
@@ -95,7 +109,7 @@ func runRecording(o *options, r results, round int) error {
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(part.do(p), p.end()); err != nil {
+			if err := errors.Join(trial.do(p), p.end()); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -141,7 +155,7 @@ func (p *place) start(n int, t task) error {
 		if profile != "" {
 			t.Profile = fmt.Sprintf("%s-%d", profile, i)
 		}
-		process, err := startProcess(t)
+		process, err := startProcess("", t)
 		if err != nil {
 			return err
 		}
@@ -200,6 +214,14 @@ func (p *place) count(condition string, args ...any) (n int, err error) {
 	return n, err
 }
 
+// settle is how long processes run before they are measured.
+func (o *options) settle() time.Duration {
+	if o.quick() {
+		return 2 * time.Second
+	}
+	return 4 * time.Second
+}
+
 // keepUp keeps up a load for a while, and looks into the record how it went.
 func (p *place) keepUp(o *options, r results, l load) error {
 	t, expression := task{}, everySecond
@@ -214,7 +236,7 @@ func (p *place) keepUp(o *options, r results, l load) error {
 	}
 	// Some seconds to settle, and begin and end between ticks, when all is recorded.
 	const margin = 300 * time.Millisecond
-	first := time.Now().Truncate(time.Second).Add(4 * time.Second)
+	first := time.Now().Truncate(time.Second).Add(o.settle())
 	last := first.Add(o.record)
 	look := func(at time.Time) (finished int, processes, server time.Duration, err error) {
 		time.Sleep(time.Until(at.Add(-margin)))
@@ -310,19 +332,18 @@ func (p *place) startRecording(o *options, r results) error {
 }
 
 // takeOver kills one of two processes.
-func (p *place) takeOver(r results) error {
+func (p *place) takeOver(r results, rate int) error {
 	const watched = 10 * time.Second
-	if err := errors.Join(p.fill(takeoverRate, everySecond, &Waiter{3 * time.Second}), p.start(2, task{})); err != nil {
+	if err := errors.Join(p.fill(rate, everySecond, &Waiter{3 * time.Second}), p.start(2, task{})); err != nil {
 		return err
 	}
 	time.Sleep(6*time.Second + time.Duration(time.Now().Nanosecond())) // at any time of a second
 	dead := p.processes[0]
 	p.processes = p.processes[1:]
-	if err := dead.Process.Kill(); err != nil {
+	killed := time.Now()
+	if err := dead.kill(); err != nil {
 		return err
 	}
-	killed := time.Now()
-	_ = dead.Wait() // its death is its error
 	of := fmt.Sprintf("process LIKE '%%/%d/%%' AND ", dead.Process.Pid)
 	unfinished, err := 1, error(nil)
 	for unfinished > 0 && time.Since(killed) < time.Minute {
@@ -344,15 +365,15 @@ func (p *place) takeOver(r results) error {
 		return err
 	}
 	ran, err := p.count("tick >= $1 AND tick < $2 AND outcome IN ('ok', 'running')", ticks...)
-	r.add(cell{p.name, recordingOn, lostMark, takeoverRate}, after.Seconds())
-	r.add(cell{p.name, recordingOn, nextTick, takeoverRate}, float64(latest.Int64)/1e6)
-	r.add(cell{p.name, recordingOn, ticksGone, takeoverRate}, takeoverRate*watched.Seconds()-float64(ran))
+	r.add(cell{p.name, recordingOn, lostMark, rate}, after.Seconds())
+	r.add(cell{p.name, recordingOn, nextTick, rate}, float64(latest.Int64)/1e6)
+	r.add(cell{p.name, recordingOn, ticksGone, rate}, float64(rate)*watched.Seconds()-float64(ran))
 	return err
 }
 
 // recordIdly watches a process whose jobs are not due, and counts its statements.
-func (p *place) recordIdly(o *options, r results) error {
-	if err := p.fill(idleJobs, never, &Reminder{}); err != nil {
+func (p *place) recordIdly(o *options, r results, n int) error {
+	if err := p.fill(n, never, &Reminder{}); err != nil {
 		return err
 	}
 	counted, dialector, err := p.counted()
@@ -378,9 +399,9 @@ func (p *place) recordIdly(o *options, r results) error {
 	used = cpu() - used
 	_, server := p.cpu()
 	seconds := o.idle.Seconds()
-	r.add(cell{p.name, recordingOn, statements, idleJobs}, float64(counted.Count()-before)/seconds)
-	r.add(cell{p.name, recordingOn, idleCPU, idleJobs}, 100*used.Seconds()/seconds)
-	r.add(cell{p.name, recordingOn, idleServer, idleJobs}, 100*(server-serverBefore).Seconds()/seconds)
+	r.add(cell{p.name, recordingOn, statements, n}, float64(counted.Count()-before)/seconds)
+	r.add(cell{p.name, recordingOn, idleCPU, n}, 100*used.Seconds()/seconds)
+	r.add(cell{p.name, recordingOn, idleServer, n}, 100*(server-serverBefore).Seconds()/seconds)
 	return nil
 }
 

@@ -22,6 +22,9 @@ const (
 	goalP99    = 20  // ms
 	goalRun    = 3   // µs
 	goalIdle   = 1   // % of a core
+
+	goalFleetCPU = 1.5 // ten processes to one
+	goalFleetP99 = 2.0
 )
 
 type printer struct {
@@ -30,19 +33,17 @@ type printer struct {
 	r results
 }
 
-func report(w io.Writer, o *options, r results) {
-	p := &printer{w, o, r}
+func (p *printer) head() {
 	p.printf("%s, %s, GOMAXPROCS %d, %s, medians of rounds: %d\n",
-		time.Now().UTC().Format(time.DateOnly), processor(), runtime.GOMAXPROCS(0), runtime.Version(), o.rounds)
-	for _, db := range databases(r) {
+		time.Now().UTC().Format(time.DateOnly), processor(), runtime.GOMAXPROCS(0), runtime.Version(), p.o.rounds)
+}
+
+func (p *printer) databases() {
+	for _, db := range databases(p.r) {
 		p.works(db)
 		p.growth(db)
 	}
 	p.heaps()
-	p.reads()
-	p.memory()
-	p.firing()
-	p.recording()
 }
 
 func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.w, format, args...) }
@@ -74,9 +75,6 @@ func met(ok bool) string {
 
 // works is a database's table, SmallBen beside the bare database.
 func (p *printer) works(db *database) {
-	if !p.o.wants("databases") {
-		return
-	}
 	head := []string{"work"}
 	for _, s := range db.subjects {
 		head = append(head, s.name)
@@ -112,7 +110,7 @@ func (p *printer) works(db *database) {
 
 // growth is what more jobs cost.
 func (p *printer) growth(db *database) {
-	if !p.o.wants("databases") || p.o.big <= p.o.n {
+	if p.o.big <= p.o.n {
 		return
 	}
 	head := []string{"work", "SmallBen, " + thousands(p.o.big)}
@@ -141,9 +139,6 @@ func (p *printer) growth(db *database) {
 }
 
 func (p *printer) heaps() {
-	if !p.o.wants("databases") {
-		return
-	}
 	p.table("Heap for each job, with its database", "jobs", "SQLite, added", "SQLite, started", "PostgreSQL, added", "PostgreSQL, started", "goal", "met")
 	for _, n := range p.o.sizes() {
 		line, ok := []string{thousands(n)}, true
@@ -161,9 +156,6 @@ func (p *printer) heaps() {
 }
 
 func (p *printer) reads() {
-	if !p.o.wants("reads") {
-		return
-	}
 	p.table(fmt.Sprintf("Reads during one AddJobs of %s", thousands(max(p.o.big, p.o.n))), "read", "database", "at rest, median", "slowest", "during AddJobs, median", "slowest")
 	for _, place := range []string{"SQLite", "PostgreSQL"} {
 		for _, w := range []work{listingSome, readingSome, scraping} {
@@ -176,9 +168,6 @@ func (p *printer) reads() {
 func milliseconds(seconds float64) string { return fmt.Sprintf("%.1f ms", seconds*1e3) }
 
 func (p *printer) memory() {
-	if !p.o.wants("memory") {
-		return
-	}
 	p.table(fmt.Sprintf("In memory, %s jobs", thousands(p.o.n)), "scheduler", string(addingInMem), string(removingHalf), string(heapInMem))
 	for _, c := range contenders {
 		bytes, _ := p.r.median(cell{memory, c.name, heapInMem, p.o.n})
@@ -187,84 +176,86 @@ func (p *printer) memory() {
 }
 
 func (p *printer) firing() {
-	if p.o.wants("fire") {
-		p.table(fmt.Sprintf("%s jobs, each every second", thousands(firingJobs)), "scheduler", string(runsSeen), string(median), string(p99), string(cpuRun), string(heapRan))
-		for _, c := range contenders {
-			line := []string{c.name}
-			for _, w := range []work{runsSeen, median, p99, cpuRun, heapRan} {
-				if value, ok := p.r.median(cell{memory, c.name, w, firingJobs}); ok {
-					format := "%.1f"
-					if w == heapRan {
-						format = "%.0f"
-					}
-					line = append(line, fmt.Sprintf(format, value))
-				} else {
-					line = append(line, "–")
-				}
+	n := p.o.scaled(firingJobs)
+	p.table(fmt.Sprintf("%s jobs, each every second", thousands(n)), "scheduler", string(runsSeen), string(median), string(p99), string(cpuRun), string(heapRan))
+	for _, c := range contenders {
+		line := []string{c.name}
+		for _, w := range []work{runsSeen, median, p99, cpuRun, heapRan} {
+			format := "%.1f"
+			if w == heapRan {
+				format = "%.0f"
 			}
-			if _, ok := p.r.median(cell{memory, c.name, runsSeen, firingJobs}); ok {
-				p.row(line...)
-			}
+			line = append(line, p.number(cell{memory, c.name, w, n}, format))
 		}
-		late, _ := p.r.median(cell{memory, "SmallBen", p99, firingJobs})
-		used, _ := p.r.median(cell{memory, "SmallBen", cpuRun, firingJobs})
-		p.printf("\nGoals: p99 at most %d ms: %s; CPU at most %d µs a run: %s.\n", goalP99, met(late <= goalP99), goalRun, met(used <= goalRun))
+		if _, ok := p.r.median(cell{memory, c.name, runsSeen, n}); ok {
+			p.row(line...)
+		}
 	}
-	if p.o.wants("idle") {
-		used, _ := p.r.median(cell{memory, "SmallBen", idleCPU, idleJobs})
-		p.printf("\n%s jobs spread over a day: %.2f %% of a core. Goal: under %d %%: %s.\n", thousands(idleJobs), used, goalIdle, met(used < goalIdle))
+	if n != firingJobs {
+		return // the goals are for as many
 	}
+	late, _ := p.r.median(cell{memory, "SmallBen", p99, n})
+	used, _ := p.r.median(cell{memory, "SmallBen", cpuRun, n})
+	p.printf("\nGoals: p99 at most %d ms: %s; CPU at most %d µs a run: %s.\n", goalP99, met(late <= goalP99), goalRun, met(used <= goalRun))
+}
+
+func (p *printer) idle() {
+	n := p.o.scaled(idleJobs)
+	used, _ := p.r.median(cell{memory, "SmallBen", idleCPU, n})
+	p.printf("\n%s jobs spread over a day: %.2f %% of a core. Goal: under %d %%: %s.\n", thousands(n), used, goalIdle, met(used < goalIdle))
+}
+
+// number is a dash if nothing was measured.
+func (p *printer) number(c cell, format string) string {
+	if value, ok := p.r.median(c); ok {
+		return fmt.Sprintf(format, value)
+	}
+	return "–"
 }
 
 func (p *printer) recording() {
-	if !p.o.wants("record") {
-		return
-	}
-	number := func(c cell, format string) string {
-		if value, ok := p.r.median(c); ok {
-			return fmt.Sprintf(format, value)
-		}
-		return "–"
-	}
 	for _, db := range databases(p.r) {
 		p.table(fmt.Sprintf("%s, runs recorded for %v each", db.name, p.o.record),
 			"due each second", "processes", string(recorded), string(aSecond), string(median), string(p99), string(cpuRun), string(cpuServer))
-		for _, l := range loads[db.name] {
+		for _, l := range p.o.loads(db.name) {
 			line := []string{thousands(l.rate), l.String()}
 			for _, w := range []work{recorded, aSecond, median, p99, cpuRun, cpuServer} {
-				line = append(line, number(l.cell(db.name, w), "%.1f"))
+				line = append(line, p.number(l.cell(db.name, w), "%.1f"))
 			}
 			if _, ok := p.r.median(l.cell(db.name, recorded)); ok {
 				p.row(line...)
 			}
 		}
 		for _, processes := range []int{1, 3} {
-			p.printf("\nThe prototype, processes: %d: %s runs a second.", processes, number(load{processes: processes}.cell(db.name, bareRuns), "%.0f"))
+			if p.o.quick() {
+				break
+			}
+			p.printf("\nThe prototype, processes: %d: %s runs a second.", processes, p.number(load{processes: processes}.cell(db.name, bareRuns), "%.0f"))
 		}
 		p.printf("\n")
 	}
 	p.table("The record beside the runs", "", "SQLite", "PostgreSQL", "goal")
 	both := func(name, subject string, w work, n int, format, goal string) {
 		if _, ok := p.r.median(cell{"PostgreSQL", subject, w, n}); ok {
-			p.row(name, number(cell{"SQLite", subject, w, n}, format), number(cell{"PostgreSQL", subject, w, n}, format), goal)
+			p.row(name, p.number(cell{"SQLite", subject, w, n}, format), p.number(cell{"PostgreSQL", subject, w, n}, format), goal)
 		}
 	}
 	for _, subject := range []string{starts, firstStarts, recordingOn} {
 		both(fmt.Sprintf("Start of %s jobs, %s", thousands(max(p.o.n, p.o.big)), subject), subject, starting, max(p.o.n, p.o.big), "%.3f s", "–")
 	}
-	both(string(nextTick), recordingOn, nextTick, takeoverRate, "%.3f s", "at once")
-	both(string(ticksGone), recordingOn, ticksGone, takeoverRate, "%.0f", "0")
-	both(string(lostMark), recordingOn, lostMark, takeoverRate, "%.1f s", "20 s")
-	both(string(statements), recordingOn, statements, idleJobs, "%.1f", "–")
-	both("CPU of an idle process, % of a core", recordingOn, idleCPU, idleJobs, "%.2f", "–")
-	both("CPU of its server, % of a core", recordingOn, idleServer, idleJobs, "%.2f", "–")
+	both(string(nextTick), recordingOn, nextTick, p.o.scaled(takeoverRate), "%.3f s", "at once")
+	both(string(ticksGone), recordingOn, ticksGone, p.o.scaled(takeoverRate), "%.0f", "0")
+	both(string(lostMark), recordingOn, lostMark, p.o.scaled(takeoverRate), "%.1f s", "20 s")
+	both(string(statements), recordingOn, statements, p.o.scaled(idleJobs), "%.1f", "–")
+	both("CPU of an idle process, % of a core", recordingOn, idleCPU, p.o.scaled(idleJobs), "%.2f", "–")
+	both("CPU of its server, % of a core", recordingOn, idleServer, p.o.scaled(idleJobs), "%.2f", "–")
 }
 
 func thousands(n int) string {
 	if n < 1000 {
 		return fmt.Sprint(n)
 	}
-	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
 }
 
 // processor is its name, where the system tells.
@@ -279,4 +270,99 @@ func processor() string {
 		}
 	}
 	return runtime.GOARCH
+}
+
+// fleets are the tables of all fleets: with one process and with more, and what
+// they do beside the runs.
+func (p *printer) fleets() {
+	verdict := ""
+	p.table("Fleets on one PostgreSQL", "scheduler", "processes", "due each second", string(recorded), string(again),
+		string(median), string(p99), string(cpuRun), string(cpuServer), string(cpuBoth), "CPU, to one", "p99, to one")
+	for _, f := range p.o.fleets() {
+		n := p.o.scaled(f.rate)
+		ratio := func(processes int, w work) (float64, string) {
+			one, known := p.r.median(f.cell(1, w, n))
+			value, ok := p.r.median(f.cell(processes, w, n))
+			if !known || !ok {
+				return 0, "–"
+			}
+			return value / one, fmt.Sprintf("× %.1f", value/one)
+		}
+		for _, processes := range p.o.counts() {
+			if _, ok := p.r.median(f.cell(processes, recorded, n)); !ok {
+				continue
+			}
+			line := []string{f.name, fmt.Sprint(processes), thousands(n)}
+			for _, w := range []work{recorded, again, median, p99, cpuRun, cpuServer, cpuBoth} {
+				line = append(line, p.number(f.cell(processes, w, n), "%.0f"))
+			}
+			used, usedText := ratio(processes, cpuBoth)
+			late, lateText := ratio(processes, p99)
+			p.row(append(line, usedText, lateText)...)
+			if f.name == subjectNow && processes == idleFleet && used > 0 {
+				verdict = fmt.Sprintf("\nGoals of %d processes, to one: CPU at most × %.1f: %s; p99 at most × %.0f: %s.\n",
+					processes, goalFleetCPU, met(used <= goalFleetCPU), goalFleetP99, met(late <= goalFleetP99))
+			}
+		}
+	}
+	p.printf("%s", verdict)
+	if p.o.quick() {
+		return
+	}
+	fleets := p.o.fleets()
+	head := []string{""}
+	for _, f := range fleets {
+		head = append(head, f.name)
+	}
+	p.table("Fleets beside the runs", head...)
+	row := func(w work, processes int, jobs func(fleet) int, format string) {
+		full := jobs(fleets[0])
+		line, measured := []string{fmt.Sprintf("%s (%s jobs, processes: %d)", w, thousands(full), processes)}, false
+		for _, f := range fleets {
+			n := jobs(f)
+			value := p.number(f.cell(processes, w, n), format)
+			_, ok := p.r.median(f.cell(processes, w, n))
+			if ok && n != full {
+				value += fmt.Sprintf(" (%s jobs)", thousands(n))
+			}
+			line, measured = append(line, value), measured || ok
+		}
+		if measured {
+			p.row(line...)
+		}
+	}
+	burst := func(fleet) int { return p.o.scaled(burstJobs) }
+	rate := func(f fleet) int { return p.o.scaled(f.rate) }
+	idle := func(f fleet) int { return p.o.scaled(f.idle) }
+	row(burstP50, 1, burst, "%.0f")
+	row(burstP99, 1, burst, "%.0f")
+	row(killLate, killFleet, rate, "%.2f")
+	row(killGone, killFleet, rate, "%.0f")
+	row(fleetAsks, idleFleet, idle, "%.1f")
+	row(fleetCPU, idleFleet, idle, "%.1f")
+}
+
+// house is SmallBen without a record of runs, beside an earlier one if there is one.
+func (p *printer) house() {
+	p.table("SmallBen without a record of runs", "", "jobs", "before", "now", "now to before")
+	row := func(title, place string, w work, shown, n int, format string) {
+		now, ok := p.r.median(cell{place, subjectNow, w, n})
+		if !ok {
+			return
+		}
+		ratio := "–"
+		if old, ok := p.r.median(cell{place, subjectBefore, w, n}); ok {
+			ratio = fmt.Sprintf("× %.2f", now/old)
+		}
+		p.row(title, thousands(shown), p.number(cell{place, subjectBefore, w, n}, format), fmt.Sprintf(format, now), ratio)
+	}
+	for _, w := range []work{median, p99, cpuRun} {
+		row("due each second: "+string(w), memory, w, p.o.scaled(firingJobs), p.o.n, "%.1f")
+	}
+	row(string(bytesJob)+", with an input of two keys", memory, bytesJob, p.o.n, p.o.n, "%.0f")
+	for _, db := range databases(p.r) {
+		for _, w := range []work{firstStart, nextStart} {
+			row(db.name+": "+string(w), db.name, w, p.o.started(), p.o.started(), "%.2f")
+		}
+	}
 }
