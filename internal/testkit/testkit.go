@@ -4,10 +4,12 @@ package testkit
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,8 +27,20 @@ import (
 	"github.com/nbena/smallben/smallbentest"
 )
 
+// parallel is how many tests run at once, unless -parallel says otherwise. Most of
+// them wait for a database, a process or a timeout, and use no processor.
+const parallel = 8
+
 // Main runs the tests of a package, which fail if goroutines are left behind.
 func Main(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
+			panic(err)
+		}
+	}
 	code := m.Run()
 	pgtest.Stop()
 	if err := goleak.Find(); err != nil && code == 0 {
