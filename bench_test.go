@@ -13,6 +13,8 @@ import (
 	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben/internal/timetable"
 )
 
 // benchJob is the job of the benchmarks.
@@ -82,16 +84,23 @@ func benchStarted(b *testing.B, repository benchRepository, pageSize int) *Small
 	return s
 }
 
-// benchTargets are what the scheduler is given for jobs.
-func benchTargets(b *testing.B, s *SmallBen, from, n int) []target {
+// benchEntries are what the scheduler is given for jobs.
+func benchEntries(b *testing.B, s *SmallBen, from, n int) []*entry {
 	b.Helper()
 	built, err := s.build(benchJobs(from, n))
 	require.NoError(b, err)
-	targets := make([]target, n)
+	entries := make([]*entry, n)
 	for i := range built {
-		targets[i] = s.scheduler.newTarget(&built[i])
+		entries[i] = s.scheduler.newEntry(&built[i])
 	}
-	return targets
+	return entries
+}
+
+// benchAdd adds entries as a change does.
+func benchAdd(s *SmallBen, entries []*entry) {
+	s.scheduler.mu.Lock()
+	defer s.scheduler.mu.Unlock()
+	s.scheduler.addLocked(entries)
 }
 
 func benchRows(b *testing.B, n int) []RawJob {
@@ -128,54 +137,47 @@ func BenchmarkDecodeRow(b *testing.B) {
 	}
 }
 
-// benchEntries is how many entries stand in the pages to which one is added, or
-// from which one is removed.
-const benchEntries = 100 * pageSize
+// benchFull is how many entries stand in the pages to which one is added, or from
+// which one is removed.
+const benchFull = 100 * timetable.PageSize
 
 // BenchmarkAddToPage adds one entry to pages that run.
 func BenchmarkAddToPage(b *testing.B) {
-	s := benchStarted(b, benchRepository{}, pageSize)
-	targets := benchTargets(b, s, 0, benchEntries)
+	s := benchStarted(b, benchRepository{}, timetable.PageSize)
+	entries := benchEntries(b, s, 0, benchFull)
 	b.ReportAllocs()
 	next := 0
 	for b.Loop() {
-		if next == len(targets) {
+		if next == len(entries) {
 			b.StopTimer()
 			s.Stop()
 			require.NoError(b, s.Start())
-			next = 0
+			entries, next = benchEntries(b, s, 0, benchFull), 0
 			b.StartTimer()
 		}
-		s.mu.Lock()
-		s.scheduler.addLocked(targets[next : next+1])
-		s.mu.Unlock()
+		benchAdd(s, entries[next:next+1])
 		next++
 	}
 }
 
 // BenchmarkRemoveFromPage removes one entry from pages that run.
 func BenchmarkRemoveFromPage(b *testing.B) {
-	s := benchStarted(b, benchRepository{}, pageSize)
-	targets := benchTargets(b, s, 0, benchEntries)
+	s := benchStarted(b, benchRepository{}, timetable.PageSize)
 	b.ReportAllocs()
-	next := len(targets)
+	next := int64(benchFull)
 	for b.Loop() {
-		if next == len(targets) {
+		if next == benchFull {
 			b.StopTimer()
-			s.mu.Lock()
-			s.scheduler.addLocked(targets)
-			s.mu.Unlock()
+			benchAdd(s, benchEntries(b, s, 0, benchFull))
 			next = 0
 			b.StartTimer()
 		}
-		s.mu.Lock()
-		s.scheduler.removeLocked([]int64{targets[next].id})
-		s.mu.Unlock()
 		next++
+		s.scheduler.remove([]int64{next})
 	}
 }
 
-// BenchmarkRun is one tick, from the place where cron starts it: the overlap
+// BenchmarkRun is one tick, from the place where it is fired: the overlap
 // guard, the recovery of panics, the metrics and the input's own map.
 func BenchmarkRun(b *testing.B) {
 	for _, config := range []struct {
@@ -190,16 +192,11 @@ func BenchmarkRun(b *testing.B) {
 			s := New(benchRepository{}, &Config{SchedulerConfig: config.SchedulerConfig, Logger: nowhere})
 			require.NoError(b, s.Start())
 			b.Cleanup(s.Stop)
-			s.mu.Lock()
-			s.scheduler.addLocked(benchTargets(b, s, 0, 1))
-			e := s.scheduler.entries[1]
-			s.mu.Unlock()
+			entries := benchEntries(b, s, 0, 1)
+			benchAdd(s, entries)
 			b.ReportAllocs()
 			for b.Loop() {
-				e.ticks.mu.Lock()
-				e.ticks.ticks = append(e.ticks.ticks[:0], time.Now().Unix())
-				e.ticks.mu.Unlock()
-				e.Run()
+				entries[0].fire(time.Now())
 			}
 		})
 	}
@@ -213,7 +210,7 @@ func BenchmarkAddJobsInMemory(b *testing.B) {
 	for i := range all {
 		all[i] = int64(i + 1)
 	}
-	s := benchStarted(b, benchRepository{}, pageSize)
+	s := benchStarted(b, benchRepository{}, timetable.PageSize)
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := s.AddJobs(jobs); err != nil {
@@ -231,7 +228,7 @@ func BenchmarkAddJobsInMemory(b *testing.B) {
 // BenchmarkListJobsInMemory lists 1,000 jobs, the database taking no time.
 func BenchmarkListJobsInMemory(b *testing.B) {
 	const n = 1000
-	s := benchStarted(b, benchRepository{rows: benchRows(b, n)}, pageSize)
+	s := benchStarted(b, benchRepository{rows: benchRows(b, n)}, timetable.PageSize)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := s.ListJobs(nil); err != nil {
@@ -243,7 +240,7 @@ func BenchmarkListJobsInMemory(b *testing.B) {
 
 // BenchmarkScrape gathers the metrics of 10,000 jobs.
 func BenchmarkScrape(b *testing.B) {
-	s := benchStarted(b, benchRepository{}, pageSize)
+	s := benchStarted(b, benchRepository{}, timetable.PageSize)
 	require.NoError(b, s.AddJobs(benchJobs(0, 10_000)))
 	registry := prometheus.NewRegistry()
 	require.NoError(b, s.RegisterMetrics(registry))
@@ -271,28 +268,25 @@ func BenchmarkPageSize(b *testing.B) {
 			var batches, singles, removal time.Duration
 			for b.Loop() {
 				s := benchStarted(b, benchRepository{}, size)
-				targets := benchTargets(b, s, 0, n)
 				var half []int64
-				for i := 1; i < n; i += 2 {
-					half = append(half, targets[i].id)
+				for i := int64(2); i <= n; i += 2 {
+					half = append(half, i)
 				}
-				s.mu.Lock()
+				entries := benchEntries(b, s, 0, n)
 				batches += elapsed(func() {
-					for chunk := range slices.Chunk(targets, batch) {
-						s.scheduler.addLocked(chunk)
+					for chunk := range slices.Chunk(entries, batch) {
+						benchAdd(s, chunk)
 					}
 				})
-				removal += elapsed(func() { s.scheduler.removeLocked(half) })
-				s.mu.Unlock()
+				removal += elapsed(func() { s.scheduler.remove(half) })
 				s.Stop()
 				require.NoError(b, s.Start())
-				s.mu.Lock()
+				entries = benchEntries(b, s, 0, n)
 				singles += elapsed(func() {
-					for chunk := range slices.Chunk(targets, 1) {
-						s.scheduler.addLocked(chunk)
+					for chunk := range slices.Chunk(entries, 1) {
+						benchAdd(s, chunk)
 					}
 				})
-				s.mu.Unlock()
 				s.Stop()
 			}
 			b.ReportMetric(0, "ns/op")

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nbena/smallben/internal/insides"
+	"github.com/nbena/smallben/internal/timetable"
 )
 
 // Entry is an entry of the scheduler.
@@ -17,15 +18,8 @@ func Entries(s *SmallBen) map[int64]Entry { return s.insideEntries() }
 // counts them and as cron does.
 func Pages(s *SmallBen) (counted, held []int) { return s.insidePages() }
 
-// RoomyPages returns how many pages s remembers for their room.
-func RoomyPages(s *SmallBen) int {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return len(s.scheduler.session.roomy)
-}
-
 // PageSize is how many entries a page holds at most.
-const PageSize = pageSize
+const PageSize = timetable.PageSize
 
 // SetClock replaces the clock that watches for steps, before Start.
 func SetClock(s *SmallBen, clock func() (wall time.Time, monotonic time.Duration)) {

@@ -4,18 +4,19 @@ import (
 	"time"
 
 	"github.com/nbena/smallben/internal/insides"
+	"github.com/nbena/smallben/internal/timetable"
 )
 
 func init() {
 	insides.Entries = func(s any) map[int64]insides.Entry { return s.(*SmallBen).insideEntries() }
 	insides.Pages = func(s any) (counted, held []int) { return s.(*SmallBen).insidePages() }
-	insides.PageSize = pageSize
+	insides.PageSize = timetable.PageSize
 	insides.SetTiming = func(s any, timing insides.Timing) { s.(*SmallBen).setTiming(timing) }
 }
 
 func (s *SmallBen) insideEntries() map[int64]insides.Entry {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.scheduler.mu.RLock()
+	defer s.scheduler.mu.RUnlock()
 	entries := make(map[int64]insides.Entry, len(s.scheduler.entries))
 	for id, e := range s.scheduler.entries {
 		entries[id] = insides.Entry{CronID: int64(e.cronID), Expression: e.expression, StoredInput: e.storedInput}
@@ -24,14 +25,8 @@ func (s *SmallBen) insideEntries() map[int64]insides.Entry {
 }
 
 func (s *SmallBen) insidePages() (counted, held []int) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.scheduler.session == nil {
-		return nil, nil
-	}
-	for p := range s.scheduler.session.pages {
-		counted = append(counted, p.live)
-		held = append(held, len(p.cron.Entries()))
+	if session := s.scheduler.current(); session != nil {
+		counted, held, _ = session.timetable.Pages()
 	}
 	return counted, held
 }

@@ -261,9 +261,7 @@ type health struct{ syncLag, clockOffset, heartbeatAge time.Duration }
 
 // health reports false while nothing is started.
 func (s *SmallBen) health() (health, bool) {
-	s.mu.RLock()
-	session := s.scheduler.session
-	s.mu.RUnlock()
+	session := s.scheduler.current()
 	if session == nil || session.recording == nil {
 		return health{}, false
 	}

@@ -385,12 +385,10 @@ func (s *SmallBen) closeAccounts(tx Repository, c *change, rows []RawJob, policy
 			return err
 		}
 	}
-	s.mu.RLock()
 	var by *recording
-	if s.scheduler.session != nil {
-		by = s.scheduler.session.recording
+	if session := s.scheduler.current(); session != nil {
+		by = session.recording
 	}
-	s.mu.RUnlock()
 	done, err := s.record.account(recordTx, by, jobs, recordTx.Now(), policy)
 	c.missed, c.catchUp = done.missed, done.claims
 	return err
@@ -593,7 +591,7 @@ func (r *recording) dueJobs(until time.Time) (due []ticker) {
 		shard.mu.Lock()
 		known, ok := r.accounted[id]
 		if !ok || known.revision != e.revision || known.next > 0 && known.next <= until.Unix() {
-			due = append(due, ticker{id: id, groupID: e.groupID, superGroupID: e.superGroupID, createdAt: e.createdAt, revision: e.revision, schedule: e.schedule, postponed: r.postponed[id]})
+			due = append(due, ticker{id: id, groupID: e.groupID, superGroupID: e.superGroupID, createdAt: e.createdAt, revision: e.revision, schedule: e.slot.Schedule, postponed: r.postponed[id]})
 		}
 		shard.mu.Unlock()
 	}

@@ -31,13 +31,13 @@ func (s *SmallBen) Status() Status {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	status := Status{
-		Started:         s.scheduler.session != nil,
+		Started:         s.started(),
 		SchedulerConfig: s.config.SchedulerConfig,
 		Runs:            s.config.Runs,
-		Scheduled:       len(s.scheduler.entries),
+		Scheduled:       s.scheduler.count(),
 		Paused:          len(s.paused),
 		Undecodable:     slices.Sorted(maps.Keys(s.undecodable)),
-		Running:         s.scheduler.runningIn(s.lastSession),
+		Running:         s.scheduler.running(s.scheduler.sessions()),
 		Unsettled:       len(s.unsettled),
 	}
 	status.SchedulerConfig.WithLocation = s.scheduler.location

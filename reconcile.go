@@ -19,23 +19,18 @@ type unsettledWrite struct {
 // errors mean that nothing changed. After the others the rows are read again:
 // at once if the database said that ids were missing, and in the background if
 // it did not say what happened.
-func (s *SmallBen) failed(err error, ids []int64, reserved []int32) {
+func (s *SmallBen) failed(err error, ids []int64) {
 	unknown := errors.Is(err, ErrOutcomeUnknown)
 	write := unsettledWrite{ids: ids}
 	var outcome interface{ settled() (bool, error) }
 	if unknown && errors.As(err, &outcome) {
 		write.settled = outcome.settled
 	}
-	s.mu.Lock()
-	for _, id := range reserved {
-		s.scheduler.cronIDs.release(id)
-	}
-	if unknown {
-		s.unsettled = append(s.unsettled, write)
-	}
-	s.mu.Unlock()
 	switch {
 	case unknown:
+		s.mu.Lock()
+		s.unsettled = append(s.unsettled, write)
+		s.mu.Unlock()
 		s.wakeReconciliation()
 	case s.isMismatch(err):
 		s.reread(write)
@@ -122,7 +117,7 @@ func (s *SmallBen) meet(rows []RawJob, ids []int64) error {
 	})
 	missing := slices.Collect(maps.Keys(gone))
 	s.forgetLocked(missing)
-	s.scheduler.forgetLocked(missing)
+	s.scheduler.forget(missing)
 	for _, err := range undecodable {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
@@ -192,35 +187,21 @@ func (s *SmallBen) reconciled() bool {
 // adopt makes the scheduler agree with rows that another process may have
 // written: one that is not paused and has no entry here gets one.
 func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
-	var strays, others []JobWithSchedule
+	strays, others := s.scheduler.strays(jobs)
 	s.mu.Lock()
-	for i := range jobs {
-		live, scheduled := s.scheduler.entries[jobs[i].rawJob.ID]
-		if s.record != nil && scheduled && live.createdAt != jobs[i].rawJob.CreatedAt.UnixMicro() {
-			scheduled = false // it was deleted and added again, with another process's cron id
-		}
-		if scheduled || jobs[i].rawJob.Paused || s.scheduler.session == nil {
-			others = append(others, jobs[i])
-		} else {
-			strays = append(strays, jobs[i])
-		}
-	}
 	s.projectLocked(others)
-	renumbered := s.numberLocked(strays)
 	s.mu.Unlock()
-	var err error
+	if len(strays) == 0 {
+		return nil
+	}
+	renumbered := s.scheduler.renumber(strays, false)
 	if s.record == nil {
-		err = s.repository.SetCronId(renumbered)
+		if err := s.repository.SetCronId(renumbered); err != nil {
+			return fmt.Errorf("store cron ids: %w", err) // the next look at these rows tries again
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil {
-		// The next look at these rows tries again.
-		for i := range strays {
-			s.scheduler.cronIDs.release(int32(strays[i].rawJob.CronID))
-		}
-		return fmt.Errorf("store cron ids: %w", err)
-	}
 	s.projectLocked(strays)
 	return nil
 }

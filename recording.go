@@ -221,11 +221,16 @@ func (s *SmallBen) follow(since int64, ids []int64) error {
 	return nil
 }
 
-// fireSinceLocked asks for the ticks of jobs that came after their accounts began
+// fireSince asks for the ticks of jobs that came after their accounts began
 // and before they were scheduled here: nobody else fires them.
-func (s *SmallBen) fireSinceLocked(began time.Time, jobs []JobWithSchedule) {
+func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 	const most = 100 // ticks of a job; what is more is missed
-	if s.record == nil || s.scheduler.session == nil {
+	if s.record == nil {
+		return
+	}
+	s.scheduler.mu.RLock()
+	defer s.scheduler.mu.RUnlock()
+	if s.scheduler.session == nil {
 		return
 	}
 	now := time.Now().In(s.scheduler.location)
@@ -234,7 +239,7 @@ func (s *SmallBen) fireSinceLocked(began time.Time, jobs []JobWithSchedule) {
 		if !ok {
 			continue
 		}
-		ticks, _ := ticksIn(e.schedule, began.In(s.scheduler.location), now, most)
+		ticks, _ := ticksIn(e.slot.Schedule, began.In(s.scheduler.location), now, most)
 		for _, at := range ticks {
 			e.session.recording.ask(e, tick{at: at})
 		}
@@ -245,7 +250,7 @@ func (s *SmallBen) fireSinceLocked(began time.Time, jobs []JobWithSchedule) {
 func (s *SmallBen) scheduled() []int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.AppendSeq(slices.Collect(maps.Keys(s.scheduler.entries)), maps.Keys(s.paused))
+	return slices.AppendSeq(s.scheduler.ids(), maps.Keys(s.paused))
 }
 
 // sync follows what others changed, and reads the rows of ids in any case.
@@ -484,7 +489,7 @@ func (r *recording) current(batch []*claim) []*claim {
 			return true
 		}
 		e, ok := s.entries[c.JobID]
-		ok = ok && e.session == r.session && e.createdAt == c.createdAt && (e == c.via || isTick(e.schedule, c.Tick.In(s.location)))
+		ok = ok && e.session == r.session && e.createdAt == c.createdAt && (e == c.via || isTick(e.slot.Schedule, c.Tick.In(s.location)))
 		if !ok {
 			if !c.unsure {
 				c.drop()
@@ -950,9 +955,7 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*c
 	if s.record == nil {
 		return nil, nil
 	}
-	s.mu.RLock()
-	session := s.scheduler.session
-	s.mu.RUnlock()
+	session := s.scheduler.current()
 	if session == nil {
 		return nil, errStopped
 	}

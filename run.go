@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -99,6 +100,213 @@ type run struct {
 	job       CronJob
 	input     CronJobInput
 	fields    []inputField // to become input.OtherInputs
+}
+
+// jobState is what is known of a job by its id, whatever its entries: it keeps a
+// job from overlapping itself across updates, pauses and a deletion, and
+// remembers the last run. It exists from the first run on.
+type jobState struct {
+	running []*session // of each run in progress
+	waiting *entry     // whose tick waits for the end of a run, if any
+	tick    tick
+	last    RunResult // of the job that was created at createdAt
+	gone    bool      // the job was deleted: the state goes with its last run
+
+	createdAt int64 // as target.createdAt
+}
+
+// tick is an instant that a run is for.
+type tick struct {
+	at        time.Time
+	triggered bool   // by TriggerJobs, not by the schedule
+	claim     *claim // nil: runs are not recorded
+}
+
+func (t tick) attempt() int {
+	if t.claim == nil {
+		return 1
+	}
+	return t.claim.Attempt
+}
+
+func (t tick) missed() int {
+	if t.claim == nil {
+		return 0
+	}
+	return t.claim.missed
+}
+
+// live reports whether a run of the entry may start at a tick. It expects the
+// shard's mu. One that is claimed starts though its session was stopped, which
+// waits for it.
+func (e *entry) live(at tick) bool {
+	return !e.dead && (at.claim != nil || !e.session.stopped.Load())
+}
+
+// skip records that the tick will not run, if it is claimed.
+func (t tick) skip(reason string) {
+	if t.claim != nil {
+		t.claim.skip(reason)
+	}
+}
+
+// fire asks for the claim of a tick, if runs are recorded, and else runs it.
+func (e *entry) fire(at time.Time) {
+	if recording := e.session.recording; recording != nil {
+		recording.ask(e, tick{at: at})
+		return
+	}
+	e.session.scheduler.fireAndExecute(e, tick{at: at})
+}
+
+func (s *scheduler) fireAndExecute(e *entry, at tick) {
+	if r := s.fire(e, at); r != nil {
+		s.execute(r)
+	}
+}
+
+// fire is the one way for a job to run: it admits the tick, or lets it wait, or
+// skips it. A run that is admitted is for the caller to execute.
+func (s *scheduler) fire(e *entry, at tick) *run {
+	r, admission := s.admit(e, at)
+	switch admission {
+	case refused:
+		s.logSkipped(e.id, at)
+		at.skip(stillRunning)
+	case gone:
+		at.skip("its job was paused, changed or deleted before it started")
+	}
+	return r
+}
+
+// stillRunning is why most ticks are skipped.
+const stillRunning = "the job is still running"
+
+func (s *scheduler) logSkipped(id int64, at tick) {
+	s.log.Info("run skipped: "+stillRunning, "job", id, "tick", at.at)
+}
+
+// admission is what becomes of a tick.
+type admission int
+
+const (
+	admitted admission = iota
+	waits              // for the end of a run
+	refused            // the job is still running
+	gone               // the entry is, or its session
+)
+
+func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if !e.live(at) {
+		return nil, gone
+	}
+	state := shard.states[e.id]
+	if state == nil {
+		state = &jobState{}
+		shard.states[e.id] = state
+	}
+	if state.createdAt != e.createdAt {
+		// One of the same id was deleted.
+		state.createdAt, state.last = e.createdAt, RunResult{}
+	}
+	state.gone = false
+	if len(state.running) > 0 {
+		switch {
+		case s.overlap == overlapAllow:
+		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
+			state.waiting, state.tick = e, at
+			return nil, waits
+		default:
+			e.metrics.skipped.Inc()
+			return nil, refused
+		}
+	}
+	if r := state.begin(e, at); r != nil {
+		return r, admitted
+	}
+	return nil, gone
+}
+
+// begin puts a run on the books, or returns nil if the session was stopped. It
+// expects the shard's mu.
+func (state *jobState) begin(e *entry, at tick) *run {
+	if at.claim == nil {
+		e.session.running.Add(1)
+	}
+	if !e.live(at) {
+		if at.claim == nil {
+			e.session.release()
+		}
+		return nil
+	}
+	state.running = append(state.running, e.session)
+	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, claim: at.claim, job: e.job, input: e.inputAt(at), fields: e.input}
+}
+
+// inputAt is what a run of the tick receives, its own map excepted: that one is
+// made by execute, outside the lock. It expects the shard's mu.
+func (e *entry) inputAt(at tick) CronJobInput {
+	return CronJobInput{
+		JobID:          e.id,
+		GroupID:        e.groupID,
+		SuperGroupID:   e.superGroupID,
+		CronExpression: e.expression,
+		ScheduledAt:    at.at,
+		Triggered:      at.triggered,
+		Attempt:        at.attempt(),
+		Missed:         at.missed(),
+		stored:         e.storedInput,
+	}
+}
+
+// end takes a run off the books and returns the one that waited for it, if that
+// may still start.
+func (s *scheduler) end(r *run, result *RunResult) (next *run) {
+	var dropped *claim // never started, though it waited
+	defer func() {
+		if dropped != nil {
+			dropped.skip("its job was deleted while it waited")
+		}
+	}()
+	if result.Outcome != OutcomeOK {
+		r.session.logging.Add(1)
+	}
+	if r.claim == nil {
+		defer r.session.release()
+	} else {
+		defer r.claim.finish(result)
+	}
+	id, state := r.input.JobID, r.state
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	i := slices.Index(state.running, r.session)
+	state.running = slices.Delete(state.running, i, i+1)
+	if state.createdAt == r.createdAt {
+		state.last = *result
+	}
+	if len(state.running) > 0 {
+		return nil
+	}
+	if state.waiting != nil {
+		if next = state.begin(state.waiting, state.tick); next == nil {
+			dropped = state.tick.claim
+		}
+		state.waiting = nil
+	}
+	if state.gone && next == nil {
+		delete(shard.states, id)
+	}
+	return next
+}
+
+// logged takes the line of a run that failed off the books.
+func (s *session) logged() {
+	s.logging.Add(-1)
+	s.settle()
 }
 
 // runner is how runs are called.

@@ -3,26 +3,21 @@ package smallben
 import (
 	"context"
 	"hash/maphash"
+	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/nbena/smallben/internal/timetable"
 )
 
-const (
-	// pageSize bounds how many entries one cron.Cron holds: it sorts all of
-	// them at each add, remove and wake. bench/README.md has the measurements.
-	pageSize = 128
-	// clockInterval is how often the pages read the clock again, and clockStep
-	// the step back from which on entries are armed anew.
-	clockInterval = 30 * time.Second
-	clockStep     = time.Minute
-)
-
-// scheduler runs jobs in memory. It holds the entries of the jobs that are not
-// paused, in pages while it is started, and is the one way for a job to run.
+// scheduler runs jobs in memory. It holds an entry for each job that is not
+// paused, and is the one way for a job to run (run.go). newScheduler makes one,
+// and start lets the entries fire until stop.
 type scheduler struct {
 	location *time.Location
 	overlap  overlap
@@ -30,15 +25,18 @@ type scheduler struct {
 	log      eventLog
 	metrics  *runMetrics
 	runs     runner
-	pageSize int
-	clock    func() (wall time.Time, monotonic time.Duration)
+	pageSize int                                              // of timetables; tests change it
+	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
 
-	// mu is SmallBen's. It guards the fields below, and the fields of sessions
-	// and pages that say nothing else.
-	mu      *sync.RWMutex
+	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
+	// entries and what SmallBen knows of the other rows change together. The lock
+	// of the timetable and those of shards are taken under it, not the other way
+	// round. No I/O happens under it, and no code of the user runs.
+	mu      sync.RWMutex
 	entries map[int64]*entry // by job id
 	session *session         // nil while not started
-	cronIDs cronIDs
+	ended   []*session       // earlier ones, of which runs may be in progress
+	numbers cronIDs
 
 	// shards hold what is known of the runs of jobs, by id.
 	shards [64]shard
@@ -47,13 +45,29 @@ type scheduler struct {
 // shard is what runs of some jobs share with changes of them. There are many, so
 // that runs that are due at one instant do not meet at one lock.
 type shard struct {
-	// mu guards states, and of the jobs of this shard the fields of entries that
-	// say so. It is a leaf, held for moments: nothing is called under it.
+	// mu guards states and, in entries of jobs of this shard, the fields that say
+	// so. No other lock is taken under it, and nothing waits.
 	mu     sync.Mutex
 	states map[int64]*jobState // by job id
 }
 
 func (s *scheduler) shard(id int64) *shard { return &s.shards[uint64(id)%uint64(len(s.shards))] }
+
+func newScheduler(config *Config, log eventLog) *scheduler {
+	s := &scheduler{
+		location: config.location(),
+		overlap:  config.SchedulerConfig.overlap(),
+		recorded: config.Runs.Record,
+		log:      log,
+		metrics:  newRunMetrics(),
+		runs:     newRunner(config),
+		entries:  make(map[int64]*entry),
+	}
+	for i := range s.shards {
+		s.shards[i].states = make(map[int64]*jobState)
+	}
+	return s
+}
 
 // overlap is what happens to a tick that comes while its job still runs.
 type overlap int
@@ -64,52 +78,130 @@ const (
 	overlapDelay
 )
 
-func newScheduler(config *Config, mu *sync.RWMutex, log eventLog) *scheduler {
-	s := &scheduler{
-		location: config.location(),
-		recorded: config.Runs.Record,
-		log:      log,
-		metrics:  newRunMetrics(),
-		runs:     newRunner(config),
-		pageSize: pageSize,
-		clock:    processClock(),
-		mu:       mu,
-		entries:  make(map[int64]*entry),
-	}
-	for i := range s.shards {
-		s.shards[i].states = make(map[int64]*jobState)
-	}
+// overlap returns what the settings say.
+func (c *SchedulerConfig) overlap() overlap {
 	switch {
-	case config.SchedulerConfig.DelayIfStillRunning:
-		s.overlap = overlapDelay
-	case config.SchedulerConfig.SkipIfStillRunning:
-		s.overlap = overlapSkip
+	case c.DelayIfStillRunning:
+		return overlapDelay
+	case c.SkipIfStillRunning:
+		return overlapSkip
 	}
-	return s
+	return overlapAllow
+}
+
+// entry is a job that is scheduled. It is replaced where its ticks change.
+type entry struct {
+	id        int64
+	createdAt int64 // Unix microseconds; tells a job from an earlier one of the same id
+	cronID    int32
+	dead      bool     // it was removed or replaced: guarded by the shard's mu
+	session   *session // whose timetable it stands in; nil if in none
+	slot      timetable.Entry[*entry]
+
+	// work is guarded by the shard's mu: an update changes it in place.
+	work
+}
+
+// work is what an entry runs. What input points to is not changed.
+type work struct {
+	job          CronJob
+	metrics      *typeMetrics // of the type of job
+	groupID      int64
+	superGroupID int64
+	revision     int64 // of the stored job, if runs are recorded
+	expression   string
+	input        []inputField
+	storedInput  string
+	jobHash      uint32 // of the stored job
+}
+
+// inputField is one key of an input. A slice of them takes a tenth of the
+// memory of a map, and each run is given a map of its own in any case.
+type inputField struct {
+	key   string
+	value any
+}
+
+func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
+	e := &entry{
+		id:        job.rawJob.ID,
+		createdAt: job.rawJob.CreatedAt.UnixMicro(),
+		cronID:    int32(job.rawJob.CronID),
+	}
+	e.slot.Key, e.slot.Schedule = e, s.canonical(job.schedule)
+	s.describe(&e.work, job)
+	return e
+}
+
+// rescheduled returns the entry that takes the place of one whose expression
+// changed.
+func (s *scheduler) rescheduled(old *entry, job *JobWithSchedule) *entry {
+	e := &entry{id: old.id, createdAt: old.createdAt, cronID: old.cronID}
+	e.slot.Key, e.slot.Schedule = e, s.canonical(job.schedule)
+	shard := s.shard(old.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	e.work = old.work
+	s.describe(&e.work, job)
+	return e
+}
+
+// canonical gives the schedule whose ticks every process computes alike, if runs
+// are recorded.
+func (s *scheduler) canonical(schedule cron.Schedule) cron.Schedule {
+	if !s.recorded {
+		return schedule
+	}
+	return canonicalSchedule(schedule, s.location)
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// describe sets what an update sets in place. A job or an input that did not
+// change keeps its values.
+func (s *scheduler) describe(w *work, job *JobWithSchedule) {
+	w.groupID = job.rawJob.GroupID
+	w.superGroupID = job.rawJob.SuperGroupID
+	w.expression = job.rawJob.CronExpression
+	if job.rawJob.Revision != 0 {
+		w.revision = job.rawJob.Revision
+	}
+	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || w.jobHash != hash {
+		w.jobHash = hash
+		w.job = job.job
+		w.metrics = s.metrics.forJob(job)
+	}
+	if w.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
+		return
+	}
+	w.storedInput = job.rawJob.SerializedJobInput
+	w.input = nil
+	if job.input != nil {
+		w.input = make([]inputField, 0, len(job.input))
+		for key, value := range job.input {
+			w.input = append(w.input, inputField{key, value})
+		}
+	}
 }
 
 // session is the time from a Start to the Stop that ends it.
 type session struct {
 	scheduler *scheduler
-	pages     map[*page]struct{}
-	roomy     []*page         // pages that may have room; stale ones are dropped when met
-	stop      chan struct{}   // closed by Stop
+	timetable *timetable.Table[*entry]
+	recording *recording      // nil: runs are not recorded
+	stop      chan struct{}   // closed by stop
 	context   context.Context // of its runs
 	cancel    context.CancelFunc
 
-	before *session // an earlier one that has runs in progress, if any
-
-	recording *recording // nil: runs are not recorded
-
 	// stopped ends the starting of runs. A run counts itself in running first, and
-	// looks at stopped then, so that Stop misses none. With a recording a run
+	// looks at stopped then, so that stop misses none. With a recording a run
 	// begins to count when its claim is asked for: one that is won is started.
 	stopped atomic.Bool
 	running atomic.Int64  // runs in progress
 	logging atomic.Int64  // runs that failed and are being logged
 	idle    chan struct{} // closed when stopped is set and nothing runs
 	quiet   chan struct{} // closed when, besides, nothing is being logged
-	closing sync.Mutex    // of idle and quiet
+	closing sync.Mutex    // held while idle and quiet are closed
 }
 
 // over reports whether nothing of the session goes on.
@@ -130,11 +222,12 @@ func (s *session) hold() bool {
 // release takes back a hold, or what a run that ended held.
 func (s *session) release() {
 	s.running.Add(-1)
-	s.ended()
+	s.settle()
 }
 
-// ended is called when something of a session has ended.
-func (s *session) ended() {
+// settle closes idle and quiet when it is time. It is called when something of
+// the session has ended.
+func (s *session) settle() {
 	if !s.stopped.Load() || s.running.Load() > 0 {
 		return
 	}
@@ -157,321 +250,203 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// page is one cron.Cron, filled to pageSize at most and never restarted.
-type page struct {
-	cron   *cron.Cron
-	live   int  // entries in it; 0 means that it is stopped
-	listed bool // stands in session.roomy
-}
-
-// target is what an entry runs, and when.
-type target struct {
-	id        int64
-	createdAt int64 // Unix microseconds; tells a job from one of the same id before it
-	cronID    int32
-	jobHash   uint32 // of the stored job; guarded as the fields below
-	schedule  cron.Schedule
-	revision  int64 // of the stored job, if runs are recorded; guarded as the fields below
-
-	// The fields below change in place at an update and are guarded by the
-	// shard's mu; what input points to is not changed.
-	metrics      *typeMetrics
-	job          CronJob
-	groupID      int64
-	superGroupID int64
-	expression   string
-	input        []inputField
-	storedInput  string
-}
-
-// inputField is one key of an input. A slice of them takes a tenth of the
-// memory of a map, and each run is given a map of its own in any case.
-type inputField struct {
-	key   string
-	value any
-}
-
-// entry is a target in the scheduler. It is the cron.Schedule and the cron.Job
-// of its place in a page.
-type entry struct {
-	target
-	ticks   tickQueue
-	session *session // nil if it is in no page, as the two below
-	page    *page
-	pageID  int32
-	dead    bool // it was removed or replaced: guarded by the shard's mu
-}
-
-func (s *scheduler) newTarget(job *JobWithSchedule) target {
-	t := target{
-		id:        job.rawJob.ID,
-		createdAt: job.rawJob.CreatedAt.UnixMicro(),
-		cronID:    int32(job.rawJob.CronID),
-		schedule:  s.canonical(job.schedule),
+// start begins a session with entries for the jobs, in place of all entries
+// before. It expects the scheduler not to be started.
+func (s *scheduler) start(jobs []JobWithSchedule, recording *recording) *session {
+	entries := make([]*entry, len(jobs))
+	for i := range jobs {
+		entries[i] = s.newEntry(&jobs[i])
 	}
-	s.describe(&t, job)
-	return t
+	ctx, cancel := context.WithCancel(context.Background())
+	begun := &session{
+		scheduler: s,
+		recording: recording,
+		stop:      make(chan struct{}),
+		context:   ctx,
+		cancel:    cancel,
+		idle:      make(chan struct{}),
+		quiet:     make(chan struct{}),
+	}
+	begun.timetable = timetable.New(timetable.Config[*entry]{
+		Fire:        (*entry).fire,
+		Location:    s.location,
+		SteppedBack: s.steppedBack,
+		PageSize:    s.pageSize,
+		Clock:       s.clock,
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session = begun
+	s.ended = slices.DeleteFunc(s.ended, (*session).over)
+	clear(s.entries)
+	s.addLocked(entries)
+	if recording != nil {
+		recording.session = begun
+		recording.run()
+	}
+	return begun
 }
 
-// canonical gives the schedule whose ticks every process computes alike, if runs
-// are recorded.
-func (s *scheduler) canonical(schedule cron.Schedule) cron.Schedule {
-	if !s.recorded {
-		return schedule
-	}
-	return canonicalSchedule(schedule, s.location)
+// steppedBack logs on a goroutine of its own: a sink may block.
+func (s *scheduler) steppedBack(step time.Duration) {
+	go s.log.Info("clock stepped back, schedules follow it", "step", step.String())
 }
 
-var hashSeed = maphash.MakeSeed()
+// stop ends the session, if there is one: from here on nothing starts. It returns
+// the sessions of which something may go on: the idle channel of each tells when
+// its last run has ended.
+func (s *scheduler) stop() (sessions []*session, stopped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ending := s.session; ending != nil {
+		stopped = true
+		s.session = nil
+		s.ended = append(s.ended, ending)
+		close(ending.stop)
+		ending.stopped.Store(true)
+		ending.settle()
+		ending.timetable.Stop()
+	}
+	return slices.Clone(s.ended), stopped
+}
 
-// describe sets what a change sets in place. A job or an input that did not
-// change keeps its values.
-func (s *scheduler) describe(t *target, job *JobWithSchedule) {
-	t.groupID = job.rawJob.GroupID
-	t.superGroupID = job.rawJob.SuperGroupID
-	t.expression = job.rawJob.CronExpression
-	if job.rawJob.Revision != 0 {
-		t.revision = job.rawJob.Revision
+// current returns the session, or nil while the scheduler is not started.
+func (s *scheduler) current() *session {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.session
+}
+
+// has reports whether a job is scheduled.
+func (s *scheduler) has(id int64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.entries[id]
+	return ok
+}
+
+// ids returns the ids of the jobs that are scheduled, in no order.
+func (s *scheduler) ids() []int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Keys(s.entries))
+}
+
+// count returns how many jobs are scheduled.
+func (s *scheduler) count() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.entries)
+}
+
+// project makes the entries agree with jobs: a paused one has no entry, any other
+// has one of its expression, job, input and groups. An entry that agrees already
+// stays, and so does its phase.
+func (s *scheduler) project(jobs []JobWithSchedule) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var outdated []int64
+	added := make([]*entry, 0, len(jobs))
+	for i := range jobs {
+		job := &jobs[i]
+		id := job.rawJob.ID
+		live, ok := s.entries[id]
+		switch same := ok && live.createdAt == job.rawJob.CreatedAt.UnixMicro(); {
+		case job.rawJob.Paused && !ok:
+			s.describeWaiting(job)
+			continue
+		case job.rawJob.Paused:
+		case same && live.expression == job.rawJob.CronExpression:
+			s.describeLive(live, job)
+			continue
+		case same:
+			added = append(added, s.rescheduled(live, job))
+		default:
+			added = append(added, s.newEntry(job))
+		}
+		if ok {
+			outdated = append(outdated, id)
+		}
 	}
-	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || t.jobHash != hash {
-		t.jobHash = hash
-		t.job = job.job
-		t.metrics = s.metrics.forJob(job)
-	}
-	if t.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
-		return
-	}
-	t.storedInput = job.rawJob.SerializedJobInput
-	t.input = nil
-	if job.input != nil {
-		t.input = make([]inputField, 0, len(job.input))
-		for key, value := range job.input {
-			t.input = append(t.input, inputField{key, value})
+	waited := s.removeLocked(outdated)
+	s.addLocked(added)
+	for old, at := range waited {
+		e, ok := s.entries[old.id]
+		if ok && e.createdAt == old.createdAt && e.session != nil {
+			// It waits again, or starts if the run before it has ended.
+			go s.fireAndExecute(e, at)
+		} else {
+			at.skip("its job was changed while it waited")
 		}
 	}
 }
 
-// inputAt is what a run of the tick receives, its own map excepted: that one is
-// made by execute, outside the lock.
-func (t *target) inputAt(at tick) CronJobInput {
-	return CronJobInput{
-		JobID:          t.id,
-		GroupID:        t.groupID,
-		SuperGroupID:   t.superGroupID,
-		CronExpression: t.expression,
-		ScheduledAt:    at.at,
-		Triggered:      at.triggered,
-		Attempt:        at.attempt(),
-		Missed:         at.missed(),
-		stored:         t.storedInput,
+// describeLive changes an entry in place: its ticks go on.
+func (s *scheduler) describeLive(e *entry, job *JobWithSchedule) {
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	s.describe(&e.work, job)
+}
+
+// describeWaiting changes the run of a paused job that was triggered and waits.
+func (s *scheduler) describeWaiting(job *JobWithSchedule) {
+	shard := s.shard(job.rawJob.ID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if state := shard.states[job.rawJob.ID]; state != nil && state.waiting != nil {
+		s.describe(&state.waiting.work, job)
 	}
 }
 
-// Next implements cron.Schedule. cron calls it once when it arms the entry and
-// once after each start, in that order, so that the ticks wait in the queue in
-// the order of the runs that they are for.
-func (e *entry) Next(now time.Time) time.Time {
-	next := e.schedule.Next(now)
-	if !next.IsZero() {
-		e.ticks.push(next.Unix())
-	}
-	return next
-}
-
-// Run implements cron.Job.
-func (e *entry) Run() {
-	s := e.session.scheduler
-	at := tick{at: time.Unix(e.ticks.pop(), 0).In(s.location)}
-	if recording := e.session.recording; recording != nil {
-		recording.ask(e, at)
-		return
-	}
-	s.fireAndExecute(e, at)
-}
-
-// tickQueue holds the ticks that an entry was armed for and that no run has
-// taken yet. The zero value is empty.
-type tickQueue struct {
-	mu    sync.Mutex
-	ticks []int64 // Unix seconds
-	first [2]int64
-}
-
-func (q *tickQueue) push(tick int64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.ticks == nil {
-		q.ticks = q.first[:0]
-	}
-	q.ticks = append(q.ticks, tick)
-}
-
-func (q *tickQueue) pop() int64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	tick := q.ticks[0]
-	q.ticks = slices.Delete(q.ticks, 0, 1)
-	return tick
-}
-
-// startLocked puts the targets, in place of all entries before, into pages of a
-// new session. It expects the scheduler not to be started.
-func (s *scheduler) startLocked(targets []target, recording *recording) {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.session = &session{
-		scheduler: s,
-		context:   ctx,
-		cancel:    cancel,
-		pages:     make(map[*page]struct{}),
-		stop:      make(chan struct{}),
-		idle:      make(chan struct{}),
-		quiet:     make(chan struct{}),
-		recording: recording,
-	}
-	if recording != nil {
-		recording.session = s.session
-	}
-	clear(s.entries)
-	s.addLocked(targets)
-	go s.keepTime(s.session)
-	if recording != nil {
-		recording.run()
-	}
-}
-
-// stopLocked ends the session: from here on nothing starts. Its idle channel
-// tells when the last run has ended.
-func (s *scheduler) stopLocked() {
-	ending := s.session
-	s.session = nil
-	close(ending.stop)
-	ending.stopped.Store(true)
-	ending.ended()
-	for p := range ending.pages {
-		p.cron.Stop()
-	}
-	ending.pages, ending.roomy = nil, nil
-}
-
-// addLocked makes entries of the targets, whose ids have none, and schedules
-// them if the scheduler is started. Whole pages are filled before they run: an
-// add to a running one wakes and sorts it.
-func (s *scheduler) addLocked(targets []target) {
-	added := make([]*entry, len(targets))
-	for i := range targets {
-		added[i] = &entry{target: targets[i], session: s.session}
-		s.entries[targets[i].id] = added[i]
-		s.cronIDs.claim(int64(targets[i].cronID))
+// addLocked adds entries of jobs that have none, and schedules them if the
+// scheduler is started.
+func (s *scheduler) addLocked(entries []*entry) {
+	for _, e := range entries {
+		s.entries[e.id] = e
+		e.session = s.session
 	}
 	if s.session == nil {
 		return
 	}
-	for len(added) >= s.pageSize {
-		s.openPageLocked(added[:s.pageSize])
-		added = added[s.pageSize:]
+	slots := make([]*timetable.Entry[*entry], len(entries))
+	for i, e := range entries {
+		slots[i] = &e.slot
 	}
-	for len(added) > 0 {
-		p := s.session.roomyPageLocked()
-		if p == nil {
-			s.openPageLocked(added)
-			return
-		}
-		n := min(s.pageSize-p.live, len(added))
-		for _, e := range added[:n] {
-			p.add(e)
-		}
-		added = added[n:]
-	}
+	s.session.timetable.Add(slots)
 }
 
-func (s *scheduler) openPageLocked(entries []*entry) {
-	p := &page{cron: cron.New(
-		cron.WithLocation(s.location),
-		cron.WithLogger(silent{}),
-		cron.WithChain(),
-	)}
-	for _, e := range entries {
-		p.add(e)
-	}
-	p.cron.Start()
-	s.session.pages[p] = struct{}{}
-	s.session.listLocked(p)
-}
-
-func (p *page) add(e *entry) {
-	e.page = p
-	e.pageID = int32(p.cron.Schedule(e, e))
-	p.live++
-}
-
-// listLocked notes a page that has room.
-func (s *session) listLocked(p *page) {
-	if p.live < s.scheduler.pageSize && !p.listed {
-		p.listed = true
-		s.roomy = append(s.roomy, p)
+// remove removes the entries of jobs that have one. Once it has returned, no run
+// of the jobs starts, not even one that waited.
+func (s *scheduler) remove(ids []int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, at := range s.removeLocked(ids) {
+		at.skip("its job was paused or deleted while it waited")
 	}
 }
 
-// roomyPageLocked returns a page that runs and has room, or nil.
-func (s *session) roomyPageLocked() *page {
-	for len(s.roomy) > 0 {
-		p := s.roomy[len(s.roomy)-1]
-		if p.live > 0 && p.live < s.scheduler.pageSize {
-			return p
-		}
-		p.listed = false
-		s.roomy = s.roomy[:len(s.roomy)-1]
-	}
-	return nil
-}
-
-// removeLocked removes the entries of the ids that have one, and frees their cron
-// ids. Once it has returned, no run of theirs starts, not even one that waited:
-// those it returns.
+// removeLocked is remove that returns the ticks that waited, by their entries.
 func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
-	removed := make(map[*page][]*entry)
+	var slots []*timetable.Entry[*entry]
 	for _, id := range ids {
-		e, ok := s.entries[id]
+		e := s.entries[id]
 		if waiting, at := s.shard(id).remove(id, e); waiting != nil {
 			if waited == nil {
 				waited = make(map[*entry]tick)
 			}
 			waited[waiting] = at
 		}
-		if !ok {
+		if e == nil {
 			continue
 		}
 		delete(s.entries, id)
-		s.cronIDs.release(e.cronID)
-		if e.session == s.session && e.page != nil {
-			removed[e.page] = append(removed[e.page], e)
+		if s.session != nil && e.session == s.session {
+			slots = append(slots, &e.slot)
 		}
 	}
-	if s.session == nil {
-		return waited
-	}
-	for p, entries := range removed {
-		p.live -= len(entries)
-		if p.live == 0 {
-			p.cron.Stop()
-			delete(s.session.pages, p)
-			delete(removed, p)
-			continue
-		}
-		s.session.listLocked(p)
-	}
-	s.session.roomy = slices.DeleteFunc(s.session.roomy, func(p *page) bool { return p.live == 0 })
-	// In turn from each page: a page is still busy with one entry when the next
-	// page takes its own.
-	for len(removed) > 0 {
-		for p, entries := range removed {
-			p.cron.Remove(cron.EntryID(entries[0].pageID))
-			if len(entries) == 1 {
-				delete(removed, p)
-			} else {
-				removed[p] = entries[1:]
-			}
-		}
+	if len(slots) > 0 {
+		s.session.timetable.Remove(slots)
 	}
 	return waited
 }
@@ -493,72 +468,135 @@ func (s *shard) remove(id int64, e *entry) (waiting *entry, at tick) {
 	return waiting, at
 }
 
-// replaceLocked removes the entries of the ids and adds the targets. A tick that
-// waits for the end of a run waits on, if its job is among the targets.
-func (s *scheduler) replaceLocked(ids []int64, targets []target) {
-	waited := s.removeLocked(ids)
-	s.addLocked(targets)
-	for old, at := range waited {
-		e, ok := s.entries[old.id]
-		if ok && e.createdAt == old.createdAt && e.session != nil {
-			// It waits again, or starts if the run before it has ended.
-			go s.fireAndExecute(e, at)
-		} else {
-			at.skip("its job was changed while it waited")
+// number gives each job the cron id that it is to be stored with: 0 for a paused
+// one and while nothing is started, that of its entry if it has one, and else a
+// new one.
+func (s *scheduler) number(jobs []JobWithSchedule) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var taken []int32
+	for i := range jobs {
+		raw := &jobs[i].rawJob
+		switch live, ok := s.entries[raw.ID]; {
+		case raw.Paused || s.session == nil:
+			raw.CronID = DefaultCronID
+		case ok:
+			raw.CronID = int64(live.cronID)
+		default:
+			id := s.numbers.next(func() []int32 { return append(s.usedLocked(), taken...) })
+			taken = append(taken, id)
+			raw.CronID = int64(id)
 		}
 	}
 }
 
-// describeLocked changes an entry in place: its ticks go on.
-func (s *scheduler) describeLocked(e *entry, job *JobWithSchedule) {
-	shard := s.shard(e.id)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	s.describe(&e.target, job)
-}
-
-// describeWaiting changes the run of a paused job that was triggered and waits.
-func (s *scheduler) describeWaiting(job *JobWithSchedule) {
-	shard := s.shard(job.rawJob.ID)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if state := shard.states[job.rawJob.ID]; state != nil && state.waiting != nil {
-		s.describe(&state.waiting.target, job)
+// renumber lets each job keep its stored cron id if that is positive and no
+// other's, and gives it a new one else. It returns the jobs whose cron id changed.
+// They have no entries. At a Start no entry counts.
+func (s *scheduler) renumber(jobs []JobWithSchedule, atStart bool) (changed []JobWithSchedule) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var used []int32
+	if !atStart {
+		used = s.usedLocked()
 	}
-}
-
-// rescheduledLocked gives the target that takes the place of an entry whose
-// expression changed.
-func (s *scheduler) rescheduledLocked(e *entry, job *JobWithSchedule) target {
-	shard := s.shard(e.id)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	t := e.target
-	t.schedule = s.canonical(job.schedule)
-	s.describe(&t, job)
-	return t
-}
-
-// rearmLocked puts all entries into new pages, armed by the clock as it is now.
-// They are new entries: the queues of the old ones hold ticks of the old clock.
-func (s *scheduler) rearmLocked() {
-	ids := make([]int64, 0, len(s.entries))
-	targets := make([]target, 0, len(s.entries))
-	for id, e := range s.entries {
-		ids = append(ids, id)
-		targets = append(targets, e.target)
+	taken := make(map[int32]struct{}, len(used)+len(jobs))
+	for _, id := range used {
+		taken[id] = struct{}{}
 	}
-	s.replaceLocked(ids, targets)
+	var unnumbered []int
+	for i := range jobs {
+		id := jobs[i].rawJob.CronID
+		_, twice := taken[int32(id)]
+		if twice || id <= 0 || id > math.MaxInt32 {
+			unnumbered = append(unnumbered, i)
+			continue
+		}
+		taken[int32(id)] = struct{}{}
+	}
+	s.numbers = cronIDs{}
+	for _, i := range unnumbered {
+		id := s.numbers.next(func() []int32 { return slices.Collect(maps.Keys(taken)) })
+		taken[id] = struct{}{}
+		jobs[i].rawJob.CronID = int64(id)
+		changed = append(changed, jobs[i])
+	}
+	return changed
 }
 
-// triggerLocked begins a run of each job: through its entry, or, where it has none
-// because it is paused, through one that is in no page. If runs are recorded,
-// only those run that have a claim.
-func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, skipped []int64) {
+// strays tells the jobs that need an entry and have none of their own from the
+// others: another process added or resumed them.
+func (s *scheduler) strays(jobs []JobWithSchedule) (strays, others []JobWithSchedule) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for i := range jobs {
+		live, scheduled := s.entries[jobs[i].rawJob.ID]
+		if s.recorded && scheduled && live.createdAt != jobs[i].rawJob.CreatedAt.UnixMicro() {
+			scheduled = false // it was deleted and added again, with another process's cron id
+		}
+		if scheduled || jobs[i].rawJob.Paused || s.session == nil {
+			others = append(others, jobs[i])
+		} else {
+			strays = append(strays, jobs[i])
+		}
+	}
+	return strays, others
+}
+
+// usedLocked returns the cron ids of the entries.
+func (s *scheduler) usedLocked() []int32 {
+	used := make([]int32, 0, len(s.entries))
+	for _, e := range s.entries {
+		used = append(used, e.cronID)
+	}
+	return used
+}
+
+// cronIDs hands out the numbers of entries, positive ones, from a range in which
+// none is used. The zero value looks for one first.
+type cronIDs struct{ first, end int64 }
+
+// next takes a number. It calls used for those that are not free, if it has none
+// left.
+func (c *cronIDs) next(used func() []int32) int32 {
+	if c.first == c.end {
+		c.first, c.end = longestGap(used())
+	}
+	c.first++
+	return int32(c.first - 1)
+}
+
+// longestGap returns the longest range of positive numbers in which none is used.
+func longestGap(used []int32) (first, end int64) {
+	slices.Sort(used)
+	before := int64(0)
+	gap := func(next int64) {
+		if next-before-1 > end-first {
+			first, end = before+1, next
+		}
+		before = next
+	}
+	for _, id := range used {
+		gap(int64(id))
+	}
+	gap(math.MaxInt32 + 1)
+	return first, end
+}
+
+// trigger admits a run of each job: through its entry, or, where it has none
+// because it is paused, through one that is in no timetable. If runs are recorded,
+// only those run that have a claim. It returns false if SmallBen was stopped.
+func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, skipped []int64, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.session == nil {
+		return nil, nil, false
+	}
 	for i := range jobs {
 		e, ok := s.entries[jobs[i].rawJob.ID]
 		if !ok {
-			e = &entry{target: s.newTarget(&jobs[i]), session: s.session}
+			e = s.newEntry(&jobs[i])
+			e.session = s.session
 		}
 		at := at
 		if s.recorded {
@@ -578,253 +616,11 @@ func (s *scheduler) triggerLocked(jobs []JobWithSchedule, at tick, claims map[in
 			at.skip("SmallBen was stopped")
 		}
 	}
-	return begun, skipped
+	return begun, skipped, true
 }
 
-// keepTime makes the pages read the clock every clockInterval. cron compares
-// wall times but sleeps on a monotonic timer, which a suspended machine and a
-// clock that was set leave behind; and entries armed before a step back wait for
-// a future that is too far.
-func (s *scheduler) keepTime(session *session) {
-	ticker := time.NewTicker(clockInterval)
-	defer ticker.Stop()
-	wall, monotonic := s.clock()
-	for {
-		select {
-		case <-session.stop:
-			return
-		case <-ticker.C:
-		}
-		wallNow, monotonicNow := s.clock()
-		step := wallNow.Sub(wall) - (monotonicNow - monotonic)
-		wall, monotonic = wallNow, monotonicNow
-		if step <= -clockStep {
-			if s.rearm(session) {
-				// Not on this goroutine: a sink may block.
-				go s.log.Info("clock stepped back, schedules follow it", "step", step.String())
-			}
-			continue
-		}
-		for _, p := range s.pagesOf(session) {
-			p.cron.Remove(0) // removes nothing, and wakes the page
-		}
-	}
-}
-
-func (s *scheduler) rearm(session *session) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.session != session {
-		return false
-	}
-	s.rearmLocked()
-	return true
-}
-
-func (s *scheduler) pagesOf(session *session) []*page {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	pages := make([]*page, 0, len(session.pages))
-	for p := range session.pages {
-		pages = append(pages, p)
-	}
-	return pages
-}
-
-// processClock gives the wall time, and the time that has passed on the
-// monotonic clock since it was called itself.
-func processClock() func() (time.Time, time.Duration) {
-	origin := time.Now()
-	return func() (time.Time, time.Duration) {
-		now := time.Now()
-		return now.Round(0), now.Sub(origin)
-	}
-}
-
-// jobState is what is known of a job by its id, whatever its entries: it keeps a
-// job from overlapping itself across updates, pauses and a deletion, and
-// remembers the last run. It exists from the first run on.
-type jobState struct {
-	running []*session // of each run in progress
-	waiting *entry     // whose tick waits for the end of a run, if any
-	tick    tick
-	last    RunResult // of the job that was created at createdAt
-	gone    bool      // the job was deleted: the state goes with its last run
-
-	createdAt int64 // as target.createdAt
-}
-
-// tick is an instant that a run is for.
-type tick struct {
-	at        time.Time
-	triggered bool   // by TriggerJobs, not by the schedule
-	claim     *claim // nil: runs are not recorded
-}
-
-func (t tick) attempt() int {
-	if t.claim == nil {
-		return 1
-	}
-	return t.claim.Attempt
-}
-
-func (t tick) missed() int {
-	if t.claim == nil {
-		return 0
-	}
-	return t.claim.missed
-}
-
-// live reports whether a run of the entry may start at a tick. It expects the
-// shard's mu. One that is claimed starts though its session was stopped, which
-// waits for it.
-func (e *entry) live(at tick) bool {
-	return !e.dead && (at.claim != nil || !e.session.stopped.Load())
-}
-
-// skip records that the tick will not run, if it is claimed.
-func (t tick) skip(reason string) {
-	if t.claim != nil {
-		t.claim.skip(reason)
-	}
-}
-
-func (s *scheduler) fireAndExecute(e *entry, at tick) {
-	if r := s.fire(e, at); r != nil {
-		s.execute(r)
-	}
-}
-
-// fire is the one way for a job to run: it admits the tick, or lets it wait, or
-// skips it. A run that is admitted is for the caller to execute.
-func (s *scheduler) fire(e *entry, at tick) *run {
-	r, admission := s.admit(e, at)
-	switch admission {
-	case refused:
-		s.logSkipped(e.id, at)
-		at.skip(stillRunning)
-	case gone:
-		at.skip("its job was paused, changed or deleted before it started")
-	}
-	return r
-}
-
-// stillRunning is why most ticks are skipped.
-const stillRunning = "the job is still running"
-
-func (s *scheduler) logSkipped(id int64, at tick) {
-	s.log.Info("run skipped: "+stillRunning, "job", id, "tick", at.at)
-}
-
-// admission is what becomes of a tick.
-type admission int
-
-const (
-	admitted admission = iota
-	waits              // for the end of a run
-	refused            // the job is still running
-	gone               // the entry is, or its session
-)
-
-func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
-	shard := s.shard(e.id)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if !e.live(at) {
-		return nil, gone
-	}
-	state := shard.states[e.id]
-	if state == nil {
-		state = &jobState{}
-		shard.states[e.id] = state
-	}
-	if state.createdAt != e.createdAt {
-		// One of the same id was deleted.
-		state.createdAt, state.last = e.createdAt, RunResult{}
-	}
-	state.gone = false
-	if len(state.running) > 0 {
-		switch {
-		case s.overlap == overlapAllow:
-		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
-			state.waiting, state.tick = e, at
-			return nil, waits
-		default:
-			e.metrics.skipped.Inc()
-			return nil, refused
-		}
-	}
-	if r := state.begin(e, at); r != nil {
-		return r, admitted
-	}
-	return nil, gone
-}
-
-// begin puts a run on the books, or returns nil if the session was stopped. It
-// expects the shard's mu.
-func (state *jobState) begin(e *entry, at tick) *run {
-	if at.claim == nil {
-		e.session.running.Add(1)
-	}
-	if !e.live(at) {
-		if at.claim == nil {
-			e.session.release()
-		}
-		return nil
-	}
-	state.running = append(state.running, e.session)
-	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, claim: at.claim, job: e.job, input: e.inputAt(at), fields: e.input}
-}
-
-// end takes a run off the books and returns the one that waited for it, if that
-// may still start.
-func (s *scheduler) end(r *run, result *RunResult) (next *run) {
-	var dropped *claim // never started, though it waited
-	defer func() {
-		if dropped != nil {
-			dropped.skip("its job was deleted while it waited")
-		}
-	}()
-	if result.Outcome != OutcomeOK {
-		r.session.logging.Add(1)
-	}
-	if r.claim == nil {
-		defer r.session.release()
-	} else {
-		defer r.claim.finish(result)
-	}
-	id, state := r.input.JobID, r.state
-	shard := s.shard(id)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	i := slices.Index(state.running, r.session)
-	state.running = slices.Delete(state.running, i, i+1)
-	if state.createdAt == r.createdAt {
-		state.last = *result
-	}
-	if len(state.running) > 0 {
-		return nil
-	}
-	if state.waiting != nil {
-		if next = state.begin(state.waiting, state.tick); next == nil {
-			dropped = state.tick.claim
-		}
-		state.waiting = nil
-	}
-	if state.gone && next == nil {
-		delete(shard.states, id)
-	}
-	return next
-}
-
-// logged takes the line of a run that failed off the books.
-func (s *session) logged() {
-	s.logging.Add(-1)
-	s.ended()
-}
-
-// forgetLocked drops what is known of the runs of jobs that were deleted.
-func (s *scheduler) forgetLocked(ids []int64) {
+// forget drops what is known of the runs of jobs that were deleted.
+func (s *scheduler) forget(ids []int64) {
 	for _, id := range ids {
 		shard := s.shard(id)
 		shard.mu.Lock()
@@ -865,60 +661,21 @@ func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64
 	return ids
 }
 
-// runningIn returns the ids of the jobs that run in a session or in those before
-// it, in order.
-func (s *scheduler) runningIn(session *session) []int64 {
+// running returns the ids of the jobs of which runs of the sessions are in
+// progress, in order.
+func (s *scheduler) running(sessions []*session) []int64 {
 	return s.ran(func(_ int64, state *jobState) bool {
-		for s := session; s != nil; s = s.before {
-			if slices.Contains(state.running, s) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(state.running, func(of *session) bool { return slices.Contains(sessions, of) })
 	})
 }
 
-// cronIDs hands out the numbers of entries: positive, and unique in this
-// process. The zero value has handed out none.
-type cronIDs struct {
-	used map[int32]struct{}
-	last int32
+// sessions returns those of which runs may be in progress.
+func (s *scheduler) sessions() []*session {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sessions := slices.Clone(s.ended)
+	if s.session != nil {
+		sessions = append(sessions, s.session)
+	}
+	return sessions
 }
-
-// claim takes a number if it is positive and free.
-func (c *cronIDs) claim(id int64) bool {
-	if id <= 0 || id > maxCronID {
-		return false
-	}
-	if _, taken := c.used[int32(id)]; taken {
-		return false
-	}
-	if c.used == nil {
-		c.used = make(map[int32]struct{})
-	}
-	c.used[int32(id)] = struct{}{}
-	return true
-}
-
-// next takes the next free number.
-func (c *cronIDs) next() int32 {
-	for {
-		if c.last == maxCronID {
-			c.last = 0
-		}
-		c.last++
-		if c.claim(int64(c.last)) {
-			return c.last
-		}
-	}
-}
-
-func (c *cronIDs) release(id int32) { delete(c.used, id) }
-
-const maxCronID = 1<<31 - 1
-
-// silent discards what cron says at each wake.
-type silent struct{}
-
-func (silent) Info(string, ...any)         {}
-func (silent) Error(error, string, ...any) {}

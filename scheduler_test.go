@@ -303,22 +303,6 @@ func TestPagesHoldNoMoreThanTheirSize(t *testing.T) {
 	})
 }
 
-func TestPagesThatWereEmptiedAreForgotten(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
-		var batch []smallben.Job
-		for id := int64(1); id <= smallben.PageSize; id++ {
-			batch = append(batch, job(id, "@yearly", idle()))
-		}
-		for range 10 {
-			require.NoError(t, s.AddJobs(batch))
-			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{1}}}))
-			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
-			assert.Zero(t, smallben.RoomyPages(s))
-		}
-	})
-}
-
 func TestRowsHeldBackByARereadAreLogged(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var lines logLines

@@ -67,6 +67,7 @@ type SmallBen struct {
 	types       sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
 	record      *record       // nil: runs are not recorded
+	scheduler   *scheduler
 
 	// changeMu serialises changes from their first look at the repository to
 	// the end of their projection, so that database and memory change in one
@@ -74,13 +75,13 @@ type SmallBen struct {
 	// repository, with the GORM logger that it may have, and GobDecode.
 	changeMu sync.Mutex
 
-	// mu guards memory: the fields below it, and those of scheduler that say
-	// so. It is held for moments, never across I/O, and may be taken under
-	// changeMu, not the other way round.
+	// mu guards the fields below. It is held while the scheduler is changed as
+	// well, so that each row stands in one of paused, undecodable and the
+	// scheduler's entries. It is held for moments, never across I/O. The locks of
+	// the scheduler are taken under it, and it may be taken under changeMu, not the
+	// other way round.
 	mu          sync.RWMutex
-	scheduler   *scheduler
 	starting    chan struct{} // while Start loads: closed at its end
-	lastSession *session      // of the last Start, or nil
 	paused      map[int64]struct{}
 	undecodable map[int64]struct{}
 	unsettled   []unsettledWrite
@@ -104,7 +105,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
 	}
-	s.scheduler = newScheduler(config, &s.mu, s.log)
+	s.scheduler = newScheduler(config, s.log)
 	if config.Runs.Record {
 		s.record = newRecord(repository, config.Runs, s.scheduler)
 	}
@@ -160,23 +161,14 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	targets := make([]target, len(loaded.jobs))
-	for i := range loaded.jobs {
-		targets[i] = s.scheduler.newTarget(&loaded.jobs[i])
-	}
-	s.scheduler.startLocked(targets, joined)
-	for s.lastSession != nil && s.lastSession.over() {
-		s.lastSession = s.lastSession.before
-	}
-	s.scheduler.session.before = s.lastSession
-	s.lastSession = s.scheduler.session
+	session := s.scheduler.start(loaded.jobs, joined)
 	s.paused = idSet(loaded.paused)
 	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
 	for _, err := range loaded.heldBack {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
-	s.scheduler.forgetLocked(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
-	go s.reconcileUntil(s.scheduler.session.stop)
+	s.scheduler.forget(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
+	go s.reconcileUntil(session.stop)
 	if len(s.unsettled) > 0 {
 		s.wakeReconciliation()
 	}
@@ -193,11 +185,7 @@ func (s *SmallBen) setStarting(starting chan struct{}) {
 	s.starting = starting
 }
 
-func (s *SmallBen) started() bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.scheduler.session != nil
-}
+func (s *SmallBen) started() bool { return s.scheduler.current() != nil }
 
 // contents is what a repository holds: every row stands in one of the three.
 type contents struct {
@@ -217,10 +205,7 @@ func (s *SmallBen) loadNumbered() (contents, error) {
 		if err != nil {
 			return contents{}, err
 		}
-		s.mu.Lock()
-		s.scheduler.cronIDs = cronIDs{}
-		changed := s.numberLocked(loaded.jobs)
-		s.mu.Unlock()
+		changed := s.scheduler.renumber(loaded.jobs, true)
 		if s.record != nil {
 			return loaded, nil
 		}
@@ -312,24 +297,21 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 		}
 		s.mu.Lock()
 	}
-	ending, stopping := s.lastSession, s.scheduler.session != nil
-	if stopping {
-		s.scheduler.stopLocked()
-	}
+	ending, stopping := s.scheduler.stop()
 	s.mu.Unlock()
-	for session := ending; session != nil; session = session.before {
+	for _, session := range ending {
 		defer session.cancel()
 	}
-	for session := ending; session != nil; session = session.before {
+	for _, session := range ending {
 		select {
 		case <-session.idle:
 		case <-ctx.Done():
-			if running := s.scheduler.runningIn(ending); len(running) > 0 {
+			if running := s.scheduler.running(ending); len(running) > 0 {
 				return fmt.Errorf("stop: %w: still running: jobs %s", ctx.Err(), idText(running))
 			}
 		}
 	}
-	for session := ending; session != nil; session = session.before {
+	for _, session := range ending {
 		if session.recording == nil {
 			continue
 		}
@@ -341,7 +323,7 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 	}
 	// What runs logged as they failed is to be seen, unless a sink blocks.
 	patience := time.After(maxLogWait)
-	for session := ending; session != nil; session = session.before {
+	for _, session := range ending {
 		select {
 		case <-session.quiet:
 		case <-patience:
@@ -409,7 +391,7 @@ func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 	defer s.changeMu.Unlock()
 	c := change{ids: jobIDs(jobs)}
 	err := s.change(&c, func(tx Repository) error {
-		c.reserved = s.reserve(jobs)
+		s.scheduler.number(jobs)
 		return c.wrote(tx.AddJobs(jobs))
 	})
 	if err != nil {
@@ -422,7 +404,6 @@ func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 // change is one change of jobs: what it is about, and what came of it.
 type change struct {
 	ids      []int64   // of the jobs, as soon as they are known
-	reserved []int32   // cron ids that are free again if nothing is stored
 	written  bool      // a write was tried
 	revision int64     // in the record of runs, if there is one
 	now      time.Time // of its database, from which accounts begin
@@ -458,7 +439,7 @@ func (s *SmallBen) change(c *change, write func(tx Repository) error) (err error
 	if err != nil {
 		abandon(c.catchUp, err)
 		if c.written {
-			s.failed(err, c.ids, c.reserved)
+			s.failed(err, c.ids)
 		}
 	} else if c.missed > 0 {
 		s.record.metrics.missed.Add(float64(c.missed))
@@ -475,9 +456,11 @@ func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
 			jobs[i].rawJob.Revision = c.revision
 		}
 		s.projectLocked(jobs)
-		s.fireSinceLocked(c.now, jobs)
 	}
 	s.mu.Unlock()
+	for _, jobs := range written {
+		s.fireSince(c.now, jobs)
+	}
 	for _, missed := range c.catchUp {
 		go missed.start()
 	}
@@ -521,7 +504,7 @@ func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgetLocked(c.ids)
-	s.scheduler.forgetLocked(c.ids)
+	s.scheduler.forget(c.ids)
 	return c.ids, nil
 }
 
@@ -602,9 +585,8 @@ func (s *SmallBen) undecodableOf(rows []RawJob) map[int64]struct{} {
 }
 
 func (s *SmallBen) knownLocked(id int64) bool {
-	_, scheduled := s.scheduler.entries[id]
 	_, paused := s.paused[id]
-	return scheduled || paused
+	return paused || s.scheduler.has(id)
 }
 
 // ResumeJobs resumes the jobs that match options. One that is not paused stays
@@ -652,7 +634,7 @@ func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 		if err := s.adopt(unpaused); err != nil {
 			return err
 		}
-		c.reserved = s.reserve(paused)
+		s.scheduler.number(paused)
 		return c.wrote(tx.ResumeJobs(paused))
 	})
 	if err != nil {
@@ -754,7 +736,7 @@ func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error)
 		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
 			return err
 		}
-		c.reserved = s.reserve(jobs)
+		s.scheduler.number(jobs)
 		return c.wrote(tx.SetCronIdAndChangeScheduleAndJobInput(jobs))
 	})
 	if err != nil {
@@ -852,7 +834,8 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
 			return err
 		}
-		c.reserved = append(s.reserve(toAdd), s.reserve(toReplace)...)
+		s.scheduler.number(toAdd)
+		s.scheduler.number(toReplace)
 		if len(toReplace) == 0 {
 			return c.wrote(tx.AddJobs(toAdd))
 		}
@@ -967,15 +950,13 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped [
 	if err != nil {
 		return nil, nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.scheduler.session == nil {
+	begun, skipped, ok := s.scheduler.trigger(jobs, at, claims)
+	if !ok {
 		for _, c := range claims {
 			c.skip("SmallBen was stopped before it started")
 		}
 		return nil, nil, errStopped
 	}
-	begun, skipped := s.scheduler.triggerLocked(jobs, at, claims)
 	for _, r := range begun {
 		go s.scheduler.execute(r)
 	}
@@ -1135,89 +1116,27 @@ func (s *SmallBen) isMismatch(err error) bool {
 	return errors.Is(err, s.repository.ErrorTypeIfMismatchCount())
 }
 
-// projectLocked makes the scheduler agree with rows that decode: a paused one has
-// no entry, any other has one of its expression, input and groups. An entry that
-// agrees already stays, and so does its phase.
+// projectLocked makes the scheduler agree with rows that decode.
 func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
-	var outdated []int64
-	targets := make([]target, 0, len(jobs))
 	for i := range jobs {
-		job := &jobs[i]
-		id := job.rawJob.ID
-		delete(s.paused, id)
+		id := jobs[i].rawJob.ID
 		delete(s.undecodable, id)
-		if job.rawJob.Paused {
+		if jobs[i].rawJob.Paused {
 			s.paused[id] = struct{}{}
-			if _, ok := s.scheduler.entries[id]; ok {
-				outdated = append(outdated, id)
-			} else {
-				s.scheduler.describeWaiting(job)
-			}
-			continue
+		} else {
+			delete(s.paused, id)
 		}
-		live, ok := s.scheduler.entries[id]
-		same := ok && live.createdAt == job.rawJob.CreatedAt.UnixMicro()
-		switch {
-		case same && live.expression == job.rawJob.CronExpression:
-			s.scheduler.describeLocked(live, job)
-			continue
-		case same:
-			targets = append(targets, s.scheduler.rescheduledLocked(live, job))
-		default:
-			targets = append(targets, s.scheduler.newTarget(job))
-		}
-		outdated = append(outdated, id)
 	}
-	s.scheduler.replaceLocked(outdated, targets)
+	s.scheduler.project(jobs)
 }
 
 // forgetLocked drops what is known of jobs.
 func (s *SmallBen) forgetLocked(ids []int64) {
-	for _, at := range s.scheduler.removeLocked(ids) {
-		at.skip("its job was paused or deleted while it waited")
-	}
+	s.scheduler.remove(ids)
 	for _, id := range ids {
 		delete(s.paused, id)
 		delete(s.undecodable, id)
 	}
-}
-
-// numberLocked gives each job a cron id of this process: its own if that is
-// positive and free, and else a new one. It returns the jobs whose cron id
-// changed.
-func (s *SmallBen) numberLocked(jobs []JobWithSchedule) (changed []JobWithSchedule) {
-	var unnumbered []int
-	for i := range jobs {
-		if !s.scheduler.cronIDs.claim(jobs[i].rawJob.CronID) {
-			unnumbered = append(unnumbered, i)
-		}
-	}
-	for _, i := range unnumbered {
-		jobs[i].rawJob.CronID = int64(s.scheduler.cronIDs.next())
-		changed = append(changed, jobs[i])
-	}
-	return changed
-}
-
-// reserve sets the cron ids that the jobs are to be stored with, and returns the
-// ones that are new, to be released if nothing is stored.
-func (s *SmallBen) reserve(jobs []JobWithSchedule) (reserved []int32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range jobs {
-		raw := &jobs[i].rawJob
-		switch live, ok := s.scheduler.entries[raw.ID]; {
-		case raw.Paused || s.scheduler.session == nil:
-			raw.CronID = DefaultCronID
-		case ok:
-			raw.CronID = int64(live.cronID)
-		default:
-			id := s.scheduler.cronIDs.next()
-			reserved = append(reserved, id)
-			raw.CronID = int64(id)
-		}
-	}
-	return reserved
 }
 
 // known counts what this instance knows of.
@@ -1226,7 +1145,7 @@ type known struct{ scheduled, paused, undecodable, unsettled int }
 func (s *SmallBen) count() known {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return known{len(s.scheduler.entries), len(s.paused), len(s.undecodable), len(s.unsettled)}
+	return known{s.scheduler.count(), len(s.paused), len(s.undecodable), len(s.unsettled)}
 }
 
 func (s *SmallBen) logHeldBack(undecodable []error) {

@@ -1,0 +1,347 @@
+// Package timetable calls a function at each tick of many schedules. It knows
+// keys, schedules and clocks, and nothing of what the keys stand for. It is the
+// only place that runs a cron.Cron.
+package timetable
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/robfig/cron/v3"
+)
+
+const (
+	// PageSize bounds how many entries one cron.Cron holds: it sorts all of
+	// them at each add, remove and wake. bench/README.md has the measurements.
+	PageSize = 128
+	// clockInterval is how often the pages read the clock again, and clockStep
+	// the step back from which on entries are armed anew.
+	clockInterval = 30 * time.Second
+	clockStep     = time.Minute
+)
+
+// Table fires the keys of its entries, each at the ticks of its schedule. New
+// makes one that runs already; the zero value does not work. It is
+// goroutine-safe. Stop ends it.
+type Table[K any] struct {
+	config  Config[K]
+	stopped chan struct{} // closed by Stop
+
+	// mu guards the fields below, and those of the pages. A page's goroutine is
+	// waited for under it, which calls nothing but the Next of schedules. No
+	// I/O happens under it, and Fire is not called under it.
+	mu    sync.Mutex
+	pages map[*page[K]]struct{} // nil when stopped
+	roomy []*page[K]            // pages that may have room; stale ones are dropped when met
+}
+
+// Config says how a Table works. Fire is required.
+type Config[K any] struct {
+	// Fire is called at each tick, on a goroutine of its own, with the key and
+	// the nominal instant of the tick.
+	Fire func(key K, tick time.Time)
+	// Location is that of the ticks, and what schedules are asked in.
+	// Nil means time.Local.
+	Location *time.Location
+	// SteppedBack is called when the clock was set back so far that all entries
+	// were armed anew. It must not block. Nil means that nobody is told.
+	SteppedBack func(step time.Duration)
+	// PageSize is how many entries share a cron.Cron. Zero means PageSize.
+	PageSize int
+	// Clock gives the wall time, and how far a monotonic clock has come. Nil
+	// means the clocks of this process.
+	Clock func() (wall time.Time, monotonic time.Duration)
+}
+
+// Entry is a key and its schedule in a Table. It is added once, and removed once.
+type Entry[K any] struct {
+	Key      K
+	Schedule cron.Schedule // does not change while the entry is in a Table
+
+	page  *page[K] // nil if it was never added
+	id    int32    // in the page
+	ticks queue
+}
+
+// page is one cron.Cron, filled to the page size at most and never restarted.
+// The fields are guarded by the Table's mu, except table.
+type page[K any] struct {
+	table  *Table[K]
+	cron   *cron.Cron
+	live   int  // entries in it; 0 means that it is stopped
+	listed bool // stands in Table.roomy
+}
+
+// New returns a Table that runs.
+func New[K any](config Config[K]) *Table[K] {
+	if config.Location == nil {
+		config.Location = time.Local
+	}
+	if config.PageSize == 0 {
+		config.PageSize = PageSize
+	}
+	if config.Clock == nil {
+		config.Clock = processClock()
+	}
+	t := &Table[K]{config: config, stopped: make(chan struct{}), pages: make(map[*page[K]]struct{})}
+	go t.keepTime()
+	return t
+}
+
+// Stop ends the ticks, and the Table: entries are added and removed no more. Calls
+// of Fire may still be in progress, or about to begin, when it returns.
+func (t *Table[K]) Stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pages == nil {
+		return
+	}
+	close(t.stopped)
+	for p := range t.pages {
+		p.cron.Stop()
+	}
+	t.pages, t.roomy = nil, nil
+}
+
+// Add lets entries fire, from the next tick of each on. Whole pages are filled
+// before they run: an add to a running one wakes and sorts it.
+func (t *Table[K]) Add(entries []*Entry[K]) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pages == nil {
+		return
+	}
+	for len(entries) >= t.config.PageSize {
+		t.openPageLocked(entries[:t.config.PageSize])
+		entries = entries[t.config.PageSize:]
+	}
+	for len(entries) > 0 {
+		p := t.roomyPageLocked()
+		if p == nil {
+			t.openPageLocked(entries)
+			return
+		}
+		n := min(t.config.PageSize-p.live, len(entries))
+		p.addLocked(entries[:n])
+		entries = entries[n:]
+	}
+}
+
+func (t *Table[K]) openPageLocked(entries []*Entry[K]) {
+	p := &page[K]{table: t, cron: t.newCron()}
+	p.addLocked(entries)
+	p.cron.Start()
+	t.pages[p] = struct{}{}
+	t.listLocked(p)
+}
+
+func (t *Table[K]) newCron() *cron.Cron {
+	return cron.New(cron.WithLocation(t.config.Location), cron.WithLogger(silent{}), cron.WithChain())
+}
+
+func (p *page[K]) addLocked(entries []*Entry[K]) {
+	for _, e := range entries {
+		e.page = p
+		e.id = int32(p.cron.Schedule(e, e))
+	}
+	p.live += len(entries)
+}
+
+// listLocked notes a page that has room.
+func (t *Table[K]) listLocked(p *page[K]) {
+	if p.live < t.config.PageSize && !p.listed {
+		p.listed = true
+		t.roomy = append(t.roomy, p)
+	}
+}
+
+// roomyPageLocked returns a page that runs and has room, or nil.
+func (t *Table[K]) roomyPageLocked() *page[K] {
+	for len(t.roomy) > 0 {
+		last := len(t.roomy) - 1
+		p := t.roomy[last]
+		if p.live > 0 && p.live < t.config.PageSize {
+			return p
+		}
+		p.listed = false
+		t.roomy = t.roomy[:last]
+	}
+	return nil
+}
+
+// Remove ends the ticks of entries that were added. A call of Fire may still be
+// in progress, or about to begin, when it returns.
+func (t *Table[K]) Remove(entries []*Entry[K]) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pages == nil {
+		return
+	}
+	removed := make(map[*page[K]][]*Entry[K])
+	for _, e := range entries {
+		removed[e.page] = append(removed[e.page], e)
+	}
+	for p, entries := range removed {
+		p.live -= len(entries)
+		if p.live == 0 {
+			p.cron.Stop()
+			delete(t.pages, p)
+			delete(removed, p)
+			continue
+		}
+		t.listLocked(p)
+	}
+	t.roomy = slices.DeleteFunc(t.roomy, func(p *page[K]) bool { return p.live == 0 })
+	// In turn from each page: a page is still busy with one entry when the next
+	// page takes its own.
+	for len(removed) > 0 {
+		for p, entries := range removed {
+			p.cron.Remove(cron.EntryID(entries[0].id))
+			if len(entries) == 1 {
+				delete(removed, p)
+			} else {
+				removed[p] = entries[1:]
+			}
+		}
+	}
+}
+
+// Pages returns how many entries each page holds, as the Table counts them and as
+// cron does, and how many pages are remembered for their room.
+func (t *Table[K]) Pages() (counted, held []int, roomy int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p := range t.pages {
+		counted = append(counted, p.live)
+		held = append(held, len(p.cron.Entries()))
+	}
+	return counted, held, len(t.roomy)
+}
+
+// keepTime makes the pages read the clock every clockInterval. cron compares
+// wall times but sleeps on a monotonic timer, which a suspended machine and a
+// clock that was set leave behind; and entries armed before a step back wait for
+// a future that is too far.
+func (t *Table[K]) keepTime() {
+	ticker := time.NewTicker(clockInterval)
+	defer ticker.Stop()
+	wall, monotonic := t.config.Clock()
+	for {
+		select {
+		case <-t.stopped:
+			return
+		case <-ticker.C:
+		}
+		wallNow, monotonicNow := t.config.Clock()
+		step := wallNow.Sub(wall) - (monotonicNow - monotonic)
+		wall, monotonic = wallNow, monotonicNow
+		if step > -clockStep {
+			t.wake()
+		} else if t.rearm(); t.config.SteppedBack != nil {
+			t.config.SteppedBack(step)
+		}
+	}
+}
+
+// wake makes each page read the clock.
+func (t *Table[K]) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p := range t.pages {
+		p.cron.Remove(0) // removes nothing
+	}
+}
+
+// rearm arms all entries by the clock as it is now.
+func (t *Table[K]) rearm() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p := range t.pages {
+		p.cron.Stop()
+		armed := p.cron.Entries()
+		p.cron = t.newCron()
+		for _, old := range armed {
+			e := old.Job.(*Entry[K])
+			if !old.Next.IsZero() {
+				e.ticks.dropLast() // it was armed for, by the old clock
+			}
+			e.id = int32(p.cron.Schedule(e, e))
+		}
+		p.cron.Start()
+	}
+}
+
+// Next implements cron.Schedule. cron calls it once when it arms the entry and
+// once after each start, in that order, so that the ticks wait in the queue in
+// the order of the starts that they are for.
+func (e *Entry[K]) Next(now time.Time) time.Time {
+	next := e.Schedule.Next(now)
+	if !next.IsZero() {
+		e.ticks.push(next.Unix())
+	}
+	return next
+}
+
+// Run implements cron.Job.
+func (e *Entry[K]) Run() {
+	config := &e.page.table.config
+	config.Fire(e.Key, time.Unix(e.ticks.pop(), 0).In(config.Location))
+}
+
+// queue holds the ticks that an entry was armed for and that no start has taken
+// yet: one, nearly always. The zero value is empty. It is goroutine-safe.
+type queue struct {
+	mu    sync.Mutex
+	some  bool
+	first int64   // Unix seconds, if there are some
+	more  []int64 // the others, in order
+}
+
+func (q *queue) push(tick int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.some {
+		q.more = append(q.more, tick)
+	} else {
+		q.some, q.first = true, tick
+	}
+}
+
+func (q *queue) pop() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	tick := q.first
+	if q.some = len(q.more) > 0; q.some {
+		q.first = q.more[0]
+		q.more = slices.Delete(q.more, 0, 1)
+	}
+	return tick
+}
+
+// dropLast takes back what was pushed last.
+func (q *queue) dropLast() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n := len(q.more); n > 0 {
+		q.more = q.more[:n-1]
+	} else {
+		q.some = false
+	}
+}
+
+// processClock gives the wall time, and the time that has passed on the
+// monotonic clock since it was called itself.
+func processClock() func() (time.Time, time.Duration) {
+	origin := time.Now()
+	return func() (time.Time, time.Duration) {
+		now := time.Now()
+		return now.Round(0), now.Sub(origin)
+	}
+}
+
+// silent discards what cron says at each wake.
+type silent struct{}
+
+func (silent) Info(string, ...any)         {}
+func (silent) Error(error, string, ...any) {}
