@@ -1,0 +1,667 @@
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// change is one change of jobs: what it is about, and what came of it.
+type change struct {
+	ids      []int64   // of the jobs, as soon as they are known
+	written  bool      // a write was tried
+	revision int64     // in the record of runs, if there is one
+	now      time.Time // of its database, from which accounts begin
+	// missed is how many ticks were found missed, and catchUp what makes up for
+	// them.
+	missed  int
+	catchUp []*claim
+}
+
+// wrote notes that a write was tried, with this error.
+func (c *change) wrote(err error) error {
+	c.written = true
+	return err
+}
+
+// change lets write look at rows and write them: through the repository or, if
+// runs are recorded, in one transaction. It expects changeMu.
+func (s *SmallBen) change(c *change, write func(tx Repository) error) (err error) {
+	if err := s.settle(c.ids); err != nil {
+		return err
+	}
+	if s.record == nil {
+		err = write(s.repository)
+	} else {
+		if err := s.record.open(); err != nil {
+			return err
+		}
+		c.revision, err = s.record.change(func(tx RecordTx) error {
+			c.now = tx.Now()
+			return write(tx)
+		})
+	}
+	if err != nil {
+		abandon(c.catchUp, err)
+		if c.written {
+			s.failed(err, c.ids)
+		}
+	} else if c.missed > 0 {
+		s.record.metrics.missed.Add(float64(c.missed))
+	}
+	return err
+}
+
+// project makes memory agree with the jobs that a change has written, and starts
+// what makes up for ticks that it found missed.
+func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
+	s.mu.Lock()
+	for _, jobs := range written {
+		for i := range jobs {
+			jobs[i].rawJob.Revision = c.revision
+		}
+		s.projectLocked(jobs)
+	}
+	s.mu.Unlock()
+	for _, jobs := range written {
+		s.fireSince(c.now, jobs)
+	}
+	for _, missed := range c.catchUp {
+		go missed.start()
+	}
+}
+
+// look is find for a change, which learns the ids: rows that are missing, or none
+// at all, refuse it, and so does a row whose last write is not settled.
+func (s *SmallBen) look(repository Repository, c *change, options ListJobsOptions) ([]RawJob, error) {
+	rows, err := s.find(repository, options)
+	if err != nil {
+		return nil, err
+	}
+	// A change could not name them: they stay held back.
+	rows = slices.DeleteFunc(rows, func(row RawJob) bool { return row.nameless() })
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())
+	}
+	c.ids = make([]int64, len(rows))
+	for i := range rows {
+		c.ids[i] = rows[i].ID
+	}
+	return rows, s.refuseUnsettled(c.ids)
+}
+
+func (s *SmallBen) isMismatch(err error) bool {
+	return errors.Is(err, s.repository.ErrorTypeIfMismatchCount())
+}
+
+// logChange logs a change of jobs, with their ids if they are few.
+func (s *SmallBen) logChange(msg string, ids []int64) {
+	if len(ids) > maxIDsInText {
+		s.log.Info(msg, "count", len(ids))
+		return
+	}
+	s.log.Info(msg, "count", len(ids), "jobs", idText(ids))
+}
+
+// AddJobs stores jobs and schedules them, all of them or none. Those that are
+// added before Start run from Start on.
+//
+// Its error joins a JobError for each job that is refused: ErrInvalidJob for one
+// that could not be stored, loaded or run; ErrJobExists for an id that is stored
+// already or stands twice in jobs. Until the next restart, or resume after a
+// pause, Run is called on the value given here; the top level of its input is
+// copied.
+func (s *SmallBen) AddJobs(jobs []Job) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	built, err := s.build(jobs)
+	if err != nil {
+		return wrap("add", err)
+	}
+	if err := s.addJobs(built); err != nil {
+		return wrap("add", err)
+	}
+	s.logChange("jobs added", jobIDs(built))
+	return nil
+}
+
+// build validates and encodes the jobs, which runs code of the user: no lock is
+// held.
+func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
+	createdAt := time.Now().UTC().Truncate(time.Microsecond)
+	built := make([]JobWithSchedule, 0, len(jobs))
+	var refused []error
+	seen := make(map[int64]int, len(jobs))
+	for i := range jobs {
+		if seen[jobs[i].ID]++; seen[jobs[i].ID] == 2 && jobs[i].ID != 0 {
+			refused = append(refused, jobErrorf(jobs[i].ID, "%w: the id stands twice in the batch", ErrJobExists))
+		}
+		job, err := jobs[i].build(s.withSeconds, createdAt)
+		if err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		built = append(built, job)
+	}
+	if len(refused) > 0 {
+		return nil, join(refused)
+	}
+	s.logUnsent(built)
+	return built, nil
+}
+
+func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	c := change{ids: jobIDs(jobs)}
+	err := s.change(&c, func(tx Repository) error {
+		s.scheduler.number(jobs)
+		return c.wrote(tx.AddJobs(jobs))
+	})
+	if err != nil {
+		return err
+	}
+	s.project(&c, jobs)
+	return nil
+}
+
+// DeleteJobs deletes the jobs that match options. Nil options are refused; THE
+// ZERO DeleteOptions DELETES EVERY JOB. A run in progress goes on; once
+// DeleteJobs has returned, none starts.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing is
+// deleted and the error is that of ErrorTypeIfMismatchCount, with the ids.
+func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
+	if options == nil {
+		return errors.New("delete jobs: nil options")
+	}
+	ids, err := s.deleteJobs(options.toListOptions())
+	if err != nil {
+		return wrap("delete", err)
+	}
+	s.logChange("jobs deleted", ids)
+	return nil
+}
+
+func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	var c change
+	err := s.change(&c, func(tx Repository) error {
+		rows, err := s.look(tx, &c, options)
+		if err != nil {
+			return err
+		}
+		if err := s.closeAccounts(tx, &c, rows, MissedSkip); err != nil {
+			return err
+		}
+		return c.wrote(tx.DeleteJobsByIds(c.ids))
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetLocked(c.ids)
+	s.scheduler.forget(c.ids)
+	return c.ids, nil
+}
+
+// PauseJobs pauses the jobs that match options; those that are paused already
+// stay as they are. Nil options are refused; the zero PauseResumeOptions matches
+// every job. A run in progress goes on; once PauseJobs has returned, none
+// starts.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing is
+// paused and the error is that of ErrorTypeIfMismatchCount, with the ids.
+func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("pause jobs: nil options")
+	}
+	ids, err := s.pauseJobs(options.toListOptions())
+	if err != nil {
+		return wrap("pause", err)
+	}
+	s.logChange("jobs paused", ids)
+	return nil
+}
+
+func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	var c change
+	var rows []RawJob
+	err := s.change(&c, func(tx Repository) (err error) {
+		if rows, err = s.look(tx, &c, options); err != nil {
+			return err
+		}
+		unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
+		if err := s.closeAccounts(tx, &c, unpaused, MissedSkip); err != nil {
+			return err
+		}
+		return c.wrote(tx.PauseJobs(unpaused))
+	})
+	if err != nil {
+		return nil, err
+	}
+	undecodable := s.undecodableOf(rows)
+	s.mu.Lock()
+	s.forgetLocked(c.ids)
+	for _, id := range c.ids {
+		if _, bad := undecodable[id]; bad {
+			s.undecodable[id] = struct{}{}
+		} else {
+			s.paused[id] = struct{}{}
+		}
+	}
+	s.mu.Unlock()
+	if len(undecodable) > 0 {
+		// They decode now if it was a column that a pause writes.
+		s.reread(unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
+	}
+	return c.ids, nil
+}
+
+// ResumeJobs resumes the jobs that match options. One that is not paused stays
+// as it is, its phase included. Nil options are refused; the zero
+// PauseResumeOptions matches every job.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing is
+// resumed and the error is that of ErrorTypeIfMismatchCount, with the ids. If
+// rows do not decode, nothing is resumed either, and the error joins a JobError
+// (ErrUndecodable) for each.
+func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("resume jobs: nil options")
+	}
+	ids, err := s.resumeJobs(options.toListOptions())
+	if err != nil {
+		return wrap("resume", err)
+	}
+	s.logChange("jobs resumed", ids)
+	return nil
+}
+
+func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	var c change
+	var paused, unpaused []JobWithSchedule
+	err := s.change(&c, func(tx Repository) error {
+		rows, err := s.look(tx, &c, options)
+		if err != nil {
+			return err
+		}
+		jobs, undecodable := decodeRows(rows)
+		if err := join(undecodable); err != nil {
+			return err
+		}
+		for i := range jobs {
+			if jobs[i].rawJob.Paused {
+				jobs[i].rawJob.Paused = false
+				paused = append(paused, jobs[i])
+			} else {
+				unpaused = append(unpaused, jobs[i])
+			}
+		}
+		if err := s.adopt(unpaused); err != nil {
+			return err
+		}
+		s.scheduler.number(paused)
+		return c.wrote(tx.ResumeJobs(paused))
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.project(&c, paused)
+	return c.ids, nil
+}
+
+// UpdateJobs changes the expression, the input or both of each job that
+// scheduleInfo names, all of them or none. A paused job stays paused, and a run
+// in progress keeps what it started with.
+//
+// Its error joins a JobError for each job that is refused: ErrUpdateOptionInvalid
+// if nothing is to change or the id stands twice, ErrInvalidJob if the
+// expression or the input could not be stored or run, ErrUndecodable if the row
+// does not decode. An id that does not exist is the error of
+// ErrorTypeIfMismatchCount.
+func (s *SmallBen) UpdateJobs(scheduleInfo []UpdateOption) error {
+	if len(scheduleInfo) == 0 {
+		return nil
+	}
+	updates, err := s.prepareUpdates(scheduleInfo)
+	if err != nil {
+		return wrap("update", err)
+	}
+	ids, err := s.updateJobs(updates)
+	if err != nil {
+		return wrap("update", err)
+	}
+	s.logChange("jobs updated", ids)
+	return nil
+}
+
+// preparedUpdate is an UpdateOption with its input encoded.
+type preparedUpdate struct {
+	UpdateOption
+	input       map[string]any
+	storedInput string
+}
+
+// prepareUpdates validates and encodes, which runs code of the user: no lock is
+// held.
+func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpdate, error) {
+	updates := make(map[int64]preparedUpdate, len(options))
+	var refused []error
+	for _, option := range options {
+		update := preparedUpdate{UpdateOption: option}
+		if _, twice := updates[option.JobID]; twice {
+			refused = append(refused, jobErrorf(option.JobID, "%w: the id stands twice", ErrUpdateOptionInvalid))
+		}
+		updates[option.JobID] = update
+		if err := option.valid(s.withSeconds); err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		if option.CronExpression != nil {
+			expression := *option.CronExpression
+			update.CronExpression = &expression
+		}
+		if option.JobOtherInputs != nil {
+			var err error
+			if update.storedInput, err = encodeInput(*option.JobOtherInputs); err != nil {
+				refused = append(refused, jobErrorf(option.JobID, "%w: %w", ErrInvalidJob, err))
+				continue
+			}
+			update.input = maps.Clone(*option.JobOtherInputs)
+		}
+		updates[option.JobID] = update
+	}
+	return updates, join(refused)
+}
+
+func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	var c change
+	var jobs []JobWithSchedule
+	err := s.change(&c, func(tx Repository) error {
+		rows, err := s.look(tx, &c, ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+		if err != nil {
+			return err
+		}
+		var undecodable []error
+		jobs, undecodable = decodeRows(rows)
+		if err := join(undecodable); err != nil {
+			return err
+		}
+		rescheduled := rows[:0:0]
+		for i := range jobs {
+			update := updates[jobs[i].rawJob.ID]
+			if update.CronExpression != nil && *update.CronExpression != jobs[i].rawJob.CronExpression {
+				rescheduled = append(rescheduled, jobs[i].rawJob)
+			}
+			if err := jobs[i].apply(update); err != nil {
+				return err
+			}
+		}
+		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
+			return err
+		}
+		s.scheduler.number(jobs)
+		return c.wrote(tx.SetCronIdAndChangeScheduleAndJobInput(jobs))
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.project(&c, jobs)
+	return c.ids, nil
+}
+
+// apply changes a row that was read into the one to store.
+func (j *JobWithSchedule) apply(update preparedUpdate) error {
+	if update.CronExpression != nil {
+		schedule, err := parseExpression(*update.CronExpression, j.rawJob.CreatedAt)
+		if err != nil {
+			return jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+		}
+		j.schedule = schedule
+		j.rawJob.CronExpression = *update.CronExpression
+		j.changes.expression = true
+	}
+	if update.JobOtherInputs != nil {
+		j.input = update.input
+		j.rawJob.SerializedJobInput = update.storedInput
+		j.changes.input = true
+	}
+	return nil
+}
+
+// UpsertJobs makes the repository hold these jobs, all of them or none: it adds
+// those whose id is not stored, and replaces the groups, expression, job and
+// input of the others where they differ from what the row decodes to. A job that
+// is paused stays paused, and the time of creation stays. A row that would not
+// change is not written, and a schedule that does not change keeps its phase: a
+// service may call this at each start with the jobs it wants to have. A row that
+// does not decode is replaced. Jobs that are not named stay as they are.
+//
+// Its error is that of AddJobs, except that an id may be stored. To replace
+// anything it needs a repository that is an Upserter. As with AddJobs, Run is
+// called on the values given here.
+func (s *SmallBen) UpsertJobs(jobs []Job) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	built, err := s.build(jobs)
+	if err != nil {
+		return wrap("upsert", err)
+	}
+	added, replaced, err := s.upsertJobs(built)
+	if err != nil {
+		return wrap("upsert", err)
+	}
+	if added+replaced > 0 {
+		s.log.Info("jobs upserted", "added", added, "replaced", replaced, "unchanged", len(jobs)-added-replaced)
+	}
+	return nil
+}
+
+func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	c := change{ids: jobIDs(jobs)}
+	var toAdd, toReplace, unchanged []JobWithSchedule
+	var undecodable []int64
+	err = s.change(&c, func(tx Repository) error {
+		rows, err := s.find(tx, ListJobsOptions{JobIDs: c.ids})
+		if err != nil && !s.isMismatch(err) {
+			return err
+		}
+		stored := make(map[int64]*RawJob, len(rows))
+		for i := range rows {
+			stored[rows[i].ID] = &rows[i]
+		}
+		var rescheduled []RawJob
+		for i := range jobs {
+			row, ok := stored[jobs[i].rawJob.ID]
+			if ok && row.defect != "" {
+				undecodable = append(undecodable, row.ID)
+			}
+			if !ok {
+				toAdd = append(toAdd, jobs[i])
+			} else if differs, err := jobs[i].replace(row); err != nil {
+				return err
+			} else if differs {
+				toReplace = append(toReplace, jobs[i])
+				if row.CronExpression != jobs[i].rawJob.CronExpression {
+					rescheduled = append(rescheduled, *row)
+				}
+			} else {
+				unchanged = append(unchanged, jobs[i])
+			}
+		}
+		if len(toAdd)+len(toReplace) == 0 {
+			return errNothingToWrite
+		}
+		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
+			return err
+		}
+		s.scheduler.number(toAdd)
+		s.scheduler.number(toReplace)
+		if len(toReplace) == 0 {
+			return c.wrote(tx.AddJobs(toAdd))
+		}
+		if upserter, ok := tx.(Upserter); ok {
+			return c.wrote(upserter.UpsertJobs(toAdd, toReplace))
+		}
+		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
+	})
+	if err != nil && !errors.Is(err, errNothingToWrite) {
+		return 0, 0, err
+	}
+	s.project(&c, toAdd, toReplace)
+	if len(undecodable) > 0 {
+		// They still do not decode if it is a column that stays.
+		s.reread(unsettledWrite{ids: undecodable})
+	}
+	// The values given are run from here on, even those of rows that need no
+	// change.
+	if err := s.adopt(unchanged); err != nil {
+		s.reread(unsettledWrite{ids: jobIDs(unchanged)})
+	}
+	return len(toAdd), len(toReplace), nil
+}
+
+// errNothingToWrite ends a change that has nothing to write.
+var errNothingToWrite = errors.New("nothing to write")
+
+// replace makes a job that was built anew into the one to store in place of row,
+// and reports whether they differ.
+func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
+	j.changes = columnChanges{expression: true, input: true, job: true}
+	j.rawJob.CronID = row.CronID
+	j.rawJob.Paused = row.Paused
+	j.rawJob.CreatedAt = row.CreatedAt.UTC()
+	j.rawJob.UpdatedAt = row.UpdatedAt.UTC()
+	if j.schedule, err = parseExpression(j.rawJob.CronExpression, j.rawJob.CreatedAt); err != nil {
+		return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+	}
+	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {
+		return true, nil
+	}
+	before, err := row.ToJobWithSchedule()
+	if err != nil {
+		return true, nil
+	}
+	// gob writes maps in any order, and numbers types by the order in which a
+	// process met them: where the bytes differ, only what they decode to tells.
+	if row.SerializedJob != j.rawJob.SerializedJob {
+		after, err := decodeJob(j.rawJob.SerializedJob)
+		if err != nil {
+			return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+		}
+		if !reflect.DeepEqual(before.job, after) {
+			return true, nil
+		}
+	}
+	if !sameJSON(row.SerializedJobInput, j.rawJob.SerializedJobInput) {
+		return true, nil
+	}
+	j.rawJob = *row
+	return false, nil
+}
+
+// TriggerJobs runs the jobs that match options now, paused ones too, once each,
+// whatever their schedule. It returns when each run is started, waits for the end
+// of another, or was skipped for one, as the overlap settings say. Nil options
+// are refused, and so is a call while SmallBen is not started; the zero
+// PauseResumeOptions matches every job.
+//
+// If nothing matches, or ids do not exist and are the only filter, nothing runs
+// and the error is that of ErrorTypeIfMismatchCount, with the ids. If rows do not
+// decode, nothing runs either, and the error joins a JobError (ErrUndecodable)
+// for each. If runs are recorded, nothing runs that could not be recorded.
+func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("trigger jobs: nil options")
+	}
+	at := tick{at: time.Now().In(s.scheduler.location), triggered: true}
+	ids, skipped, err := s.triggerJobs(options.toListOptions(), at)
+	if err != nil {
+		return wrap("trigger", err)
+	}
+	for _, id := range skipped {
+		s.scheduler.logSkipped(id, at)
+	}
+	s.logChange("jobs triggered", ids)
+	return nil
+}
+
+func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped []int64, err error) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	if !s.started() {
+		return nil, nil, errors.New("SmallBen is not started")
+	}
+	if err := s.settle(nil); err != nil {
+		return nil, nil, err
+	}
+	var c change
+	rows, err := s.look(s.repository, &c, options)
+	if err != nil {
+		return nil, nil, err
+	}
+	jobs, undecodable := decodeRows(rows)
+	if err := join(undecodable); err != nil {
+		return nil, nil, err
+	}
+	if err := s.adopt(jobs); err != nil {
+		return nil, nil, err
+	}
+	claims, err := s.claimTriggered(jobs, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	begun, skipped, ok := s.scheduler.trigger(jobs, at, claims)
+	if !ok {
+		for _, c := range claims {
+			c.skip("SmallBen was stopped before it started")
+		}
+		return nil, nil, errStopped
+	}
+	for _, r := range begun {
+		go s.scheduler.execute(r)
+	}
+	return c.ids, skipped, nil
+}
+
+// undecodableOf tells which of the rows do not decode. Those that are known are
+// not decoded again.
+func (s *SmallBen) undecodableOf(rows []RawJob) map[int64]struct{} {
+	undecodable := make(map[int64]struct{})
+	var unknown []RawJob
+	s.mu.RLock()
+	for _, row := range rows {
+		if _, bad := s.undecodable[row.ID]; bad {
+			undecodable[row.ID] = struct{}{}
+		} else if !s.knownLocked(row.ID) {
+			unknown = append(unknown, row)
+		}
+	}
+	s.mu.RUnlock()
+	_, errs := decodeRows(unknown)
+	for _, err := range errs {
+		undecodable[jobID(err)] = struct{}{}
+	}
+	return undecodable
+}
+
+func (s *SmallBen) knownLocked(id int64) bool {
+	_, paused := s.paused[id]
+	return paused || s.scheduler.has(id)
+}

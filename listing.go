@@ -1,0 +1,237 @@
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+)
+
+// ListJobs returns the jobs that match options, ordered by id. Nil options match
+// every job. It reads the repository, and does not wait for a change in
+// progress.
+//
+// Jobs may come together with an error: if the ids of jobs are the only filter
+// and some do not exist, that of ErrorTypeIfMismatchCount; and for each row that
+// does not decode a JobError (ErrUndecodable).
+func (s *SmallBen) ListJobs(options *ListJobsOptions) ([]Job, error) {
+	resolved := ResolveListOptions(options)
+	rows, err := s.find(s.repository, resolved)
+	if err != nil && !s.isMismatch(err) {
+		return nil, wrap("list", err)
+	}
+	jobs, undecodable, lastErr := s.jobsOf(rows)
+	if lastErr != nil {
+		return nil, wrap("list", lastErr)
+	}
+	if err := join(append([]error{err}, undecodable...)); err != nil {
+		return jobs, wrap("list", err)
+	}
+	return jobs, nil
+}
+
+// jobsOf decodes rows for users. It looks up their last recorded runs, if runs
+// are recorded: err is the error of that.
+func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err error) {
+	found, undecodable := decodeRows(rows)
+	jobs = make([]Job, len(found))
+	for i := range found {
+		jobs[i] = found[i].toJob()
+		jobs[i].schedule = s.scheduler.canonical(jobs[i].schedule)
+		jobs[i].location = s.scheduler.location
+		jobs[i].lastRun, jobs[i].running = s.scheduler.runsOf(jobs[i].ID)
+	}
+	if s.record != nil && len(jobs) > 0 {
+		err = s.record.describe(jobs)
+	}
+	return jobs, undecodable, err
+}
+
+// Jobs walks the jobs that match options, ordered by id, without holding all of
+// them if the repository is a Pager. Nil options match every job. A row that does
+// not decode is yielded as its JobError (ErrUndecodable), with a Job of which
+// only the ID is set; any other error is the last thing yielded. Ids that do not
+// exist are no error. Jobs that change during the walk may be seen as they were
+// or as they are.
+func (s *SmallBen) Jobs(options *ListJobsOptions) iter.Seq2[Job, error] {
+	return func(yield func(Job, error) bool) {
+		next := s.pages(ResolveListOptions(options))
+		for {
+			rows, err := next()
+			if err != nil {
+				yield(Job{}, wrap("list", err))
+				return
+			}
+			if len(rows) == 0 {
+				return
+			}
+			jobs, undecodable, err := s.jobsOf(rows)
+			if err != nil {
+				yield(Job{}, wrap("list", err))
+				return
+			}
+			for len(jobs)+len(undecodable) > 0 {
+				if len(undecodable) > 0 && (len(jobs) == 0 || jobID(undecodable[0]) <= jobs[0].ID) {
+					if !yield(Job{ID: jobID(undecodable[0])}, undecodable[0]) {
+						return
+					}
+					undecodable = undecodable[1:]
+				} else {
+					if !yield(jobs[0], nil) {
+						return
+					}
+					jobs = jobs[1:]
+				}
+			}
+		}
+	}
+}
+
+// pages returns a function that reads the rows that match options, a page at each
+// call, and none after the last.
+func (s *SmallBen) pages(options ListJobsOptions) func() ([]RawJob, error) {
+	const size = 1000
+	pager, ok := s.repository.(Pager)
+	var after *int64
+	done := false
+	return func() (rows []RawJob, err error) {
+		if done {
+			return nil, nil
+		}
+		if !ok {
+			done = true
+			rows, err = s.repository.ListJobs(&options)
+			if s.isMismatch(err) {
+				err = nil
+			}
+			return rows, err
+		}
+		rows, err = pager.ListJobsAfter(&options, after, size)
+		if err != nil || len(rows) < size {
+			done = true
+		} else {
+			after = &rows[len(rows)-1].ID
+		}
+		return rows, err
+	}
+}
+
+// find reads the rows that match options. If the ids of jobs are the only filter
+// and some do not exist, the mismatch error comes with the rows.
+func (s *SmallBen) find(repository Repository, options ListJobsOptions) ([]RawJob, error) {
+	rows, err := repository.ListJobs(&options)
+	if err != nil && !s.isMismatch(err) {
+		return nil, err
+	}
+	if !options.onlyJobIDs() {
+		return rows, nil
+	}
+	missing := idSet(options.JobIDs)
+	for i := range rows {
+		delete(missing, rows[i].ID)
+	}
+	if len(missing) > 0 {
+		return rows, fmt.Errorf("%w: no job with id %s", s.repository.ErrorTypeIfMismatchCount(),
+			idText(slices.Sorted(maps.Keys(missing))))
+	}
+	return rows, nil
+}
+
+// ListJobsAfter returns a page of the jobs that match options: those whose id is
+// greater than *after, ordered by id, limit at most. A nil after means from the
+// first, nil options match every job. Rows that do not decode count, and come as an
+// error beside the jobs, in which each leaf (errors.Join) is a JobError that wraps
+// ErrUndecodable. Ids that do not exist are no error.
+//
+// If the repository is no [Pager], it is asked for all rows that match.
+func (s *SmallBen) ListJobsAfter(options *ListJobsOptions, after *int64, limit int) ([]Job, error) {
+	if limit <= 0 {
+		return nil, errors.New("list: the limit is not positive")
+	}
+	rows, err := s.pageOf(ResolveListOptions(options), after, limit)
+	if err != nil {
+		return nil, wrap("list", err)
+	}
+	jobs, undecodable, err := s.jobsOf(rows)
+	if err != nil {
+		return nil, wrap("list", err)
+	}
+	return jobs, join(undecodable)
+}
+
+func (s *SmallBen) pageOf(options ListJobsOptions, after *int64, limit int) ([]RawJob, error) {
+	if pager, ok := s.repository.(Pager); ok {
+		return pager.ListJobsAfter(&options, after, limit)
+	}
+	rows, err := s.repository.ListJobs(&options)
+	if err != nil && !s.isMismatch(err) {
+		return nil, err
+	}
+	if after != nil {
+		rows = slices.DeleteFunc(rows, func(row RawJob) bool { return row.ID <= *after })
+	}
+	return rows[:min(limit, len(rows))], nil
+}
+
+// JobIDs returns the ids of the jobs that match options, in order. Nil options match
+// every job. Ids that do not exist are no error, and rows need not decode.
+func (s *SmallBen) JobIDs(options *ListJobsOptions) ([]int64, error) {
+	resolved := ResolveListOptions(options)
+	if lister, ok := s.repository.(interface {
+		listJobIDs(options ListJobsOptions) ([]int64, error)
+	}); ok {
+		ids, err := lister.listJobIDs(resolved)
+		if err != nil {
+			return nil, wrap("list ids", err)
+		}
+		return ids, nil
+	}
+	rows, err := s.repository.ListJobs(&resolved)
+	if err != nil && !s.isMismatch(err) {
+		return nil, wrap("list ids", err)
+	}
+	ids := make([]int64, 0, len(rows))
+	for i := range rows {
+		if !rows[i].nameless() {
+			ids = append(ids, rows[i].ID)
+		}
+	}
+	return ids, nil
+}
+
+// Status is what a SmallBen knows of itself. The database is not asked.
+type Status struct {
+	// Started says that jobs run here.
+	Started bool
+	// SchedulerConfig and Runs are those of the Config, with what zero stands for
+	// in WithLocation.
+	SchedulerConfig SchedulerConfig
+	Runs            RunsConfig
+	// Scheduled and Paused count the jobs whose rows decode.
+	Scheduled, Paused int
+	// Undecodable and Running are the ids, in order, of the jobs that are held back
+	// here, and of those of which a run is in progress here.
+	Undecodable, Running []int64
+	// Unsettled counts the writes whose outcome is not known.
+	Unsettled int
+}
+
+// Status returns what this SmallBen knows. Before Start and after Stop it is what
+// it knew last, as it is for the gauges of Collector.
+func (s *SmallBen) Status() Status {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	status := Status{
+		Started:         s.started(),
+		SchedulerConfig: s.config.SchedulerConfig,
+		Runs:            s.config.Runs,
+		Scheduled:       s.scheduler.count(),
+		Paused:          len(s.paused),
+		Undecodable:     slices.Sorted(maps.Keys(s.undecodable)),
+		Running:         s.scheduler.running(s.scheduler.sessions()),
+		Unsettled:       len(s.unsettled),
+	}
+	status.SchedulerConfig.WithLocation = s.scheduler.location
+	return status
+}
