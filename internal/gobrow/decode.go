@@ -1,8 +1,8 @@
 package gobrow
 
 import (
+	"bytes"
 	"encoding/gob"
-	"io"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -12,11 +12,11 @@ import (
 // methods GobDecode or UnmarshalBinary itself. Its zero value is ready to use,
 // it may be used by several goroutines at once, and it needs no end.
 //
-// It keeps gob decoders that have compiled their definitions: for at most 256
+// It keeps gob decoders that have compiled their definitions: for the first 256
 // different sets of definitions, of 1 MiB together and 1024 types and fields
 // each, and for a set no more decoders than have worked at the same time, until
 // the garbage collector takes the idle ones. A set is added by a row that was
-// decoded, in the place of an arbitrary other one once there are too many.
+// decoded.
 type Decoder[I any] struct {
 	entries atomic.Pointer[map[string]*entry[I]] // copied for each change
 	mu      sync.Mutex                           // held while entries changes
@@ -34,15 +34,15 @@ type entry[I any] struct {
 // proportion. It is also an error for a row to hold nil or bytes after the value.
 func (d *Decoder[I]) Decode(row []byte) (v I, err error) {
 	defer recoverTo(&err)
-	p, known := split(row)
+	l, known := split(row)
 	if known {
-		if e := d.entry(p.key); e != nil && e.id == p.id {
-			if err := p.scan(row, e.root); err != nil {
+		if e := d.entry(l.key); e != nil && e.id == l.id {
+			s := scanner{row: row, pos: l.value, end: len(row), mem: maxMemory}
+			if err := s.scanValue(e.root); err != nil {
 				return v, err
 			}
 			if w, _ := e.idle.Get().(*warm[I]); w != nil {
-				w.in.feed(p.header, row[p.body:])
-				if v, err := w.decode(); err == nil {
+				if v, err := w.decode(l.header, row[l.body:]); err == nil {
 					e.idle.Put(w)
 					return v, nil
 				}
@@ -54,12 +54,11 @@ func (d *Decoder[I]) Decode(row []byte) (v I, err error) {
 		return v, err
 	}
 	w := newWarm[I]()
-	w.in.feed(nil, row)
-	if v, err = w.decode(); err != nil {
+	if v, err = w.decode(nil, row); err != nil {
 		return v, err
 	}
 	if known && !s.interfaces && s.steps <= maxKeptSteps {
-		d.keep(p, s.root, w)
+		d.keep(l, s.root, w)
 	}
 	return v, nil
 }
@@ -71,43 +70,38 @@ func (d *Decoder[I]) entry(key []byte) *entry[I] {
 	return nil
 }
 
-// keep makes the decoder that has just read a row with parts p available to
-// the next row like it.
-func (d *Decoder[I]) keep(p parts, root *node, w *warm[I]) {
-	if e := d.entry(p.key); e != nil {
-		if e.id == p.id {
-			e.idle.Put(w)
-		}
-		return
+// keep makes the decoder that has just read a row with layout l available to the
+// next row like it, if there is room.
+func (d *Decoder[I]) keep(l layout, root *node, w *warm[I]) {
+	e := d.entry(l.key)
+	if e == nil {
+		e = d.add(l, root)
 	}
-	if len(p.key) > maxKeyBytes {
-		return
+	if e != nil && e.id == l.id {
+		e.idle.Put(w)
 	}
+}
+
+func (d *Decoder[I]) add(l layout, root *node) *entry[I] {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m := map[string]*entry[I]{}
 	if old := d.entries.Load(); old != nil {
 		m = maps.Clone(*old)
 	}
-	size := len(p.key)
+	size := len(l.key)
 	for key := range m {
 		size += len(key)
 	}
-	for key := range m {
-		if len(m) < maxKeys && size <= maxKeyBytes {
-			break
-		}
-		delete(m, key)
-		size -= len(key)
+	if m[string(l.key)] == nil && len(m) < maxKeys && size <= maxKeyBytes {
+		m[string(l.key)] = &entry[I]{id: l.id, root: root}
+		d.entries.Store(&m)
 	}
-	e := &entry[I]{id: p.id, root: root}
-	e.idle.Put(w)
-	m[string(p.key)] = e
-	d.entries.Store(&m)
+	return m[string(l.key)]
 }
 
-// parts is where a row's definitions end and its value begins.
-type parts struct {
+// layout is where a row's definitions end and its value begins.
+type layout struct {
 	key    []byte // all that comes before the value's message
 	header []byte // the type id of the interface, and the concrete type's name
 	id     int32  // the wire type of the value
@@ -115,33 +109,33 @@ type parts struct {
 	value  int    // and where it ends
 }
 
-// split finds the parts of a row as Encode writes it: each definition fills the
+// split finds the layout of a row as Encode writes it: each definition fills the
 // rest of its message. It does not read the definitions, so only an entry with
 // the same key, which was made from a row that gob has read, says that they are
 // sound.
-func split(row []byte) (p parts, ok bool) {
+func split(row []byte) (l layout, ok bool) {
 	s := scanner{row: row}
 	s.message()
 	start := s.pos
 	if s.int() != idInterface || s.uint() != 0 {
-		return p, false
+		return l, false
 	}
 	s.bytes()
-	p.header = row[start:s.pos]
-	p.key = p.header
+	l.header = row[start:s.pos]
+	l.key = l.header
 	for s.err == nil {
 		if s.pos == s.end {
-			p.key = row[:s.end]
+			l.key = row[:s.end]
 			s.message()
 		}
-		p.body = s.pos
-		if p.id = int32(s.int()); p.id >= 0 {
-			p.value = s.pos
-			return p, s.err == nil && s.end == len(row)
+		l.body = s.pos
+		if l.id = int32(s.int()); l.id >= 0 {
+			l.value = s.pos
+			return l, s.err == nil && s.end == len(row)
 		}
 		s.pos = s.end
 	}
-	return p, false
+	return l, false
 }
 
 // RegisteredName returns the name that the type of a row's value is registered
@@ -155,18 +149,11 @@ func RegisteredName(row []byte) string {
 	return string(s.bytes())
 }
 
-// scan checks the value of a row whose definitions are known.
-func (p *parts) scan(row []byte, root *node) error {
-	s := scanner{row: row, pos: p.value, end: len(row), mem: maxMemory}
-	s.uint()
-	s.rootValue(root, 0)
-	return s.finish()
-}
-
 // warm is a gob decoder and what it reads from.
 type warm[I any] struct {
 	dec *gob.Decoder
-	in  input
+	in  bytes.Reader // an io.ByteReader: gob does not read ahead
+	buf []byte
 	out I
 }
 
@@ -176,10 +163,17 @@ func newWarm[I any]() *warm[I] {
 	return w
 }
 
-// decode decodes what was fed. After an error the decoder must not be used again.
-func (w *warm[I]) decode() (v I, err error) {
+// decode decodes body, after header in one message if there is one. After an
+// error the decoder must not be used again.
+func (w *warm[I]) decode(header, body []byte) (v I, err error) {
 	defer recoverTo(&err)
-	defer w.in.feed(nil, nil)
+	if header != nil {
+		w.buf = appendUint(w.buf[:0], uint64(len(header)+len(body)))
+		w.buf = append(append(w.buf, header...), body...)
+		body = w.buf
+	}
+	w.in.Reset(body)
+	defer w.in.Reset(nil)
 	if err := w.dec.Decode(&w.out); err != nil {
 		return v, err
 	}
@@ -191,40 +185,4 @@ func (w *warm[I]) decode() (v I, err error) {
 		return v, errNil
 	}
 	return v, nil
-}
-
-// input gives a decoder exactly what it was fed: it is an io.ByteReader, so
-// that gob does not read ahead.
-type input struct {
-	buf        []byte // what head is part of
-	head, rest []byte
-}
-
-// feed sets what is read next: body, after header in one message if there is one.
-func (in *input) feed(header, body []byte) {
-	in.buf = in.buf[:0]
-	if header != nil {
-		in.buf = append(appendUint(in.buf, uint64(len(header)+len(body))), header...)
-	}
-	in.head, in.rest = in.buf, body
-}
-
-// Len is how many bytes have not been read yet.
-func (in *input) Len() int { return len(in.head) + len(in.rest) }
-
-func (in *input) Read(p []byte) (n int, err error) {
-	n = copy(p, in.head)
-	in.head = in.head[n:]
-	m := copy(p[n:], in.rest)
-	in.rest = in.rest[m:]
-	if n += m; n == 0 && len(p) > 0 {
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
-func (in *input) ReadByte() (byte, error) {
-	var b [1]byte
-	_, err := in.Read(b[:])
-	return b[0], err
 }

@@ -2,10 +2,24 @@
 //
 // A row is what encoding/gob writes for a variable of an interface type: the
 // registered name of the concrete type, the definitions of the types that it
-// is made of, and one value. Encode refuses the values that would end the
-// process inside gob. A Decoder reads rows that anybody may have written: it
-// scans each one before gob sees it, and keeps gob decoders that have already
-// compiled a row's definitions, so that the next row like it costs a tenth.
+// is made of, and one value. It knows gob's format, and nothing of jobs.
+//
+// gob trusts what it reads: 55 bytes that claim a map of 2^30 entries end the
+// process. So Decode reads a row itself before gob does, along the row's
+// definitions and the local types, and counts what gob will allocate, how deep
+// it will go and how much it will compile. It relies on gob's documented format
+// and on no order in which gob compiles types: what such an order could matter
+// for is refused, two definitions for one local type above all.
+//
+// gob compiles the definitions of each stream, which takes most of the time of
+// a row. Encode and Decode keep encoders and decoders that have done so. Rows of
+// one type may begin with different bytes, since each process numbers types in
+// the order in which it meets them.
+//
+// What remains: the methods of users' types that gob calls (GobDecode, GobEncode
+// and the like) are given what a row holds. A panic in them is an error. One that
+// recurses without end or allocates without bound ends the process, and so does
+// one that changes a map while Encode reads it.
 package gobrow
 
 import "errors"
@@ -25,9 +39,9 @@ const (
 	// of the local types: one byte of a row can stand for a struct of any size.
 	maxMemory = 64 << 20
 
-	// maxSteps is how many types gob may compile for one row. It compiles a
-	// type anew for each field that it skips, so that without a bound a few
-	// hundred KiB of definitions take gigabytes.
+	// maxSteps is how many types and fields gob may compile for one row. It
+	// compiles types anew for each field that it skips, so that without a bound
+	// a few hundred KiB of definitions take gigabytes.
 	maxSteps = 1 << 16
 
 	maxKeys      = 256     // sets of definitions that a Decoder keeps,

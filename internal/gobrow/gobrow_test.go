@@ -123,9 +123,11 @@ func BenchmarkScanOfTheValueAlone(b *testing.B) {
 	require.NoError(b, s.scanRow())
 	p, ok := split(row)
 	require.True(b, ok)
+	root := s.root
 	b.ReportAllocs()
 	for b.Loop() {
-		_ = p.scan(row, s.root)
+		s := scanner{row: row, pos: p.value, end: len(row), mem: maxMemory}
+		_ = s.scanValue(root)
 	}
 }
 

@@ -223,6 +223,11 @@ func hostile() map[string]struct {
 				// B's bytes are a map of 2^30 to those who read it as A.
 				uints(2, 1, 1), str(string(uints(1<<30))), uints(0, 0)), errAmbiguous,
 		},
+		"an undefined type for a local type that has another": {
+			rowOf(twins{}, defs(structDef(t1, "A", t2, "B", t3),
+				sliceDef(t2, t4), structDef(t4, "M", t4+1), mapDef(t4+1, tString, tString), sliceDef(t3, t4+9)), t1,
+				uints(2, 1, 1), str("x"), uints(0, 0)), errAmbiguous,
+		},
 		"a type of two kinds": {
 			rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(3, 0, 1, 0, 0))), t1, uints(0)), errAmbiguous,
 		},

@@ -2,6 +2,7 @@ package gobrow
 
 import (
 	"fmt"
+	"iter"
 	"reflect"
 	"strconv"
 	"strings"
@@ -120,6 +121,38 @@ type step struct {
 	field string
 	key   reflect.Value
 	index int
+}
+
+// inside gives the parts of v that gob writes, in its order, with the steps to
+// them: nothing for a nil pointer or interface, both keys and values of a map.
+func inside(v reflect.Value) iter.Seq2[step, reflect.Value] {
+	return func(yield func(step, reflect.Value) bool) {
+		switch v.Kind() {
+		case reflect.Pointer, reflect.Interface:
+			if !v.IsNil() {
+				yield(step{}, v.Elem())
+			}
+		case reflect.Struct:
+			for _, i := range factsOf(v.Type()).fields {
+				if !yield(step{field: v.Type().Field(i).Name}, v.Field(i)) {
+					return
+				}
+			}
+		case reflect.Slice, reflect.Array:
+			for i := range v.Len() {
+				if !yield(step{index: i}, v.Index(i)) {
+					return
+				}
+			}
+		case reflect.Map:
+			for entries := v.MapRange(); entries.Next(); {
+				next := step{key: entries.Key()}
+				if !yield(next, entries.Key()) || !yield(next, entries.Value()) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (p *path) push(s step) { *p = append(*p, s) }

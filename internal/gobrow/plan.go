@@ -7,6 +7,17 @@ import (
 	"sync"
 )
 
+// node is the plan of a value: how it stands in a row, and what it takes of
+// memory as what receives it.
+type node struct {
+	kind      kind
+	key, elem *node
+	fields    []*node // of a struct
+	len       int     // of an array
+	alloc     int     // bytes that the pointers to the value take
+	size      int     // bytes that an element of a slice or an entry of a map takes
+}
+
 type kind uint8
 
 const (
@@ -21,6 +32,20 @@ const (
 	interfaceKind
 	skippedKind // an interface value that nothing receives
 )
+
+// wire is a type as a row defines it.
+type wire struct {
+	kind      kind
+	key, elem int32
+	len       int // of an array
+	fields    []wireField
+	body      []byte // the definition
+}
+
+type wireField struct {
+	name string
+	id   int32
+}
 
 // The type ids that gob gives out: those below firstUserID need no definition.
 const (
@@ -40,55 +65,20 @@ var builtin = [...]*wire{
 	idInterface: {kind: interfaceKind},
 }
 
-// wire is a type as a row defines it.
-type wire struct {
-	kind      kind
-	opaque    bool
-	key, elem int32
-	len       int // of an array
-	fields    []wireField
+// plans holds what a row has defined so far, and what was planned from it. Its
+// zero value is ready to use.
+type plans struct {
+	wires      map[int32]*wire
+	nodes      map[place]*node
+	ids        map[reflect.Type]int32 // the wire type that was planned first for a type
+	interfaces bool                   // an interface type occurs in a definition
+	steps      int
 }
 
-type wireField struct {
-	name string
-	id   int32
-}
-
-type definition struct {
-	id   int32
-	body []byte
-}
-
-// node is a place in a row: a wire type, and what the scan must know of the
-// local type that receives it.
-type node struct {
-	id        int32
-	kind      kind
-	key, elem *node
-	engine    *engine // of a struct
-	len       int     // of an array
-	alloc     int     // bytes that the pointers to the value take
-	size      int     // bytes that an element of a slice or an entry of a map takes
-}
-
-type engine struct{ fields []*node }
-
-// place is what gob compiles by: local is nil where nothing receives the value.
+// place is what a plan is made for: local is nil where nothing receives the value.
 type place struct {
 	local reflect.Type
 	id    int32
-}
-
-// table holds what a row has defined so far, and what was planned from it. Its
-// zero value is ready to use.
-type table struct {
-	wires       map[int32]*wire
-	definitions []definition
-	interfaces  bool // an interface type occurs in a definition
-	root        *node
-	roots       map[place]*node
-	engines     map[place]*engine
-	steps       int
 }
 
 func (s *scanner) wire(id int32) *wire {
@@ -102,96 +92,142 @@ func (s *scanner) wire(id int32) *wire {
 	default:
 		s.fail(errUndefined)
 	}
-	return nil
-}
-
-// rootPlan plans the concrete value of an interface variable.
-func (s *scanner) rootPlan(name string, id int32) *node {
-	local := s.localType(name, id)
-	key := place{local, id}
-	if n := s.roots[key]; n != nil {
-		return n
-	}
-	n := *s.plan(id, local, map[place]*node{})
-	if local != nil {
-		n.alloc += int(local.Size())
-	}
-	if s.roots == nil {
-		s.roots = map[place]*node{}
-	}
-	s.roots[key] = &n
-	return &n
+	return &wire{}
 }
 
 // step counts the work that definitions make, here and in gob.
-func (s *scanner) step() {
-	if s.steps++; s.steps > maxSteps {
+func (s *scanner) step(n int) {
+	if s.steps += n; s.steps > maxSteps {
 		s.fail(errDefinitions)
 	}
 }
 
-// plan follows decOpFor and decIgnoreOpFor of encoding/gob: it says how gob
-// reads wire type id into the local type, which is nil where there is none.
-// scope is what gob has in progress: it looks types up there by the local type
-// alone, and so would read a second wire type by the definition of the first.
-// That is refused unless the two are the same.
-func (s *scanner) plan(id int32, local reflect.Type, scope map[place]*node) *node {
-	s.step()
-	key := place{local: local}
-	if local == nil {
-		key.id = id
+// define reads the definition of type id, the wireType of encoding/gob's
+// documentation.
+func (s *scanner) define(id int32) {
+	if id < firstUserID || s.wires[id] != nil {
+		s.fail(errAmbiguous)
+		return
 	}
-	if p := scope[key]; p != nil {
-		if !s.same(p.id, id, map[[2]int32]bool{}) {
+	s.step(1)
+	start := s.pos
+	w := &wire{}
+	forms := [...]kind{arrayKind, sliceKind, structKind, mapKind, bytesKind, bytesKind, bytesKind}
+	s.fields(len(forms), func(form int) {
+		if w.kind != noKind {
 			s.fail(errAmbiguous)
+			return
 		}
-		return p
+		w.kind = forms[form]
+		s.fields(3, func(field int) {
+			switch {
+			case field == 0: // CommonType: a name and an id, both without meaning
+				s.nameAndID()
+			case w.kind == structKind:
+				for n := s.count(1, int(reflect.TypeFor[wireField]().Size())); n > 0 && s.err == nil; n-- {
+					s.step(1)
+					w.fields = append(w.fields, s.nameAndID())
+				}
+			case w.kind == mapKind && field == 1:
+				w.key = s.id()
+			case w.kind == arrayKind && field == 2:
+				w.len = int(s.int())
+			default:
+				w.elem = s.id()
+			}
+		})
+	})
+	if w.kind == noKind || w.len < 0 {
+		s.fail(errMalformed)
 	}
-	n := &node{id: id}
-	w := s.wire(id)
-	if s.err != nil {
+	if s.wires == nil {
+		s.wires = map[int32]*wire{}
+	}
+	w.body = s.row[start:s.pos]
+	s.wires[id] = w
+}
+
+func (s *scanner) nameAndID() (f wireField) {
+	s.fields(2, func(field int) {
+		if field == 0 {
+			f.name = string(s.bytes())
+		} else {
+			f.id = s.id()
+		}
+	})
+	return f
+}
+
+func (s *scanner) id() int32 {
+	id := s.int()
+	if id == idInterface {
+		s.interfaces = true
+	}
+	if int64(int32(id)) != id {
+		s.fail(errMalformed)
+	}
+	return int32(id)
+}
+
+// plan says how gob reads wire type id into the local type, which is nil where
+// there is none. gob looks up by the local type alone some of what it has
+// compiled, and would read a second wire type by the definition of the first.
+// That is refused anywhere in a row, unless the two are the same. What gob
+// itself refuses as incompatible is left to it: it compares the types before it
+// reads a value.
+func (s *scanner) plan(id int32, local reflect.Type) *node {
+	s.step(1)
+	if n := s.nodes[place{local, id}]; n != nil {
 		return n
 	}
-	n.kind, n.len = w.kind, w.len
-	base := local
-	for i := 0; base != nil && base.Kind() == reflect.Pointer; i++ {
-		if base = base.Elem(); i > maxIndirect {
+	if s.nodes == nil {
+		s.nodes, s.ids = map[place]*node{}, map[reflect.Type]int32{}
+	}
+	n := &node{}
+	s.nodes[place{local, id}] = n
+	into := local
+	for i := 0; into != nil && into.Kind() == reflect.Pointer; i++ {
+		if into = into.Elem(); i > maxIndirect {
 			s.fail(errMismatch)
 			return n
 		}
-		n.alloc += int(base.Size())
+		n.alloc += int(into.Size())
 	}
-	if w.kind < arrayKind {
+	if first, ok := s.ids[into]; ok && !s.same(first, id, map[[2]int32]bool{}) {
+		s.fail(errAmbiguous)
+	}
+	w := s.wire(id)
+	if n.kind, n.len = w.kind, w.len; w.kind < arrayKind || s.err != nil {
 		return n
 	}
 	if local == nil && w.kind == interfaceKind {
 		n.kind = skippedKind
 		return n
 	}
-	if local != nil && (base.Kind() != localKinds[w.kind] || factsOf(local).readsItself) {
-		s.fail(errMismatch)
-		return n
+	if local != nil {
+		if into.Kind() != localKinds[w.kind] {
+			s.fail(errMismatch)
+			return n
+		}
+		s.ids[into] = id
 	}
-
-	scope[key] = n
+	var key, elem reflect.Type
 	switch w.kind {
 	case structKind:
-		n.engine = s.compile(id, w, base)
+		s.planFields(n, w, into)
 	case mapKind:
-		var key, elem reflect.Type
 		if local != nil {
-			key, elem = base.Key(), base.Elem()
+			key, elem = into.Key(), into.Elem()
 			n.size = 2*int(key.Size()+elem.Size()) + 16 // as sparse as a new map gets
 		}
-		n.key = s.plan(w.key, key, scope)
-		n.elem = s.plan(w.elem, elem, scope)
+		n.key = s.plan(w.key, key)
+		n.elem = s.plan(w.elem, elem)
 	case arrayKind, sliceKind:
-		var elem reflect.Type
 		if local != nil {
-			elem = base.Elem()
+			elem = into.Elem()
 			n.size = int(elem.Size())
 		}
-		n.elem = s.plan(w.elem, elem, scope)
+		n.elem = s.plan(w.elem, elem)
 	}
 	return n
 }
@@ -204,29 +240,21 @@ var localKinds = [...]reflect.Kind{
 	interfaceKind: reflect.Interface,
 }
 
-// compile follows compileDec: fields go by name, and each that nothing
-// receives is compiled on its own.
-func (s *scanner) compile(id int32, w *wire, local reflect.Type) *engine {
-	if e := s.engines[place{local, id}]; e != nil {
-		return e
-	}
-	if s.engines == nil {
-		s.engines = map[place]*engine{}
-	}
-	e := &engine{fields: make([]*node, 0, len(w.fields))}
-	s.engines[place{local, id}] = e
-	scope := map[place]*node{}
+// planFields plans the fields of a struct, by name. For each that nothing
+// receives gob may compile every type of the row anew.
+func (s *scanner) planFields(n *node, w *wire, local reflect.Type) {
 	for _, f := range w.fields {
 		var to reflect.Type
-		in := map[place]*node{}
 		if local != nil {
 			if lf, ok := local.FieldByName(f.name); ok && lf.IsExported() {
-				to, in = lf.Type, scope
+				to = lf.Type
 			}
 		}
-		e.fields = append(e.fields, s.plan(f.id, to, in))
+		if to == nil && s.wire(f.id).kind >= arrayKind {
+			s.step(len(s.wires))
+		}
+		n.fields = append(n.fields, s.plan(f.id, to))
 	}
-	return e
 }
 
 // same reports whether two wire types are read alike.
@@ -235,7 +263,7 @@ func (s *scanner) same(a, b int32, assumed map[[2]int32]bool) bool {
 		return true
 	}
 	x, y := s.wires[a], s.wires[b]
-	s.step()
+	s.step(1)
 	if s.err != nil || x == nil || y == nil ||
 		x.kind != y.kind || x.len != y.len || len(x.fields) != len(y.fields) {
 		return false
@@ -254,7 +282,7 @@ var localTypes sync.Map
 
 // localType returns the type that is registered under name. gob does not tell;
 // but decoding an empty value into an any does. It is nil where the wire type
-// says it all: for numbers, strings, types that read themselves, arrays of them.
+// says it all: for numbers, strings, types that write themselves, arrays of them.
 func (s *scanner) localType(name string, id int32) reflect.Type {
 	leaf := s.wire(id)
 	for n := 0; s.err == nil && leaf.kind == arrayKind; n++ {
@@ -268,8 +296,12 @@ func (s *scanner) localType(name string, id int32) reflect.Type {
 	if t, ok := localTypes.Load(name); ok {
 		return t.(reflect.Type)
 	}
+	row := s.emptyRow(name, id)
+	if s.err != nil {
+		return nil
+	}
 	var v any
-	if err := decodeAny(s.emptyRow(name, id), &v); err != nil {
+	if err := decodeAny(row, &v); err != nil {
 		s.fail(err)
 		return nil
 	}
@@ -283,30 +315,24 @@ func decodeAny(row []byte, v *any) (err error) {
 	return gob.NewDecoder(bytes.NewReader(row)).Decode(v)
 }
 
-// emptyRow is a row with an empty value of the registered type. Any struct
-// takes a struct without fields; other types need the definitions of the row,
-// which gob is spared when it would compile too long.
+// emptyRow is a row with an empty value of the registered type. Its structs have
+// no fields: any struct takes such a one, and gob has little to compile.
 func (s *scanner) emptyRow(name string, id int32) []byte {
 	b := appendUint(appendUint(appendUint(nil, 2*idInterface), 0), uint64(len(name)))
 	b = append(b, name...)
-	if s.wire(id).kind == structKind {
-		b = appendInt(b, -firstUserID)
-		b = append(b, 3, 0, 0, 0) // wireType{StructT: &structType{}}, a length
-		b = appendInt(b, firstUserID)
-		b = append(b, 0, 0) // a length, the struct's end
-	} else {
-		s.plan(id, nil, map[place]*node{})
-		for _, d := range s.definitions {
-			b = append(appendInt(b, -int64(d.id)), d.body...)
-			b = append(b, 0)
+	for id, w := range s.wires {
+		body := w.body
+		if w.kind == structKind {
+			body = []byte{3, 0, 0} // wireType{StructT: &structType{}}
 		}
-		b = appendInt(b, int64(id))
-		b = append(b, 0, 0)
-		b = s.appendEmpty(b, id)
+		b = append(appendInt(b, -int64(id)), body...)
+		b = append(b, 0) // a length, which gob skips
 	}
-	if s.err != nil {
-		return nil
+	b = append(appendInt(b, int64(id)), 0)
+	if s.wire(id).kind != structKind {
+		b = append(b, 0)
 	}
+	b = s.appendEmpty(b, id)
 	return append(appendUint(nil, uint64(len(b))), b...)
 }
 

@@ -51,13 +51,6 @@ func explain(err error, v reflect.Value) error {
 	return err
 }
 
-func base(t reflect.Type) reflect.Type {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t
-}
-
 // search looks in a value for the first part that matches, in the order in which
 // gob writes it. The value must not contain itself.
 type search struct {
@@ -72,40 +65,18 @@ func (s *search) visit(v reflect.Value, parent reflect.Kind) bool {
 		s.found = v
 		return true
 	}
-	f := factsOf(v.Type())
-	if f.writesItself {
+	if factsOf(v.Type()).writesItself {
 		return false
 	}
-	visitAt := func(next step, part reflect.Value) bool {
+	if v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
+		return !v.IsNil() && s.visit(v.Elem(), v.Kind())
+	}
+	for next, part := range inside(v) {
 		s.at.push(next)
 		if s.visit(part, v.Kind()) {
 			return true
 		}
 		s.at.pop()
-		return false
-	}
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		return !v.IsNil() && s.visit(v.Elem(), v.Kind())
-	case reflect.Struct:
-		for _, i := range f.fields {
-			if visitAt(step{field: v.Type().Field(i).Name}, v.Field(i)) {
-				return true
-			}
-		}
-	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			if visitAt(step{index: i}, v.Index(i)) {
-				return true
-			}
-		}
-	case reflect.Map:
-		for entries := v.MapRange(); entries.Next(); {
-			next := step{key: entries.Key()}
-			if visitAt(next, entries.Key()) || visitAt(next, entries.Value()) {
-				return true
-			}
-		}
 	}
 	return false
 }

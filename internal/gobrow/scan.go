@@ -1,11 +1,9 @@
 package gobrow
 
-import "reflect"
-
-// scanner reads a row along its own type definitions, exactly as gob's decoder
-// will read it into the registered types, but builds nothing. It ends within
-// time and memory proportional to the row, whatever the row claims: no element
-// takes less than one byte, no length exceeds what is left.
+// scanner reads a row along its own type definitions, as gob's decoder will read
+// it into the registered types, but builds nothing. It ends within time and
+// memory proportional to the row, whatever the row claims: no element takes less
+// than one byte, no length exceeds what is left.
 //
 // The first error stays in err and leaves nothing to read.
 type scanner struct {
@@ -14,7 +12,8 @@ type scanner struct {
 	mem      int // what gob may still allocate
 	err      error
 
-	table // empty when a plan is at hand
+	plans       // empty when a plan is at hand
+	root  *node // the plan of the row's value
 }
 
 func (s *scanner) fail(err error) {
@@ -95,7 +94,7 @@ func (s *scanner) count(least, size int) int {
 		s.fail(errMemory)
 		return 0
 	}
-	s.mem -= int(n) * size
+	s.spend(int(n) * size)
 	return int(n)
 }
 
@@ -110,7 +109,16 @@ func (s *scanner) scanRow() error {
 	if s.typeID(false) != idInterface || s.uint() != 0 {
 		s.fail(errMalformed)
 	}
-	s.iface(-1)
+	if s.root = s.iface(-1); s.root == nil {
+		s.fail(errNil)
+	}
+	return s.finish()
+}
+
+// scanValue checks the value of a row whose definitions have a plan.
+func (s *scanner) scanValue(root *node) error {
+	s.uint()
+	s.rootValue(root, 0)
 	return s.finish()
 }
 
@@ -143,28 +151,27 @@ func (s *scanner) typeID(inside bool) int32 {
 	return -1
 }
 
-// iface reads the value of an interface variable: the row's own at depth -1,
-// since that does not count. gob ignores the length here, and so does the scan.
-func (s *scanner) iface(depth int) {
-	top := depth < 0
+// iface reads the value of an interface variable and returns the plan of what is
+// in it: nil for nothing. The row's own stands at depth -1, since it does not
+// count. gob ignores the length here, and so does the scan.
+func (s *scanner) iface(depth int) *node {
 	name := s.bytes()
 	if len(name) == 0 {
-		if top {
-			s.fail(errNil)
-		}
-		return
+		return nil
 	}
 	depth = s.enter(1, depth)
 	id := s.typeID(true)
 	s.uint()
 	if s.err != nil {
-		return
+		return nil
 	}
-	n := s.rootPlan(string(name), id)
-	if top {
-		s.root = n
+	local := s.localType(string(name), id)
+	if local != nil {
+		s.spend(int(local.Size()))
 	}
+	n := s.plan(id, local)
 	s.rootValue(n, depth)
+	return n
 }
 
 // rootValue reads the concrete value of an interface variable.
@@ -189,20 +196,17 @@ func (s *scanner) value(n *node, depth int) {
 	case bytesKind:
 		s.spend(len(s.bytes()))
 	case structKind:
-		s.structValue(n.engine, s.enter(1, depth))
+		depth = s.enter(1, depth)
+		s.fields(len(n.fields), func(field int) { s.value(n.fields[field], depth) })
 	case arrayKind:
 		if s.count(1, 0) != n.len {
 			s.fail(errMalformed)
 		}
-		s.elements(n.elem, n.len, depth)
+		s.elements(n.len, depth, n.elem)
 	case sliceKind:
-		s.elements(n.elem, s.count(1, n.size), depth)
+		s.elements(s.count(1, n.size), depth, n.elem)
 	case mapKind:
-		i := s.count(2, n.size)
-		for depth = s.enter(i, depth); i > 0 && s.err == nil; i-- {
-			s.value(n.key, depth)
-			s.value(n.elem, depth)
-		}
+		s.elements(s.count(2, n.size), depth, n.key, n.elem)
 	case interfaceKind:
 		s.iface(depth)
 	case skippedKind:
@@ -223,110 +227,18 @@ func (s *scanner) enter(n, depth int) int {
 	return depth + 1
 }
 
-func (s *scanner) elements(elem *node, n, depth int) {
+// elements reads n elements of one value each, or of a key and a value.
+func (s *scanner) elements(n, depth int, each ...*node) {
 	for depth = s.enter(n, depth); n > 0 && s.err == nil; n-- {
-		s.value(elem, depth)
+		for _, part := range each {
+			s.value(part, depth)
+		}
 	}
 }
 
-// structValue insists on the terminator, which gob does without at the end of
-// a message: a struct of no bytes could stand there any number of times.
-func (s *scanner) structValue(e *engine, depth int) {
-	for field := -1; s.err == nil; {
-		if s.pos == s.end {
-			s.fail(errTerminator)
-			return
-		}
-		delta := s.uint()
-		if delta == 0 {
-			return
-		}
-		if delta > uint64(len(e.fields)-1-field) {
-			s.fail(errMalformed)
-			return
-		}
-		field += int(delta)
-		s.value(e.fields[field], depth)
-	}
-}
-
-// define reads the definition of type id, a wireType in encoding/gob/type.go.
-func (s *scanner) define(id int32) {
-	if id < firstUserID || s.wires[id] != nil {
-		s.fail(errAmbiguous)
-		return
-	}
-	s.step()
-	start := s.pos
-	w := &wire{kind: noKind}
-	s.fields(7, func(form int) {
-		if w.kind != noKind {
-			s.fail(errAmbiguous)
-			return
-		}
-		w.kind = [...]kind{arrayKind, sliceKind, structKind, mapKind, bytesKind, bytesKind, bytesKind}[form]
-		w.opaque = w.kind == bytesKind
-		s.form(w)
-	})
-	if w.kind == noKind || w.len < 0 {
-		s.fail(errMalformed)
-	}
-	if s.wires == nil {
-		s.wires = map[int32]*wire{}
-	}
-	s.wires[id] = w
-	s.definitions = append(s.definitions, definition{id, s.row[start:s.pos]})
-}
-
-func (s *scanner) form(w *wire) {
-	s.fields([...]int{arrayKind: 3, sliceKind: 2, structKind: 2, mapKind: 3, bytesKind: 1}[w.kind], func(field int) {
-		switch {
-		case field == 0: // CommonType: a name and an id, both without meaning
-			s.fields(2, func(field int) {
-				if field == 0 {
-					s.bytes()
-				} else {
-					s.int()
-				}
-			})
-		case w.kind == structKind:
-			for n := s.count(1, int(reflect.TypeFor[wireField]().Size())); n > 0 && s.err == nil; n-- {
-				s.step()
-				w.fields = append(w.fields, s.wireField())
-			}
-		case w.kind == mapKind && field == 1:
-			w.key = s.id()
-		case w.kind == arrayKind && field == 2:
-			w.len = int(s.int())
-		default:
-			w.elem = s.id()
-		}
-	})
-}
-
-func (s *scanner) wireField() (f wireField) {
-	s.fields(2, func(field int) {
-		if field == 0 {
-			f.name = string(s.bytes())
-		} else {
-			f.id = s.id()
-		}
-	})
-	return f
-}
-
-func (s *scanner) id() int32 {
-	id := s.int()
-	if id == idInterface {
-		s.interfaces = true
-	}
-	if int64(int32(id)) != id {
-		s.fail(errMalformed)
-	}
-	return int32(id)
-}
-
-// fields reads a struct of a definition, calling read for each field in it.
+// fields reads a struct of n fields, calling read for each that is there. It
+// insists on the terminator, which gob does without at the end of a message: a
+// struct of no bytes could stand there any number of times.
 func (s *scanner) fields(n int, read func(field int)) {
 	for field := -1; s.err == nil; {
 		if s.pos == s.end {
