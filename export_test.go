@@ -49,11 +49,11 @@ func WithRow(job JobWithSchedule, row RawJob) JobWithSchedule {
 
 // Settled asks whether the outcome of a write is settled.
 func Settled(err error) (bool, error) {
-	var outcome interface{ settled() (bool, error) }
+	var outcome interface{ Settled() (bool, error) }
 	if !errors.As(err, &outcome) {
 		return false, err
 	}
-	return outcome.settled()
+	return outcome.Settled()
 }
 
 // RunsTiming is what tests of the record of runs shorten.

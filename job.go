@@ -12,6 +12,8 @@ import (
 
 	"github.com/robfig/cron/v3"
 	"gorm.io/gorm"
+
+	"github.com/nbena/smallben/internal/sqltx"
 )
 
 // DefaultCronID is the cron id of a job that is not scheduled: a paused one, or
@@ -32,7 +34,7 @@ var (
 	// ErrOutcomeUnknown is what errors.Is finds when the database did not
 	// say whether a write happened. SmallBen reads the rows again as soon as
 	// the database answers; the caller may list the jobs to learn the same.
-	ErrOutcomeUnknown = errors.New("outcome of the write unknown")
+	ErrOutcomeUnknown = sqltx.ErrOutcomeUnknown
 	// ErrNotRegistered is what errors.Is finds when a Recorder is asked in the
 	// name of a process that it does not know, or no longer does.
 	ErrNotRegistered = errors.New("process not registered")

@@ -22,9 +22,9 @@ type unsettledWrite struct {
 func (s *SmallBen) failed(err error, ids []int64) {
 	unknown := errors.Is(err, ErrOutcomeUnknown)
 	write := unsettledWrite{ids: ids}
-	var outcome interface{ settled() (bool, error) }
+	var outcome interface{ Settled() (bool, error) }
 	if unknown && errors.As(err, &outcome) {
-		write.settled = outcome.settled
+		write.settled = outcome.Settled
 	}
 	switch {
 	case unknown:

@@ -6,83 +6,69 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"gorm.io/gorm"
+	"github.com/nbena/smallben/internal/sqltx"
 )
 
 // records runs statements of the record on a connection or in a transaction.
 type records struct {
-	db         *gorm.DB
-	dialect    recordDialect
-	conditions conditions
-	strict     bool      // see scanRows
-	now        time.Time // in a transaction: when it began, by the database
+	*sqltx.Tx
+	now time.Time // in a transaction: when it began, by the database
 }
 
-func (r *RepositoryGorm) recordsOn(tx *gorm.DB) (*records, error) {
-	switch d := r.dialect.(type) {
-	case postgresDialect:
-		return &records{db: tx, dialect: d, conditions: postgresConditions}, nil
-	case sqliteDialect:
-		return &records{db: tx, dialect: d, conditions: sqliteConditions, strict: true}, nil
+func (r *RepositoryGorm) recordsOn(tx *sqltx.Tx) (*records, error) {
+	if tx.Kind() == sqltx.Portable {
+		return nil, fmt.Errorf("the record of runs needs PostgreSQL or SQLite, not %s", r.db.Dialect())
 	}
-	return nil, fmt.Errorf("the record of runs needs PostgreSQL or SQLite, not %s", r.db.Name())
+	return &records{Tx: tx, now: tx.Now()}, nil
 }
 
-// rowsArg is an argument of a statement, its last, which stands for {rows}.
-type rowsArg struct {
-	fields string
-	values [][]any
+func rowsArg(fields string, values [][]any) sqltx.Rows {
+	return sqltx.Rows{Fields: fields, Values: values}
 }
 
-func idRows(ids []int64) rowsArg {
+func idRows(ids []int64) sqltx.Rows {
 	values := make([][]any, len(ids))
 	for i, id := range ids {
 		values[i] = []any{id}
 	}
-	return rowsArg{jobFields, values}
+	return rowsArg(idFields, values)
 }
 
-// prepare writes a statement in the words of the database.
-func (s *records) prepare(text string, args []any) (string, []any) {
-	text = s.dialect.words(text)
-	if n := len(args); n > 0 {
-		if source, ok := args[n-1].(rowsArg); ok {
-			from, more := s.dialect.rows(n, source.fields, source.values)
-			text = strings.Replace(text, "{rows}", from, 1)
-			args = slices.Concat(args[:n-1], more)
-		}
-	}
-	return text, args
-}
+func (s *records) exec(text string, args ...any) error { return s.Exec(s.words(text), args...) }
 
-func (s *records) exec(text string, args ...any) error {
-	text, args = s.prepare(text, args)
-	return exec(s.db, text, args...)
-}
-
-// row scans the only row of a query.
 func (s *records) row(text string, args []any, dest ...any) error {
-	text, args = s.prepare(text, args)
-	return queryRow(s.db, text, args, dest...)
+	return s.Row(s.words(text), args, dest...)
 }
 
-// each calls scan for each row of a query.
 func (s *records) each(text string, args []any, scan func(rows *sql.Rows) error) error {
-	text, args = s.prepare(text, args)
-	rows, err := query(s.db, text, args...)
-	if err != nil {
+	return s.Each(s.words(text), args, scan)
+}
+
+// words puts in the columns that are read from each database in its own way.
+func (s *records) words(text string) string {
+	if s.Kind() == sqltx.SQLite {
+		return sqliteColumns.Replace(text)
+	}
+	return postgresColumns.Replace(text)
+}
+
+// shareable is an error if processes cannot share the database.
+func (s *records) shareable() error {
+	if s.Kind() != sqltx.SQLite {
+		return nil
+	}
+	var mode string
+	if err := s.Row("PRAGMA journal_mode", nil, &mode); err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
+	if mode != "wal" && mode != "memory" {
+		return errors.New("the journal mode is " + strconv.Quote(mode) + ": processes can share a SQLite database in WAL mode only, for mattn's driver sqlite.Open(\"file:jobs.db?_journal_mode=WAL\")")
 	}
-	return errors.Join(rows.Err(), rows.Close())
+	return nil
 }
 
 // runs returns the runs of a query.
@@ -111,7 +97,7 @@ func (s *records) keys(text string, args ...any) (map[runID]bool, error) {
 // of the transaction.
 func (s *records) registered(process, lock string) (bool, error) {
 	var found bool
-	err := s.row("SELECT true FROM job_processes WHERE process = $1 "+lock, []any{process}, &found)
+	err := s.row("SELECT true FROM {job_processes} WHERE process = $1 "+lock, []any{process}, &found)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
@@ -121,13 +107,13 @@ func (s *records) registered(process, lock string) (bool, error) {
 // claim claims what these indexes name, and returns those that are added and
 // want a running key.
 func (s *records) claim(process string, claims []Claim, indexes []int, results []ClaimResult) (exclusive []int, err error) {
-	values := func(indexes []int) rowsArg {
+	values := func(indexes []int) sqltx.Rows {
 		values := make([][]any, len(indexes))
 		for i, n := range indexes {
 			c := &claims[n]
 			values[i] = append(keyValues(&c.RunKey), c.GroupID, c.SuperGroupID, c.Revision, c.Exclusive, n)
 		}
-		return rowsArg{claimFields, values}
+		return rowsArg(claimFields, values)
 	}
 	rest := indexes
 	try := func(text string) error {
@@ -174,7 +160,7 @@ func (s *records) takeRunningKeys(process string, claims []Claim, indexes []int,
 	for i, n := range indexes {
 		values[i] = keyValues(&claims[n].RunKey)
 	}
-	taken, err := s.keys(takeRunningKeys, process, rowsArg{keyFields, values})
+	taken, err := s.keys(takeRunningKeys, process, rowsArg(keyFields, values))
 	if err != nil {
 		return err
 	}
@@ -188,7 +174,7 @@ func (s *records) takeRunningKeys(process string, claims []Claim, indexes []int,
 	if len(skipped) == 0 {
 		return nil
 	}
-	return s.exec(skipRuns, s.now.UnixMicro(), rowsArg{keyFields, skipped})
+	return s.exec(skipRuns, s.now.UnixMicro(), rowsArg(keyFields, skipped))
 }
 
 func (s *records) finish(process string, runs []FinishedRun) error {
@@ -205,18 +191,18 @@ func (s *records) finish(process string, runs []FinishedRun) error {
 				Start: run.Start, End: run.End, Outcome: run.Outcome, Error: text, Exclusive: run.Exclusive}))
 		}
 	}
-	if err := s.exec(finishRuns, process, rowsArg{keyFields + ", started_at bigint, ended_at bigint, outcome text, error text", ended}); err != nil {
+	if err := s.exec(finishRuns, process, rowsArg(keyFields+", started_at bigint, ended_at bigint, outcome text, error text", ended)); err != nil {
 		return err
 	}
 	if len(exclusive) > 0 {
-		if err := s.exec(freeRunningKeys, process, rowsArg{keyFields, exclusive}); err != nil {
+		if err := s.exec(freeRunningKeys, process, rowsArg(keyFields, exclusive)); err != nil {
 			return err
 		}
 	}
 	if len(unclaimed) == 0 {
 		return nil
 	}
-	return s.exec(addUnclaimedRuns, rowsArg{runFields, unclaimed})
+	return s.exec(addUnclaimedRuns, rowsArg(runFields, unclaimed))
 }
 
 // runID is a RunKey that can be compared.

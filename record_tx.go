@@ -21,7 +21,7 @@ var _ RecordTx = (*recordTx)(nil)
 func newRecordTx(r *RepositoryGorm, s *records, revision int64) *recordTx {
 	inside := *r
 	tx := &recordTx{Repository: &inside, Upserter: &inside, records: *s, revision: revision}
-	inside.tx = tx
+	inside.tx, inside.db = tx, r.db.In(s.Tx)
 	return tx
 }
 
@@ -63,7 +63,7 @@ func (tx *recordTx) RecordedTicks(spans []TickSpan) ([][]time.Time, error) {
 		values[i] = []any{i, span.JobID, span.After.UnixMicro(), span.Until.UnixMicro()}
 	}
 	for chunk := range slices.Chunk(values, changeChunk) {
-		err := tx.each(recordedTicks, []any{rowsArg{"n bigint, job_id bigint, after bigint, until bigint", chunk}}, func(rows *sql.Rows) error {
+		err := tx.each(recordedTicks, []any{rowsArg("n bigint, job_id bigint, after bigint, until bigint", chunk)}, func(rows *sql.Rows) error {
 			var n int
 			var tick int64
 			err := rows.Scan(&n, &tick)
@@ -98,7 +98,7 @@ func (tx *recordTx) Record(accounts []Account, runs []Run) error {
 	}
 	// Not with the accounts: PostgreSQL would remember for each of them who had
 	// locked it before the savepoint.
-	err := tx.atomically(func() error {
+	err := tx.Savepoint(func() error {
 		for chunk := range chunks(runs, recordChunk, func(run *Run) int { return len(run.Error) }) {
 			if err := tx.addRuns(chunk); err != nil {
 				return err
@@ -114,7 +114,7 @@ func (tx *recordTx) Record(accounts []Account, runs []Run) error {
 		for i := range chunk {
 			values[i] = []any{chunk[i].JobID, chunk[i].Until.UnixMicro()}
 		}
-		err = tx.exec("UPDATE job_marks AS m SET accounted_until = v.until FROM {rows} WHERE m.job_id = v.job_id", rowsArg{"job_id bigint, until bigint", values})
+		err = tx.exec("UPDATE {job_marks} AS m SET accounted_until = v.until FROM {rows} WHERE m.job_id = v.job_id", rowsArg("job_id bigint, until bigint", values))
 	}
 	if err != nil {
 		return fmt.Errorf("record runs: %w", err)
@@ -134,9 +134,9 @@ func (tx *recordTx) addRuns(runs []Run) error {
 			running = append(running, append(keyValues(&run.RunKey), run.Process))
 		}
 	}
-	err := tx.exec("INSERT INTO job_runs ("+runColumns+") SELECT "+runColumns+" FROM {rows}", rowsArg{runFields, values})
+	err := tx.exec("INSERT INTO {job_runs} ("+runColumns+") SELECT "+runColumns+" FROM {rows}", rowsArg(runFields, values))
 	if err == nil && len(running) > 0 {
-		err = tx.exec("INSERT INTO job_running ("+keyColumns+", process) SELECT "+keyColumns+", process FROM {rows}", rowsArg{keyFields + ", process text", running})
+		err = tx.exec("INSERT INTO {job_running} ("+keyColumns+", process) SELECT "+keyColumns+", process FROM {rows}", rowsArg(keyFields+", process text", running))
 	}
 	return err
 }
@@ -147,18 +147,18 @@ func (tx *recordTx) Bury(dead []Peer) ([]Run, error) {
 	for i, peer := range dead {
 		values[i] = []any{peer.Process, peer.Beats}
 	}
-	peers := rowsArg{"process text, beats bigint", values}
+	peers := rowsArg("process text, beats bigint", values)
 	// In the order of Claim: the marks before the running keys.
 	err := tx.exec(lockMarksOfDead, peers)
 	if err == nil {
-		err = tx.exec("DELETE FROM job_processes WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})", peers)
+		err = tx.exec("DELETE FROM {job_processes} WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})", peers)
 	}
 	var lost []Run
 	if err == nil {
 		lost, err = tx.runs(loseRuns, tx.now.UnixMicro())
 	}
 	if err == nil {
-		err = tx.exec("DELETE FROM job_running WHERE process NOT IN (SELECT process FROM job_processes)")
+		err = tx.exec("DELETE FROM {job_running} WHERE process NOT IN (SELECT process FROM {job_processes})")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bury processes: %w", err)
@@ -170,25 +170,12 @@ func (tx *recordTx) Bury(dead []Peer) ([]Run, error) {
 // Lead implements RecordTx.
 func (tx *recordTx) Lead(process string) (bool, error) {
 	leads := false
-	err := tx.each("UPDATE job_record SET leader = $1 WHERE leader = $1 OR leader NOT IN (SELECT process FROM job_processes) RETURNING leader",
+	err := tx.each("UPDATE {job_record} SET leader = $1 WHERE leader = $1 OR leader NOT IN (SELECT process FROM {job_processes}) RETURNING leader",
 		[]any{process}, func(*sql.Rows) error { leads = true; return nil })
 	if err != nil {
 		return false, fmt.Errorf("lead: %w", err)
 	}
 	return leads, nil
-}
-
-// atomically undoes what write did if it returns an error.
-func (tx *recordTx) atomically(write func() error) error {
-	if err := tx.exec("SAVEPOINT smallben"); err != nil {
-		return err
-	}
-	if err := write(); err != nil {
-		// If the connection broke, so will the COMMIT.
-		_ = cmp.Or(tx.exec("ROLLBACK TO SAVEPOINT smallben"), tx.exec("RELEASE SAVEPOINT smallben"))
-		return err
-	}
-	return tx.exec("RELEASE SAVEPOINT smallben")
 }
 
 // markChanged marks the jobs that a change has changed.

@@ -2,7 +2,6 @@ package smallben
 
 import (
 	"cmp"
-	"context"
 	"crypto/rand"
 	"database/sql"
 	"encoding/json"
@@ -15,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"gorm.io/gorm"
+	"github.com/nbena/smallben/internal/sqltx"
 )
 
 const (
@@ -46,13 +45,12 @@ func newRecordState(skipMigration bool) *recordState {
 // ended by a semicolon, for those who set SkipMigration. It is empty if the
 // database is neither PostgreSQL nor SQLite.
 func (r *RepositoryGorm) RunsSchema() string {
-	d, ok := r.dialect.(recordDialect)
-	if !ok {
+	if r.db.Kind() == sqltx.Portable {
 		return ""
 	}
 	var text strings.Builder
 	for _, statement := range recordSchema {
-		text.WriteString(d.words(statement) + ";\n")
+		text.WriteString(r.db.Words(statement) + ";\n")
 	}
 	return text.String()
 }
@@ -61,21 +59,21 @@ func (r *RepositoryGorm) RunsSchema() string {
 // missing, unless SkipMigration is set.
 func (r *RepositoryGorm) OpenRecord(location string) error {
 	const op = "open record"
-	if _, ok := r.dialect.(recordDialect); !ok {
-		return fmt.Errorf("open record: the record of runs needs PostgreSQL or SQLite, not %s", r.db.Name())
+	if r.db.Kind() == sqltx.Portable {
+		return fmt.Errorf("open record: the record of runs needs PostgreSQL or SQLite, not %s", r.db.Dialect())
 	}
 	if err := r.migrateRecord(op); err != nil {
 		return err
 	}
 	var stored string
 	err := r.writeRecord(op, true, func(s *records) error {
-		err := s.exec("INSERT INTO job_record (id, revision, tokens, location, leader) VALUES (1, 0, '', $1, '') ON CONFLICT DO NOTHING", location)
+		err := s.exec("INSERT INTO {job_record} (id, revision, tokens, location, leader) VALUES (1, 0, '', $1, '') ON CONFLICT DO NOTHING", location)
 		if err != nil {
 			return err
 		}
-		return s.row("SELECT location FROM job_record", nil, &stored)
+		return s.row("SELECT location FROM {job_record}", nil, &stored)
 	}, func(s *records) (bool, error) {
-		err := s.row("SELECT location FROM job_record", nil, &stored)
+		err := s.row("SELECT location FROM {job_record}", nil, &stored)
 		return err == nil, err
 	})
 	if err != nil {
@@ -94,7 +92,7 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 	look := func(s *records) error {
 		missing = ""
 		for _, table := range recordTables {
-			exists, err := s.dialect.exists(s.db, table.name)
+			exists, err := s.Exists(table.name)
 			if err != nil {
 				return err
 			}
@@ -108,7 +106,7 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 		if err := look(s); err != nil {
 			return err
 		}
-		return s.dialect.shareable(s.db)
+		return s.shareable()
 	})
 	if err != nil {
 		return err
@@ -135,11 +133,11 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 			}
 		}
 	}
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
 	for _, table := range recordTables {
 		if err := r.checkColumns(ctx, table.name, table.columns); err != nil {
-			return r.failed(op, err)
+			return r.db.Failed(op, err)
 		}
 	}
 	return nil
@@ -148,14 +146,14 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 // Join implements Recorder.
 func (r *RepositoryGorm) Join(process string) error {
 	return r.writeRecord("join", true, func(s *records) error {
-		return s.exec("INSERT INTO job_processes (process, beats) VALUES ($1, 0) ON CONFLICT DO NOTHING", process)
+		return s.exec("INSERT INTO {job_processes} (process, beats) VALUES ($1, 0) ON CONFLICT DO NOTHING", process)
 	}, func(s *records) (bool, error) { return s.registered(process, "") })
 }
 
 // Leave implements Recorder.
 func (r *RepositoryGorm) Leave(process string) error {
 	return r.writeRecord("leave", true, func(s *records) error {
-		return s.exec("DELETE FROM job_processes WHERE process = $1", process)
+		return s.exec("DELETE FROM {job_processes} WHERE process = $1", process)
 	}, func(s *records) (bool, error) {
 		registered, err := s.registered(process, "")
 		return !registered, err
@@ -166,14 +164,9 @@ func (r *RepositoryGorm) Leave(process string) error {
 // too many does no harm.
 func (r *RepositoryGorm) Beat(process string) (pulse Pulse, err error) {
 	const op = "beat"
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
-	done, err := r.takeTurn(ctx)
-	if err != nil {
-		return Pulse{}, r.failed(op, err)
-	}
-	defer done()
-	err = r.failed(op, r.attempt(ctx, func(tx *gorm.DB) error {
+	err = r.db.Failed(op, r.db.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
 		s, err := r.recordsOn(tx)
 		if err != nil {
 			return err
@@ -280,7 +273,7 @@ func (r *RepositoryGorm) claim(process string, claims []Claim) ([]ClaimResult, e
 			}
 		}
 		var mine int
-		err := s.row("SELECT count(*) FROM {rows} JOIN job_runs r ON "+sameRun+" WHERE r.process = $1", []any{process, rowsArg{keyFields, won}}, &mine)
+		err := s.row("SELECT count(*) FROM {rows} JOIN {job_runs} r ON "+sameRun+" WHERE r.process = $1", []any{process, rowsArg(keyFields, won)}, &mine)
 		return mine == len(won), err
 	})
 	if err != nil {
@@ -309,7 +302,7 @@ func (r *RepositoryGorm) Finish(process string, runs []FinishedRun) error {
 			values[i] = append(keyValues(&runs[i].RunKey), runs[i].Unclaimed)
 		}
 		var left int
-		err := s.row(countUnfinished, []any{process, rowsArg{keyFields + ", unclaimed boolean", values}}, &left)
+		err := s.row(countUnfinished, []any{process, rowsArg(keyFields+", unclaimed boolean", values)}, &left)
 		return left == 0, err
 	})
 }
@@ -333,7 +326,7 @@ func (r *RepositoryGorm) changeRecord(op string, body func(tx *recordTx) error) 
 	err = r.writeRecord(op, false, func(s *records) error {
 		// The first statement: who has written the row has the record to itself.
 		var now *int64
-		err := s.row("UPDATE job_record SET revision = revision + 1, tokens = substr(CAST($1 AS text) || tokens, 1, CAST($2 AS int)) RETURNING revision, {clock}",
+		err := s.row("UPDATE {job_record} SET revision = revision + 1, tokens = substr(CAST($1 AS text) || tokens, 1, CAST($2 AS int)) RETURNING revision, {clock}",
 			[]any{token, tokensKept * tokenLength}, &revision, &now)
 		if err != nil {
 			return err
@@ -343,7 +336,7 @@ func (r *RepositoryGorm) changeRecord(op string, body func(tx *recordTx) error) 
 	}, func(s *records) (bool, error) {
 		var latest int64
 		var tokens string
-		if err := s.row("SELECT revision, tokens FROM job_record", nil, &latest, &tokens); err != nil {
+		if err := s.row("SELECT revision, tokens FROM {job_record}", nil, &latest, &tokens); err != nil {
 			return false, err
 		}
 		for chunk := range slices.Chunk([]byte(tokens), tokenLength) {
@@ -371,11 +364,12 @@ const (
 
 // Changes implements Recorder.
 func (r *RepositoryGorm) Changes(since int64, ids []int64) (changes Changes, err error) {
-	text, args := fmt.Sprintf(changedJobs, "job_marks v", "v.revision > $1"), []any{since}
+	text, args := fmt.Sprintf(changedJobs, "{job_marks} v", "v.revision > $1"), []any{since}
 	if ids != nil {
 		text, args = fmt.Sprintf(changedJobs, "{rows}", "true"), []any{idRows(unique(ids))}
 	}
 	err = r.readRecord("read changes", func(s *records) error {
+		strict := s.Kind() == sqltx.SQLite
 		changes = Changes{}
 		var id, revision *int64
 		var values rowValues
@@ -388,7 +382,7 @@ func (r *RepositoryGorm) Changes(since int64, ids []int64) (changes Changes, err
 				changes.Gone = append(changes.Gone, *id)
 				return nil
 			}
-			row := values.row(s.strict)
+			row := values.row(strict)
 			if revision != nil {
 				row.Revision = *revision
 			}
@@ -448,7 +442,7 @@ func (r *RepositoryGorm) PruneRuns(before time.Time, limit int) (int, error) {
 			return true, nil
 		}
 		var left int
-		err := s.row("SELECT count(*) FROM {rows} JOIN job_runs r ON "+sameRun, []any{rowsArg{keyFields, [][]any{sample}}}, &left)
+		err := s.row("SELECT count(*) FROM {rows} JOIN {job_runs} r ON "+sameRun, []any{rowsArg(keyFields, [][]any{sample})}, &left)
 		return left == 0, err
 	})
 	if err != nil {
@@ -482,14 +476,13 @@ func (r *RepositoryGorm) ListRuns(options ListRunsOptions) (runs []Run, err erro
 			args = append(args, arg)
 			where = append(where, fmt.Sprintf(condition, len(args)))
 		}
-		c := s.conditions
 		for _, ids := range []struct {
 			column string
 			ids    []int64
 		}{{"job_id", options.JobIDs}, {"group_id", options.GroupIDs}, {"super_group_id", options.SuperGroupIDs}} {
 			if ids.ids != nil {
-				args = append(args, c.list(unique(ids.ids)))
-				where = append(where, fmt.Sprintf(c.among, ids.column, len(args)))
+				args = append(args, sqltx.IDs(unique(ids.ids)))
+				where = append(where, s.Kind().Among(ids.column, len(args)))
 			}
 		}
 		if options.Outcomes != nil {
@@ -506,7 +499,7 @@ func (r *RepositoryGorm) ListRuns(options ListRunsOptions) (runs []Run, err erro
 		if !options.Before.IsZero() {
 			filter("tick < $%d", options.Before.UnixMicro())
 		}
-		text := "SELECT " + runColumns + " FROM job_runs"
+		text := "SELECT " + runColumns + " FROM {job_runs}"
 		if len(where) > 0 {
 			text += " WHERE " + strings.Join(where, " AND ")
 		}
@@ -527,7 +520,7 @@ func (r *RepositoryGorm) LastRuns(jobIDs []int64) (runs []Run, err error) {
 			if err != nil {
 				return err
 			}
-			scanner := rowScanner{row: &RawJob{}, strict: s.strict}
+			scanner := rowScanner{row: &RawJob{}, strict: s.Kind() == sqltx.SQLite}
 			if run.Tick.Before(scanner.time("created_at", created)) {
 				return nil
 			}
@@ -544,90 +537,40 @@ func (r *RepositoryGorm) LastRuns(jobIDs []int64) (runs []Run, err error) {
 // within is the repository with a timeout of at most limit.
 func (r *RepositoryGorm) within(limit time.Duration) *RepositoryGorm {
 	bounded := *r
-	if r.timeout == 0 || r.timeout > limit {
-		bounded.timeout = max(limit, 1)
-	}
+	bounded.db = r.db.Within(limit)
 	return &bounded
-}
-
-// takeTurn waits for the turn to write the record. The caller ends it.
-func (r *RepositoryGorm) takeTurn(ctx context.Context) (done func(), err error) {
-	if r.db.Name() != "sqlite" {
-		return func() {}, nil
-	}
-	select {
-	case r.state.turn <- struct{}{}:
-		return func() { <-r.state.turn }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // readRecord calls use with a transaction to read in.
 func (r *RepositoryGorm) readRecord(op string, use func(s *records) error) error {
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
-	return r.failed(op, r.readTx(ctx, use))
-}
-
-func (r *RepositoryGorm) readTx(ctx context.Context, use func(s *records) error) error {
-	beginCtx := ctx
-	if r.pinned {
-		beginCtx = context.WithoutCancel(ctx) // as in writeOnce
-	}
-	conn, err := r.acquire(ctx, func(conn *sql.Conn) error {
-		tx, err := conn.BeginTx(beginCtx, nil)
+	return r.db.Failed(op, r.db.Read(ctx, func(tx *sqltx.Tx) error {
+		s, err := r.recordsOn(tx)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = tx.Rollback() }()
-		s, err := r.recordsOn(r.session(ctx, tx))
-		if err == nil {
-			err = s.dialect.beginRead(s.db)
-		}
-		if err == nil {
-			err = use(s)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return conn.Close()
+		return use(s)
+	}))
 }
 
 // writeRecord runs body in one transaction: a second time if PostgreSQL ended it
-// for a deadlock, and again says so. See writeOnce for took.
+// for a deadlock, and again says so. See sqltx.DB.Write for took. Statements take
+// the rows that they are given one after another, by the indexes. A CASE in a
+// condition keeps it from having an influence on that.
 func (r *RepositoryGorm) writeRecord(op string, again bool, body func(s *records) error, took func(s *records) (bool, error)) error {
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
-	done, err := r.takeTurn(ctx)
-	if err != nil {
-		return r.failed(op, err)
-	}
-	defer done()
-	writer := *r
-	if r.db.Name() == "postgres" {
-		writer.isolation = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
-	}
-	write := writer.writeOnce
+	db := r.db.WithSettings("enable_seqscan", "off", "enable_bitmapscan", "off", "enable_hashjoin", "off", "enable_mergejoin", "off")
+	write := db.WriteOnce
 	if again {
-		write = writer.write
+		write = db.Write
 	}
-	return write(ctx, op, func(tx *gorm.DB) (note string, err error) {
+	return write(ctx, op, func(tx *sqltx.Tx) error {
 		s, err := r.recordsOn(tx)
 		if err != nil {
-			return "", err
-		}
-		if note, s.now, err = s.dialect.begin(tx); err != nil {
-			return "", err
-		}
-		return note, body(s)
-	}, func(ctx context.Context) (ok bool, err error) {
-		err = r.readTx(ctx, func(s *records) (err error) {
-			ok, err = took(s)
 			return err
-		})
-		return ok, err
-	})
+		}
+		return body(s)
+	}, func(tx *sqltx.Tx) (bool, error) { return took(&records{tx, tx.Now()}) })
 }

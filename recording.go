@@ -644,13 +644,13 @@ func (r *recording) askAgain(batch []*claim) {
 // await waits until the outcome of a write is known, for as long as a claim is
 // worth it, and reports whether it is.
 func (r *recording) await(err error) bool {
-	var outcome interface{ settled() (bool, error) }
+	var outcome interface{ Settled() (bool, error) }
 	if !errors.As(err, &outcome) {
 		r.pause(troubleWait)
 		return true
 	}
 	for start := time.Now(); since(start) < r.timing.ClaimPatience; {
-		if settled, err := outcome.settled(); settled && err == nil {
+		if settled, err := outcome.Settled(); settled && err == nil {
 			return true
 		}
 		r.pause(troubleWait)

@@ -3,35 +3,23 @@ package smallben
 import (
 	"cmp"
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
-	"math"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/logger"
+
+	"github.com/nbena/smallben/internal/sqltx"
 )
 
-const (
-	defaultTimeout = 30 * time.Second
-	insertChunk    = 1000    // rows of one INSERT: 10 binds each, of SQLite's 32,766
-	changeChunk    = 10_000  // rows of one UPDATE or DELETE, which takes them as one parameter
-	portableChunk  = 200     // rows of one portable statement: SQL Server allows 2,100 binds
-	chunkBytes     = 8 << 20 // text of one statement, about
-	jobColumns     = "id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input"
-	// timeFormat is how the original wrote times to SQLite, and how mattn's
-	// driver reads them first. PostgreSQL reads it as well.
-	timeFormat = "2006-01-02 15:04:05.999999-07:00"
-)
+const defaultTimeout = 30 * time.Second
+
+// jobNames are the names of the table of jobs and of its indexes.
+var jobNames = []string{"jobs", "paused_idx", "group_idx", "super_group_idx", "jobs_paused_idx", "jobs_group_idx", "jobs_super_group_idx"}
 
 // RepositoryGormConfig says how to open a RepositoryGorm.
 type RepositoryGormConfig struct {
@@ -76,15 +64,11 @@ type RepositoryGormConfig struct {
 // It is a Recorder on PostgreSQL and on SQLite, there in WAL mode. Nothing of the
 // record is created or read until OpenRecord is called.
 type RepositoryGorm struct {
-	db      *gorm.DB
-	pool    *sql.DB
-	dialect dialect
-	timeout time.Duration // 0: none
-	pinned  bool          // to one connection, with which the database would go
+	db         *sqltx.DB
+	statements jobStatements
 
 	// What follows is for the record of runs.
-	state     *recordState
-	isolation *sql.TxOptions // nil: the database's own
+	state *recordState
 	// tx is the transaction of a Change, in which this copy of the repository
 	// reads, locks and writes. Nil means that each call has one of its own.
 	tx *recordTx
@@ -110,37 +94,40 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	if config.Dialector == nil {
 		return nil, errors.New("open repository: Dialector is nil")
 	}
-	r := &RepositoryGorm{timeout: max(config.Timeout, 0), state: newRecordState(config.SkipMigration)}
+	timeout := max(config.Timeout, 0)
 	if config.Timeout == 0 {
-		r.timeout = defaultTimeout
+		timeout = defaultTimeout
 	}
-	ctx, cancel := r.context()
+	ctx, cancel := context.WithCancel(context.Background())
+	if timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+	}
 	defer cancel()
-	if err := r.open(ctx, config); err != nil {
-		return nil, r.failed("open repository", err)
+	db, err := sqltx.Open(ctx, sqltx.Options{
+		Dialector: config.Dialector, Config: config.Config, Timeout: timeout, Portable: portable, Names: slices.Concat(jobNames, recordNames),
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("open repository: no answer from the database within %v: %w", timeout, err)
 	}
-	switch name := r.db.Name(); {
-	case portable:
-		r.dialect = portableDialect{}
-	case name == "postgres":
-		r.dialect = postgresDialect{}
-	case name == "sqlite":
-		r.dialect = sqliteDialect{}
-	default:
-		r.dialect = portableDialect{}
+	if err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	r := &RepositoryGorm{db: db, statements: bulkStatements{}, state: newRecordState(config.SkipMigration)}
+	if db.Kind() == sqltx.Portable {
+		r.statements = portableStatements{}
 	}
 	if err := r.migrate(ctx, config.SkipMigration); err != nil {
-		if ownsPool(config.Dialector) {
+		if db.Owned() {
 			_ = r.Close()
 		}
-		return nil, r.failed("open repository", err)
+		return nil, db.Failed("open repository", err)
 	}
 	return r, nil
 }
 
 // Close closes the pool of connections, and with it the repository. It is not
 // for those who passed a pool of their own in the dialector.
-func (r *RepositoryGorm) Close() error { return r.pool.Close() }
+func (r *RepositoryGorm) Close() error { return r.db.Close() }
 
 // ErrorTypeIfMismatchCount returns gorm.ErrRecordNotFound.
 func (r *RepositoryGorm) ErrorTypeIfMismatchCount() error { return gorm.ErrRecordNotFound }
@@ -160,7 +147,7 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 	if len(add)+len(replace) == 0 {
 		return nil
 	}
-	now := time.Now().UTC().Truncate(time.Microsecond)
+	now := r.db.Now()
 	added, problems := buildRows(add, now)
 	replacing, more := buildRows(replace, now)
 	problems = append(problems, more...)
@@ -176,11 +163,11 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 	}
 	ids = slices.Compact(ids)
 
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
 	narrow, err := r.narrowRows(ctx, slices.Concat(added, replacing))
 	if err != nil {
-		return r.failed(op, err)
+		return r.db.Failed(op, err)
 	}
 	problems = append(problems, narrow...)
 
@@ -199,7 +186,7 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 	// Nothing is stored. Name every id that is in the way.
 	existing, err := r.readIDs(ctx, ids)
 	if err != nil && refused == nil {
-		return join(append(problems, r.failed(op, err)))
+		return join(append(problems, r.db.Failed(op, err)))
 	}
 	for _, id := range existing {
 		problems = append(problems, jobErrorf(id, "%w", ErrJobExists))
@@ -233,31 +220,28 @@ func buildRows(jobs []JobWithSchedule, now time.Time) (rows []RawJob, problems [
 // refusal of an INSERT apart from other errors.
 func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, ids []int64, targets []rowChange, now time.Time) (refused, err error) {
 	var missing []int64
-	err = r.write(ctx, op, func(tx *gorm.DB) (note string, err error) {
+	err = r.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
 		refused = nil
-		limit := insertChunk
-		if _, ok := r.dialect.(portableDialect); ok {
-			limit = portableChunk
-		}
+		limit, _ := r.statements.chunks()
 		for chunk := range chunks(rows, limit, func(row *RawJob) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
-			if note, err = r.dialect.insert(tx, chunk); err != nil {
+			if err = r.statements.insert(tx, chunk); err != nil {
 				refused = err
-				return "", err
+				return err
 			}
 		}
 		if r.tx != nil {
 			err = r.tx.mark(ids, true)
 		}
 		if err == nil && len(targets) > 0 {
-			missing, note, err = r.changeRows(tx, replacing, targets, now)
+			missing, err = r.changeRows(tx, replacing, targets, now)
 		}
-		return note, err
-	}, func(ctx context.Context) (bool, error) {
-		stored, err := r.readIDs(ctx, ids)
+		return err
+	}, func(tx *sqltx.Tx) (bool, error) {
+		stored, err := r.readIn(tx, selected{ListJobsOptions: ListJobsOptions{JobIDs: ids}})
 		if err != nil || len(stored) < len(ids) || len(targets) == 0 {
 			return err == nil && len(stored) == len(ids), err
 		}
-		return r.changed(ctx, replacing, targets, missing, now)
+		return r.changed(tx, replacing, targets, missing, now)
 	})
 	if refused != nil {
 		return err, nil
@@ -342,106 +326,34 @@ func (r *RepositoryGorm) ListJobs(options ToListOptions) ([]RawJob, error) {
 // ListJobsAfter implements Pager. Rows whose id cannot be read come before the
 // others of the first page, and beyond its limit.
 func (r *RepositoryGorm) ListJobsAfter(options ToListOptions, after *int64, limit int) ([]RawJob, error) {
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
 	page := selected{ListJobsOptions: ResolveListOptions(options), after: after, limit: limit}
 	rows, err := r.readPage(ctx, page)
 	if err != nil || after != nil {
-		return rows, r.failed("list jobs", err)
+		return rows, r.db.Failed("list jobs", err)
 	}
 	page.noID = true
 	nameless, err := r.readPage(ctx, page)
-	return append(nameless, rows...), r.failed("list jobs", err)
-}
-
-// open lets GORM open the pool, within ctx: some drivers connect here and do not
-// ask.
-func (r *RepositoryGorm) open(ctx context.Context, config *RepositoryGormConfig) error {
-	own := config.Config
-	own.DisableAutomaticPing = true
-	own.SkipDefaultTransaction = true
-	own.DryRun = false
-	own.PrepareStmt = false
-	own.ClauseBuilders = maps.Clone(own.ClauseBuilders)
-	own.Plugins = maps.Clone(own.Plugins)
-	if own.Logger == nil {
-		own.Logger = logger.Discard
-	}
-	type opened struct {
-		db   *gorm.DB
-		pool *sql.DB
-		err  error
-	}
-	done := make(chan opened, 1)
-	go func() {
-		db, err := gorm.Open(config.Dialector, &own)
-		if err != nil {
-			done <- opened{err: err}
-			return
-		}
-		pool, err := db.DB()
-		if err != nil {
-			err = fmt.Errorf("the dialector's pool is a %T: %w", db.ConnPool, err)
-		}
-		done <- opened{db, pool, err}
-	}()
-	select {
-	case o := <-done:
-		r.db, r.pool = o.db, o.pool
-		return o.err
-	case <-ctx.Done():
-		go func() {
-			if o := <-done; o.pool != nil && ownsPool(config.Dialector) {
-				_ = o.pool.Close()
-			}
-		}()
-		return ctx.Err()
-	}
-}
-
-// ownsPool reports whether the dialector opened the pool. GORM's dialectors
-// have a field Conn for one that the user opened.
-func ownsPool(dialector gorm.Dialector) bool {
-	v := reflect.Indirect(reflect.ValueOf(dialector))
-	if v.Kind() != reflect.Struct {
-		return true
-	}
-	field, found := v.Type().FieldByName("Conn")
-	if !found {
-		return true
-	}
-	conn, err := v.FieldByIndexErr(field.Index)
-	return err != nil || conn.Kind() != reflect.Interface || conn.IsNil()
+	return append(nameless, rows...), r.db.Failed("list jobs", err)
 }
 
 // migrate makes sure that the table is there with the columns it needs.
 func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
-	if r.db.Name() == "sqlite" {
-		if err := r.pinMemory(ctx); err != nil {
-			return err
-		}
-	}
-	exists := func() (exists bool, err error) {
-		err = r.attempt(ctx, func(tx *gorm.DB) (err error) {
-			exists, err = r.dialect.exists(tx, "jobs")
-			return err
-		})
-		return exists, err
-	}
-	found, err := exists()
+	found, err := r.db.Exists(ctx, "jobs")
 	if err != nil {
 		return err
 	}
 	if !found {
 		if skip {
-			return errors.New("the table jobs is missing, and SkipMigration is set")
+			return fmt.Errorf("the table %s is missing, and SkipMigration is set", r.db.Table("jobs"))
 		}
-		err := r.write(ctx, "create table jobs", func(tx *gorm.DB) (string, error) {
-			return "", r.dialect.create(tx)
-		}, func(context.Context) (bool, error) { return exists() })
+		err := r.db.Write(ctx, "create table "+r.db.Table("jobs"), func(tx *sqltx.Tx) error {
+			return r.statements.create(tx)
+		}, func(tx *sqltx.Tx) (bool, error) { return tx.Exists("jobs") })
 		if err != nil {
 			// Another process may have been faster.
-			if found, existsErr := exists(); existsErr != nil || !found {
+			if found, existsErr := r.db.Exists(ctx, "jobs"); existsErr != nil || !found {
 				return err
 			}
 		}
@@ -451,161 +363,26 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 
 // checkColumns makes sure that a table has columns.
 func (r *RepositoryGorm) checkColumns(ctx context.Context, table, columns string) error {
-	err := r.attempt(ctx, func(tx *gorm.DB) error {
-		rows, err := query(tx, "SELECT "+columns+" FROM "+table+" WHERE 1 = 0")
+	err := r.db.Attempt(ctx, func(tx *sqltx.Tx) error {
+		rows, err := tx.Query("SELECT " + columns + " FROM {" + table + "} WHERE 1 = 0")
 		if err != nil {
 			return err
 		}
 		return errors.Join(rows.Err(), rows.Close())
 	})
 	if err != nil {
-		return fmt.Errorf("table %s: %w", table, err)
+		return fmt.Errorf("table %s: %w", r.db.Table(table), err)
 	}
 	return nil
 }
 
-// pinMemory keeps to one connection if the database is in memory: each
-// connection has one of its own.
-func (r *RepositoryGorm) pinMemory(ctx context.Context) error {
-	return r.attempt(ctx, func(tx *gorm.DB) error {
-		var file string
-		err := queryRow(tx, "SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
-		if err == nil && file == "" {
-			r.pinned = true
-			r.pool.SetMaxOpenConns(1)
-			r.pool.SetMaxIdleConns(1)
-			r.pool.SetConnMaxLifetime(0)
-			r.pool.SetConnMaxIdleTime(0)
-		}
-		return err
-	})
-}
-
-// context bounds a call.
-func (r *RepositoryGorm) context() (context.Context, context.CancelFunc) {
-	if r.timeout == 0 {
-		return context.WithCancel(context.Background())
-	}
-	return context.WithTimeout(context.Background(), r.timeout)
-}
-
-// session gives GORM on one connection or transaction. It is good for any
-// number of statements.
-func (r *RepositoryGorm) session(ctx context.Context, pool gorm.ConnPool) *gorm.DB {
-	session := r.db.Session(&gorm.Session{NewDB: true, Context: ctx})
-	session.Statement.ConnPool = pool
-	return session
-}
-
-// failed names the operation of an error.
-func (r *RepositoryGorm) failed(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%s: no answer from the database within %v: %w", op, r.timeout, err)
-	}
-	return fmt.Errorf("%s: %w", op, err)
-}
-
-// conn takes a connection from the pool. SQLite's drivers connect without a
-// look at the context, and wait for locks as they do.
-func (r *RepositoryGorm) conn(ctx context.Context) (*sql.Conn, error) {
-	if r.db.Name() != "sqlite" {
-		return r.pool.Conn(ctx)
-	}
-	type taken struct {
-		conn *sql.Conn
-		err  error
-	}
-	done := make(chan taken, 1)
-	go func() {
-		conn, err := r.pool.Conn(ctx)
-		done <- taken{conn, err}
-	}()
-	select {
-	case t := <-done:
-		if t.err != nil {
-			return nil, t.err
-		}
-		return t.conn, readySQLite(ctx, t.conn)
-	case <-ctx.Done():
-		go func() {
-			if t := <-done; t.conn != nil {
-				_ = t.conn.Close()
-			}
-		}()
-		return nil, ctx.Err()
-	}
-}
-
-// readySQLite makes SQLite wait for locks until ctx ends: mattn's driver does not
-// heed ctx while it waits. It also makes a large transaction keep its pages in
-// memory until it commits: to spill them it would lock readers out for the rest
-// of its time.
-func readySQLite(ctx context.Context, conn interface {
-	ExecContext(context.Context, string, ...any) (sql.Result, error)
-}) error {
-	wait := int64(math.MaxInt32)
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, max(1, time.Until(deadline).Milliseconds()))
-	}
-	_, err := conn.ExecContext(ctx, "PRAGMA cache_spill = 0; PRAGMA busy_timeout = "+strconv.FormatInt(wait, 10))
-	return err
-}
-
-// attempt calls use, which must not commit anything, with a connection that it
-// then gives back, or with the transaction of a Change.
-func (r *RepositoryGorm) attempt(ctx context.Context, use func(tx *gorm.DB) error) error {
-	if r.tx != nil {
-		return use(r.tx.db)
-	}
-	conn, err := r.acquire(ctx, func(conn *sql.Conn) error { return use(r.session(ctx, conn)) })
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
-
-// acquire calls first, which must not commit anything, with a connection, and
-// returns that. A connection that died in the pool, with its server perhaps,
-// fails no call: the next one is tried, until the pool holds only new ones.
-func (r *RepositoryGorm) acquire(ctx context.Context, first func(conn *sql.Conn) error) (*sql.Conn, error) {
-	for pooled := r.pool.Stats().OpenConnections; ; pooled-- {
-		conn, err := r.conn(ctx)
-		if conn == nil {
-			return nil, overdue(ctx, err)
-		}
-		if err == nil {
-			err = first(conn)
-		}
-		if err == nil {
-			return conn, nil
-		}
-		dead := pooled > 0 && ctx.Err() == nil && conn.PingContext(ctx) != nil
-		_ = conn.Close()
-		if !dead {
-			return nil, overdue(ctx, err)
-		}
-	}
-}
-
-// overdue puts the end of ctx before what drivers and database/sql make of it:
-// pgx calls a connection bad on which it began nothing any more.
-func overdue(ctx context.Context, err error) error {
-	if ctx.Err() != nil && (errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrTxDone)) {
-		return fmt.Errorf("%w: %w", ctx.Err(), err)
-	}
-	return err
-}
-
 // read returns the rows that match, in the order of their ids.
 func (r *RepositoryGorm) read(op string, options ListJobsOptions) ([]RawJob, error) {
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
 	rows, err := r.readRows(ctx, options)
 	if err != nil {
-		return nil, r.failed(op, err)
+		return nil, r.db.Failed(op, err)
 	}
 	if !options.onlyJobIDs() {
 		return rows, nil
@@ -618,7 +395,7 @@ func (r *RepositoryGorm) read(op string, options ListJobsOptions) ([]RawJob, err
 	return rows, mismatch(op, missing)
 }
 
-func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) (rows []RawJob, err error) {
+func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) ([]RawJob, error) {
 	return r.readPage(ctx, selected{ListJobsOptions: options})
 }
 
@@ -632,16 +409,22 @@ type selected struct {
 }
 
 func (r *RepositoryGorm) readPage(ctx context.Context, options selected) (rows []RawJob, err error) {
+	options.lock = r.tx != nil
+	err = r.db.Attempt(ctx, func(tx *sqltx.Tx) (err error) {
+		rows, err = r.readIn(tx, options)
+		return err
+	})
+	return rows, err
+}
+
+// readIn returns the rows that match, in the order of their ids.
+func (r *RepositoryGorm) readIn(tx *sqltx.Tx, options selected) ([]RawJob, error) {
 	for _, ids := range [][]int64{options.JobIDs, options.GroupIDs, options.SuperGroupIDs} {
 		if ids != nil && len(ids) == 0 {
 			return []RawJob{}, nil
 		}
 	}
-	options.lock = r.tx != nil
-	err = r.attempt(ctx, func(tx *gorm.DB) (err error) {
-		rows, err = r.dialect.read(tx, options)
-		return err
-	})
+	rows, err := r.statements.read(tx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -737,15 +520,15 @@ func (r *RepositoryGorm) change(op string, kind changeKind, targets []rowChange)
 		return nil
 	}
 	targets = sorted(targets)
-	ctx, cancel := r.context()
+	ctx, cancel := r.db.Context()
 	defer cancel()
-	now := time.Now().UTC().Truncate(time.Microsecond)
+	now := r.db.Now()
 	var missing []int64
-	err := r.write(ctx, op, func(tx *gorm.DB) (note string, err error) {
-		missing, note, err = r.changeRows(tx, kind, targets, now)
-		return note, err
-	}, func(ctx context.Context) (bool, error) {
-		return r.changed(ctx, kind, targets, missing, now)
+	err := r.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
+		missing, err = r.changeRows(tx, kind, targets, now)
+		return err
+	}, func(tx *sqltx.Tx) (bool, error) {
+		return r.changed(tx, kind, targets, missing, now)
 	})
 	if err != nil {
 		return err
@@ -754,11 +537,8 @@ func (r *RepositoryGorm) change(op string, kind changeKind, targets []rowChange)
 }
 
 // changeRows changes targets chunk by chunk. It returns the ids that do not exist.
-func (r *RepositoryGorm) changeRows(tx *gorm.DB, kind changeKind, targets []rowChange, now time.Time) (missing []int64, note string, err error) {
-	limit := changeChunk
-	if _, ok := r.dialect.(portableDialect); ok {
-		limit = portableChunk
-	}
+func (r *RepositoryGorm) changeRows(tx *sqltx.Tx, kind changeKind, targets []rowChange, now time.Time) (missing []int64, err error) {
+	_, limit := r.statements.chunks()
 	size := func(t *rowChange) (n int) {
 		for _, text := range []*string{t.expression, t.input} {
 			if text != nil {
@@ -771,27 +551,26 @@ func (r *RepositoryGorm) changeRows(tx *gorm.DB, kind changeKind, targets []rowC
 		return n
 	}
 	for chunk := range chunks(targets, limit, size) {
-		var lost []int64
-		lost, note, err = r.dialect.change(tx, kind, chunk, now)
+		lost, err := r.statements.change(tx, kind, chunk, now)
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		missing = append(missing, lost...)
 	}
 	if r.tx != nil {
 		err = r.tx.markChanged(kind, targets, missing)
 	}
-	return missing, note, err
+	return missing, err
 }
 
 // changed reports whether the rows are as a change leaves them.
-func (r *RepositoryGorm) changed(ctx context.Context, kind changeKind, targets []rowChange, missing []int64, now time.Time) (bool, error) {
+func (r *RepositoryGorm) changed(tx *sqltx.Tx, kind changeKind, targets []rowChange, missing []int64, now time.Time) (bool, error) {
 	wanted := make(map[int64]rowChange, len(targets))
 	ids := make([]int64, len(targets))
 	for i, t := range targets {
 		ids[i], wanted[t.id] = t.id, t
 	}
-	rows, err := r.readRows(ctx, ListJobsOptions{JobIDs: ids})
+	rows, err := r.readIn(tx, selected{ListJobsOptions: ListJobsOptions{JobIDs: ids}})
 	if err != nil {
 		return false, err
 	}
@@ -805,153 +584,6 @@ func (r *RepositoryGorm) changed(ctx context.Context, kind changeKind, targets [
 		}
 	}
 	return len(rows) == len(targets)-len(missing), nil
-}
-
-// write is writeOnce, again if PostgreSQL ended the transaction because it and
-// another process's waited for each other: nothing of it happened then.
-func (r *RepositoryGorm) write(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
-	if r.tx != nil {
-		return r.failed(op, r.tx.atomically(func() error {
-			_, err := body(r.tx.db)
-			return err
-		}))
-	}
-	for {
-		err := r.writeOnce(ctx, op, body, took)
-		var state interface{ SQLState() string }
-		deadlock := errors.As(err, &state) && state.SQLState() == "40P01"
-		if !deadlock || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-// writeOnce runs body in one transaction. If the COMMIT fails, it learns whether
-// that happened from the note that body returns, if the dialect has such notes,
-// and from took, which looks whether the rows are as body leaves them.
-func (r *RepositoryGorm) writeOnce(ctx context.Context, op string, body func(tx *gorm.DB) (note string, err error), took func(context.Context) (bool, error)) error {
-	txCtx := ctx
-	if r.timeout > 0 {
-		var cancel context.CancelFunc
-		txCtx, cancel = context.WithTimeout(ctx, r.timeout*3/4)
-		defer cancel()
-	}
-	beginCtx := txCtx
-	if r.pinned {
-		// database/sql closes the connection of a transaction whose context
-		// ends. That of the statements bounds them.
-		beginCtx = context.WithoutCancel(txCtx)
-	}
-	var tx *sql.Tx
-	conn, err := r.acquire(txCtx, func(conn *sql.Conn) (err error) {
-		tx, err = conn.BeginTx(beginCtx, r.isolation)
-		return err
-	})
-	if err != nil {
-		return r.failed(op, err)
-	}
-	defer func() { _ = conn.Close() }()
-	defer func() { _ = tx.Rollback() }()
-
-	note, err := body(r.session(txCtx, tx))
-	if err == nil && r.db.Name() == "sqlite" {
-		err = readySQLite(txCtx, tx)
-	}
-	if err == nil {
-		err = txCtx.Err()
-	}
-	if err != nil {
-		return r.failed(op, overdue(txCtx, err))
-	}
-	err = tx.Commit()
-	if err == nil {
-		return nil
-	}
-	if err == sql.ErrTxDone { //nolint:errorlint // as such, database/sql sent no COMMIT: txCtx ended, and it rolled back
-		return r.failed(op, cmp.Or(txCtx.Err(), err))
-	}
-	r.abandon(ctx, conn)
-	return r.settle(ctx, &unknownOutcome{op: op, cause: err, note: note, took: took, repository: r})
-}
-
-// abandon ends a transaction that a failed COMMIT may have left open.
-func (r *RepositoryGorm) abandon(ctx context.Context, conn *sql.Conn) {
-	if r.db.Name() == "sqlite" {
-		// Not by closing the connection: the database may be in memory.
-		_, _ = conn.ExecContext(ctx, "ROLLBACK")
-		_ = conn.Close()
-		return
-	}
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-}
-
-// fate is what became of a COMMIT.
-type fate int
-
-const (
-	pending fate = iota
-	committed
-	aborted
-	obscure // the database will not say any more than it has
-)
-
-// settle asks what became of a COMMIT until ctx ends. It returns u if it cannot
-// learn that.
-func (r *RepositoryGorm) settle(ctx context.Context, u *unknownOutcome) error {
-	if r.timeout == 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
-		defer cancel()
-	}
-	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		f, err := r.dialect.fate(ctx, r, u.note, u.took)
-		switch {
-		case err != nil || f == pending:
-		case f == committed:
-			return nil
-		case f == aborted:
-			return r.failed(u.op, fmt.Errorf("commit: %w", u.cause))
-		default:
-			return u
-		}
-		select {
-		case <-ctx.Done():
-			return u
-		case <-time.After(pause):
-		}
-	}
-}
-
-// unknownOutcome is the error of a write of which the database did not say
-// whether it happened.
-type unknownOutcome struct {
-	op         string
-	cause      error // of the COMMIT
-	note       string
-	took       func(context.Context) (bool, error)
-	repository *RepositoryGorm
-}
-
-func (u *unknownOutcome) Error() string {
-	return fmt.Sprintf("%s: %v: commit: %v", u.op, ErrOutcomeUnknown, u.cause)
-}
-
-func (u *unknownOutcome) Unwrap() []error { return []error{ErrOutcomeUnknown, u.cause} }
-
-// settled reports whether what the database holds now is the outcome. Its error
-// means that the database does not answer.
-func (u *unknownOutcome) settled() (bool, error) {
-	ctx, cancel := u.repository.context()
-	defer cancel()
-	if u.repository.timeout == 0 {
-		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
-		defer cancel()
-	}
-	f, err := u.repository.dialect.fate(ctx, u.repository, u.note, u.took)
-	if err != nil {
-		return false, u.repository.failed(u.op, err)
-	}
-	return f != pending, nil
 }
 
 // checkRow says why no table can hold the row, or nil.
@@ -1004,8 +636,8 @@ func (r *RepositoryGorm) narrowRows(ctx context.Context, rows []RawJob) (problem
 		return nil, nil
 	}
 	narrow := make([]bool, len(columns))
-	err = r.attempt(ctx, func(tx *gorm.DB) error {
-		result, err := query(tx, "SELECT "+strings.Join(columns, ", ")+" FROM jobs WHERE 1 = 0")
+	err = r.db.Attempt(ctx, func(tx *sqltx.Tx) error {
+		result, err := tx.Query("SELECT " + strings.Join(columns, ", ") + " FROM {jobs} WHERE 1 = 0")
 		if err != nil {
 			return err
 		}
@@ -1023,7 +655,7 @@ func (r *RepositoryGorm) narrowRows(ctx context.Context, rows []RawJob) (problem
 				some64 = true
 			}
 		}
-		if r.db.Name() == "sqlite" && !some64 {
+		if r.db.Dialect() == "sqlite" && !some64 {
 			// The table does not tell integer from bigint: GORM's own do not.
 			clear(narrow)
 		}
@@ -1032,7 +664,7 @@ func (r *RepositoryGorm) narrowRows(ctx context.Context, rows []RawJob) (problem
 	for _, row := range wide {
 		for i, v := range values(row) {
 			if narrow[i] && v != int64(int32(v)) {
-				problems = append(problems, jobErrorf(row.ID, "%w: column %s of the table jobs has 32 bits, too few for %d", ErrInvalidJob, columns[i], v))
+				problems = append(problems, jobErrorf(row.ID, "%w: column %s of the table %s has 32 bits, too few for %d", ErrInvalidJob, columns[i], r.db.Table("jobs"), v))
 			}
 		}
 	}

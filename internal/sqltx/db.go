@@ -1,0 +1,241 @@
+// Package sqltx runs transactions on a database that GORM opened: with a deadline,
+// on a connection that works, with rows as parameters, and with an answer to the
+// question whether a COMMIT happened whose reply was lost.
+//
+// It knows PostgreSQL and SQLite. On any other database it leaves the statements to
+// GORM. It knows nothing of what is stored: the names of tables come from outside.
+//
+// Statements are written for PostgreSQL, with words in braces that stand for what
+// differs; see [Tx].
+package sqltx
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+)
+
+// Kind is the language of a database.
+type Kind int
+
+// The kinds of databases. Portable is any that this package has no statements for.
+const (
+	Portable Kind = iota
+	Postgres
+	SQLite
+)
+
+// Options say how to open a DB.
+type Options struct {
+	// Dialector is the database. It must be set.
+	Dialector gorm.Dialector
+	// Config configures GORM. It is copied.
+	Config gorm.Config
+	// Timeout bounds each call. Zero means no bound.
+	Timeout time.Duration
+	// Portable leaves the statements to GORM on every database.
+	Portable bool
+	// Names are the names of all tables and indexes, without a prefix. In
+	// statements they stand in braces. GORM's plugins are told the first one.
+	Names []string
+}
+
+// DB is a database. Open makes one, Close ends it, and it is safe for concurrent
+// use. The methods that return another DB return a view of the same database.
+type DB struct {
+	gorm    *gorm.DB
+	pool    *sql.DB
+	kind    Kind
+	owned   bool // we opened the pool
+	pinned  bool // to one connection, with which the database would go
+	names   names
+	timeout time.Duration // 0: none
+	// turn holds one token, which a call has while it writes on SQLite: those of
+	// one process wait in a queue, and not asleep.
+	turn chan struct{}
+
+	// What follows differs from view to view.
+	ctx      context.Context // of all calls
+	settings string          // of each transaction on PostgreSQL
+	tx       *Tx             // in which all calls happen; nil: each has its own
+}
+
+// Open lets GORM open the database, and learns which tables are meant.
+func Open(ctx context.Context, options Options) (*DB, error) {
+	db := &DB{timeout: options.Timeout, turn: make(chan struct{}, 1), owned: ownsPool(options.Dialector), ctx: context.Background(), settings: defaultSettings}
+	if err := db.open(ctx, options); err != nil {
+		return nil, err
+	}
+	switch name := db.gorm.Name(); {
+	case options.Portable:
+	case name == "postgres":
+		db.kind = Postgres
+	case name == "sqlite":
+		db.kind = SQLite
+	}
+	db.names = newNames(db.kind, options.Names)
+	err := db.learn(ctx)
+	if err != nil && db.owned {
+		_ = db.Close()
+	}
+	return db, err
+}
+
+// open lets GORM open the pool, within ctx: some drivers connect here and do not
+// ask.
+func (db *DB) open(ctx context.Context, options Options) error {
+	own := options.Config
+	own.DisableAutomaticPing = true
+	own.SkipDefaultTransaction = true
+	own.DryRun = false
+	own.PrepareStmt = false
+	own.ClauseBuilders = maps.Clone(own.ClauseBuilders)
+	own.Plugins = maps.Clone(own.Plugins)
+	if own.Logger == nil {
+		own.Logger = logger.Discard
+	}
+	type opened struct {
+		db   *gorm.DB
+		pool *sql.DB
+		err  error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		db, err := gorm.Open(options.Dialector, &own)
+		if err != nil {
+			done <- opened{err: err}
+			return
+		}
+		pool, err := db.DB()
+		if err != nil {
+			err = fmt.Errorf("the dialector's pool is a %T: %w", db.ConnPool, err)
+		}
+		done <- opened{db, pool, err}
+	}()
+	select {
+	case o := <-done:
+		db.gorm, db.pool = o.db, o.pool
+		return o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.pool != nil && db.owned {
+				_ = o.pool.Close()
+			}
+		}()
+		return ctx.Err()
+	}
+}
+
+// ownsPool reports whether the dialector opens the pool. GORM's dialectors have a
+// field Conn for one that the user opened.
+func ownsPool(dialector gorm.Dialector) bool {
+	v := reflect.Indirect(reflect.ValueOf(dialector))
+	if v.Kind() != reflect.Struct {
+		return true
+	}
+	field, found := v.Type().FieldByName("Conn")
+	if !found {
+		return true
+	}
+	conn, err := v.FieldByIndexErr(field.Index)
+	return err != nil || conn.Kind() != reflect.Interface || conn.IsNil()
+}
+
+// learn asks the database what it has to know of it.
+func (db *DB) learn(ctx context.Context) error {
+	if db.gorm.Name() == "sqlite" {
+		return db.pinMemory(ctx)
+	}
+	return nil
+}
+
+// pinMemory keeps to one connection if the database is in memory: each connection
+// has one of its own.
+func (db *DB) pinMemory(ctx context.Context) error {
+	var file string
+	err := db.Attempt(ctx, func(tx *Tx) error {
+		return tx.Row("SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
+	})
+	if err == nil && file == "" {
+		db.pinned = true
+		db.pool.SetMaxOpenConns(1)
+		db.pool.SetMaxIdleConns(1)
+		db.pool.SetConnMaxLifetime(0)
+		db.pool.SetConnMaxIdleTime(0)
+	}
+	return err
+}
+
+// Close closes the pool.
+func (db *DB) Close() error { return db.pool.Close() }
+
+// Owned reports whether the pool is not one that the user opened.
+func (db *DB) Owned() bool { return db.owned }
+
+// Kind is the language of the database.
+func (db *DB) Kind() Kind { return db.kind }
+
+// Dialect is GORM's name for the database.
+func (db *DB) Dialect() string { return db.gorm.Name() }
+
+// Now is the time by the clock that the user gave GORM, in UTC microseconds.
+func (db *DB) Now() time.Time { return db.gorm.NowFunc().UTC().Truncate(time.Microsecond) }
+
+// WithContext is the DB whose calls end with ctx, and whose statements carry it.
+func (db *DB) WithContext(ctx context.Context) *DB {
+	view := *db
+	view.ctx = ctx
+	return &view
+}
+
+// Within is the DB with a timeout of at most limit.
+func (db *DB) Within(limit time.Duration) *DB {
+	view := *db
+	if db.timeout == 0 || db.timeout > limit {
+		view.timeout = max(limit, 1)
+	}
+	return &view
+}
+
+// In is the DB all of whose calls happen in a transaction that is under way. A
+// Write is a savepoint of it.
+func (db *DB) In(tx *Tx) *DB {
+	view := *db
+	view.tx = tx
+	return &view
+}
+
+// Context bounds a call.
+func (db *DB) Context() (context.Context, context.CancelFunc) {
+	if db.timeout == 0 {
+		return context.WithCancel(db.ctx)
+	}
+	return context.WithTimeout(db.ctx, db.timeout)
+}
+
+// Failed names the operation of an error, and the timeout if that has passed.
+func (db *DB) Failed(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: no answer from the database within %v: %w", op, db.timeout, err)
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
+
+// Exists reports whether there is a table. The name is one of Options.Names.
+func (db *DB) Exists(ctx context.Context, name string) (exists bool, err error) {
+	err = db.Attempt(ctx, func(tx *Tx) (err error) {
+		exists, err = tx.Exists(name)
+		return err
+	})
+	return exists, err
+}

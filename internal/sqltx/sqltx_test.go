@@ -1,0 +1,263 @@
+package sqltx_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+
+	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	pgtest.Stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// open opens a database of the test's own. Options say all but what it is.
+func open(t testing.TB, dialector gorm.Dialector, options sqltx.Options) *sqltx.DB {
+	t.Helper()
+	options.Dialector = dialector
+	options.Names = []string{"things", "things_name_idx"}
+	db, err := sqltx.Open(t.Context(), options)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+// each runs a test on SQLite and on PostgreSQL, with an empty table of things.
+func each(t *testing.T, options sqltx.Options, test func(t *testing.T, db *sqltx.DB)) {
+	t.Helper()
+	t.Parallel()
+	for name, dialector := range map[string]func(t *testing.T) gorm.Dialector{
+		"SQLite":     func(t *testing.T) gorm.Dialector { return sqlite.Open(filepath.Join(t.TempDir(), "things.db")) },
+		"PostgreSQL": func(t *testing.T) gorm.Dialector { return postgres.Open(pgtest.DSN(t)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := open(t, dialector(t), options)
+			write(t, db, func(tx *sqltx.Tx) error {
+				return tx.Exec("CREATE TABLE {things} (id bigint PRIMARY KEY, name text, flag boolean)")
+			})
+			test(t, db)
+		})
+	}
+}
+
+func never(*sqltx.Tx) (bool, error) { return false, errors.New("nobody should ask") }
+
+func write(t testing.TB, db *sqltx.DB, body func(tx *sqltx.Tx) error) {
+	t.Helper()
+	ctx, cancel := db.Context()
+	defer cancel()
+	require.NoError(t, db.Write(ctx, "write", body, never))
+}
+
+// count returns how many things there are.
+func count(t testing.TB, db *sqltx.DB) (n int) {
+	t.Helper()
+	require.NoError(t, db.Attempt(t.Context(), func(tx *sqltx.Tx) error { return tx.Row("SELECT count(*) FROM {things}", nil, &n) }))
+	return n
+}
+
+func add(id int64) func(tx *sqltx.Tx) error {
+	return func(tx *sqltx.Tx) error { return tx.Exec("INSERT INTO {things} (id) VALUES ($1)", id) }
+}
+
+func TestRowsAreParametersOfAnyNumber(t *testing.T) {
+	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
+		text := `{"quoted", \back\slash}, NULL, naïve – ✓` + "\n"
+		values := [][]any{{int64(math.MinInt64), text, true}, {int64(math.MaxInt64), nil, false}, {7, &text, nil}, {int64(1<<53 + 1), "", true}}
+		rows := sqltx.Rows{Fields: "id bigint, name text, flag boolean", Values: values}
+		for _, some := range []sqltx.Rows{rows, {Fields: rows.Fields, Values: nil}} {
+			write(t, db, func(tx *sqltx.Tx) error {
+				return tx.Exec("INSERT INTO {things} SELECT v.id, v.name, v.flag FROM {rows}", some)
+			})
+		}
+		var got [][]any
+		err := db.Read(t.Context(), func(tx *sqltx.Tx) error {
+			text := "SELECT id, name, flag FROM {things} WHERE name IS NOT $1 AND " + tx.Kind().Among("id", 2) + " ORDER BY id"
+			if tx.Kind() == sqltx.Postgres {
+				text = "SELECT id, name, flag FROM {things} WHERE name IS DISTINCT FROM $1 AND " + tx.Kind().Among("id", 2) + " ORDER BY id"
+			}
+			return tx.Each(text, []any{"other", sqltx.IDs{7, math.MinInt64, math.MaxInt64, 1<<53 + 1, 99}}, func(rows *sql.Rows) error {
+				var id int64
+				var name *string
+				var flag *bool
+				err := rows.Scan(&id, &name, &flag)
+				got = append(got, []any{id, name, flag})
+				return err
+			})
+		})
+		require.NoError(t, err)
+		yes, no, empty := true, false, ""
+		require.Equal(t, [][]any{
+			{int64(math.MinInt64), &text, &yes}, {int64(7), &text, (*bool)(nil)}, {int64(1<<53 + 1), &empty, &yes}, {int64(math.MaxInt64), (*string)(nil), &no},
+		}, got)
+	})
+}
+
+func TestAWriteHappensAsAWholeOrNotAtAll(t *testing.T) {
+	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
+		refused := errors.New("refused")
+		err := db.Write(t.Context(), "add", func(tx *sqltx.Tx) error { return errors.Join(add(1)(tx), refused) }, never)
+		require.ErrorIs(t, err, refused)
+		require.NotErrorIs(t, err, sqltx.ErrOutcomeUnknown)
+		require.Zero(t, count(t, db))
+	})
+}
+
+func TestAWriteWithinATransactionIsASavepoint(t *testing.T) {
+	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
+		write(t, db, func(tx *sqltx.Tx) error {
+			inside := db.In(tx)
+			require.NoError(t, inside.Write(t.Context(), "add", add(1), never))
+			require.Error(t, inside.Write(t.Context(), "add", func(tx *sqltx.Tx) error { return errors.Join(add(2)(tx), add(1)(tx)) }, never))
+			require.Equal(t, 1, count(t, inside))
+			return nil
+		})
+		require.Equal(t, 1, count(t, db))
+	})
+}
+
+func TestTheTimeOfAWriteIsTheDatabases(t *testing.T) {
+	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
+		write(t, db, func(tx *sqltx.Tx) error {
+			assert.WithinDuration(t, time.Now(), tx.Now(), time.Minute)
+			assert.Equal(t, time.UTC, tx.Now().Location())
+			return nil
+		})
+	})
+}
+
+func TestWritersThatWaitForEachOtherBothSucceed(t *testing.T) {
+	t.Parallel()
+	db := open(t, postgres.Open(pgtest.DSN(t)), sqltx.Options{})
+	write(t, db, func(tx *sqltx.Tx) error {
+		return errors.Join(tx.Exec("CREATE TABLE {things} (id bigint PRIMARY KEY, name text)"), add(1)(tx), add(2)(tx))
+	})
+	var both, writers sync.WaitGroup
+	both.Add(2)
+	bodies := make([]int, 2)
+	for i, order := range [][]int64{{1, 2}, {2, 1}} {
+		writers.Go(func() {
+			err := db.Write(t.Context(), "rename", func(tx *sqltx.Tx) error {
+				bodies[i]++
+				for n, id := range order {
+					if err := tx.Exec("UPDATE {things} SET name = 'new' WHERE id = $1", id); err != nil {
+						return err
+					}
+					if n == 0 && bodies[i] == 1 {
+						both.Done()
+						both.Wait()
+					}
+				}
+				return nil
+			}, never)
+			assert.NoError(t, err)
+		})
+	}
+	writers.Wait()
+	require.Equal(t, 3, bodies[0]+bodies[1], "one of them twice")
+}
+
+func TestALostReplyToACommitIsLookedUp(t *testing.T) {
+	t.Parallel()
+	for name, faults := range map[string]func(t *testing.T) (*faultsql.Faults, gorm.Dialector){
+		"SQLite": func(t *testing.T) (*faultsql.Faults, gorm.Dialector) {
+			faults := faultsql.SQLite(filepath.Join(t.TempDir(), "things.db"))
+			return faults, sqlite.New(sqlite.Config{Conn: faults.DB()})
+		},
+		"PostgreSQL": func(t *testing.T) (*faultsql.Faults, gorm.Dialector) {
+			faults, err := faultsql.Postgres(pgtest.DSN(t))
+			require.NoError(t, err)
+			return faults, postgres.New(postgres.Config{Conn: faults.DB()})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			faults, dialector := faults(t)
+			db := open(t, dialector, sqltx.Options{Timeout: 10 * time.Second})
+			write(t, db, func(tx *sqltx.Tx) error { return tx.Exec("CREATE TABLE {things} (id bigint PRIMARY KEY)") })
+			took := func(tx *sqltx.Tx) (found bool, err error) {
+				err = tx.Row("SELECT count(*) > 0 FROM {things}", nil, &found)
+				return found, err
+			}
+			commit := func(op faultsql.Op) bool { return op.Kind == faultsql.Commit }
+
+			faults.FailWhen(commit, faultsql.Fault{Mode: faultsql.Before})
+			err := db.Write(t.Context(), "add", add(1), took)
+			faults.Heal()
+			require.ErrorIs(t, err, faultsql.ErrInjected)
+			require.NotErrorIs(t, err, sqltx.ErrOutcomeUnknown)
+			require.Zero(t, count(t, db))
+
+			faults.FailWhen(commit, faultsql.Fault{Mode: faultsql.After})
+			err = db.Write(t.Context(), "add", add(1), took)
+			faults.Heal()
+			require.NoError(t, err)
+			require.Equal(t, 1, count(t, db))
+		})
+	}
+}
+
+func TestAnOutcomeThatNobodyTellsIsUnknownUntilTheDatabaseAnswers(t *testing.T) {
+	t.Parallel()
+	faults, err := faultsql.Postgres(pgtest.DSN(t))
+	require.NoError(t, err)
+	db := open(t, postgres.New(postgres.Config{Conn: faults.DB()}), sqltx.Options{Timeout: 400 * time.Millisecond})
+	write(t, db, func(tx *sqltx.Tx) error { return tx.Exec("CREATE TABLE {things} (id bigint PRIMARY KEY)") })
+	silent := false
+	faults.FailWhen(func(op faultsql.Op) bool {
+		silent = silent || op.Kind == faultsql.Commit
+		return silent
+	}, faultsql.Fault{Mode: faultsql.After})
+	ctx, cancel := db.Context()
+	defer cancel()
+	err = db.Write(ctx, "add", add(1), func(tx *sqltx.Tx) (bool, error) { return true, nil })
+	require.ErrorIs(t, err, sqltx.ErrOutcomeUnknown)
+	var outcome interface{ Settled() (bool, error) }
+	require.ErrorAs(t, err, &outcome)
+	_, err = outcome.Settled()
+	require.Error(t, err)
+	faults.Heal()
+	settled, err := outcome.Settled()
+	require.NoError(t, err)
+	require.True(t, settled)
+	require.Equal(t, 1, count(t, db))
+}
+
+func TestACallOnASilentDatabaseEndsWithItsTimeout(t *testing.T) {
+	t.Parallel()
+	faults, err := faultsql.Postgres(pgtest.DSN(t))
+	require.NoError(t, err)
+	db := open(t, postgres.New(postgres.Config{Conn: faults.DB()}), sqltx.Options{Timeout: 300 * time.Millisecond})
+	faults.FailWhen(func(faultsql.Op) bool { return true }, faultsql.Fault{Mode: faultsql.Hang})
+	t.Cleanup(faults.Heal)
+	ctx, cancel := db.Context()
+	defer cancel()
+	start := time.Now()
+	require.ErrorIs(t, db.Write(ctx, "add", add(1), never), context.DeadlineExceeded)
+	require.ErrorIs(t, db.Read(ctx, func(tx *sqltx.Tx) error { return add(1)(tx) }), context.DeadlineExceeded)
+	require.Less(t, time.Since(start), 2*time.Second)
+}

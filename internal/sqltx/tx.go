@@ -1,0 +1,125 @@
+package sqltx
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"gorm.io/gorm"
+)
+
+// Tx runs statements in a transaction, or on a connection if there is none. It is
+// valid until the function that was given it returns, and not for concurrent use.
+//
+// A statement is written for PostgreSQL; its parameters are $1, $2 and so on. These
+// words stand for what differs from database to database:
+//
+//   - a name of Options.Names in braces, such as {jobs}, for that table or index;
+//   - {rows} for the item of FROM, named v, that an argument of type [Rows] becomes;
+//   - {clock} for the time of the database in microseconds, or NULL on SQLite;
+//   - {timestamp} for the type of instants, {without rowid} for the end of a CREATE
+//     TABLE, {json list} and {json pair} for functions that make JSON.
+//
+// The locks of PostgreSQL are left out on SQLite, where a transaction that writes
+// is alone.
+type Tx struct {
+	db   *DB
+	gorm *gorm.DB
+	now  time.Time
+	xid  string // the id of a transaction that writes, on PostgreSQL
+}
+
+// session is a Tx on one connection or transaction.
+func (db *DB) session(ctx context.Context, pool gorm.ConnPool) *Tx {
+	session := db.gorm.Session(&gorm.Session{NewDB: true, Context: ctx})
+	session.Statement.ConnPool = pool
+	return &Tx{db: db, gorm: session}
+}
+
+// Gorm is GORM on the transaction.
+func (tx *Tx) Gorm() *gorm.DB { return tx.gorm }
+
+// Kind is the language of the database.
+func (tx *Tx) Kind() Kind { return tx.db.kind }
+
+// Now is when the transaction of a Write began, by the clock of the database. It is
+// in UTC microseconds.
+func (tx *Tx) Now() time.Time { return tx.now }
+
+// Exec executes a statement that returns no rows.
+func (tx *Tx) Exec(text string, args ...any) error {
+	statement := tx.statement(text, args)
+	return statement.Callback().Raw().Execute(statement).Error
+}
+
+// Row scans the first row of a query. Its error is sql.ErrNoRows if there is none.
+func (tx *Tx) Row(text string, args []any, dest ...any) error {
+	rows, err := tx.Query(text, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		return errors.Join(rows.Err(), sql.ErrNoRows)
+	}
+	if err := rows.Scan(dest...); err != nil {
+		return err
+	}
+	return rows.Close()
+}
+
+// Each calls scan for each row of a query.
+func (tx *Tx) Each(text string, args []any, scan func(rows *sql.Rows) error) error {
+	rows, err := tx.Query(text, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return errors.Join(rows.Err(), rows.Close())
+}
+
+// Query returns the rows of a query. The caller closes them.
+func (tx *Tx) Query(text string, args ...any) (*sql.Rows, error) {
+	return tx.statement(text, args).Rows()
+}
+
+// Savepoint undoes what write did if it returns an error.
+func (tx *Tx) Savepoint(write func() error) error {
+	if err := tx.Exec("SAVEPOINT smallben"); err != nil {
+		return err
+	}
+	if err := write(); err != nil {
+		// If the connection broke, so will the COMMIT.
+		_ = cmp.Or(tx.Exec("ROLLBACK TO SAVEPOINT smallben"), tx.Exec("RELEASE SAVEPOINT smallben"))
+		return err
+	}
+	return tx.Exec("RELEASE SAVEPOINT smallben")
+}
+
+// statement puts a statement into the words of the database.
+func (tx *Tx) statement(text string, args []any) *gorm.DB {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case Rows:
+			from, params := arg.source(tx.db.kind, i+1)
+			text = strings.Replace(text, "{rows}", from, 1)
+			args = append(args[:i], params...)
+		case IDs:
+			args[i] = arg.text(tx.db.kind)
+		}
+	}
+	statement := tx.gorm.Table(tx.db.names.full[tx.db.names.first])
+	statement.Statement.SQL.WriteString(tx.db.names.words.Replace(text))
+	statement.Statement.Vars = args
+	return statement
+}

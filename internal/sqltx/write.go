@@ -1,0 +1,217 @@
+package sqltx
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"time"
+)
+
+// defaultSettings are those of each transaction. A process that is stopped within
+// one does not hold its locks for long. Statements that have parameters are planned
+// anew each time, by the size that the tables have by then: they may grow fast, and
+// start empty.
+const defaultSettings = `set_config('idle_in_transaction_session_timeout', '5s', true),
+	set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)`
+
+// Attempt calls use, which must not commit anything, on a connection without a
+// transaction. It may call it again.
+func (db *DB) Attempt(ctx context.Context, use func(tx *Tx) error) error {
+	if db.tx != nil {
+		return use(db.tx)
+	}
+	conn, err := db.acquire(ctx, func(conn *sql.Conn) error { return use(db.session(ctx, conn)) })
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// AttemptInTurn is Attempt for one statement that writes, and does no harm if it
+// happens twice.
+func (db *DB) AttemptInTurn(ctx context.Context, use func(tx *Tx) error) error {
+	done, err := db.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return db.Attempt(ctx, use)
+}
+
+// Read calls use in a transaction that is rolled back. It may call it again.
+func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
+	if db.tx != nil {
+		return use(db.tx)
+	}
+	conn, err := db.acquire(ctx, func(conn *sql.Conn) error {
+		tx, err := conn.BeginTx(db.beginContext(ctx), nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }()
+		session := db.session(ctx, tx)
+		if db.kind == Postgres {
+			var set string
+			err = session.Row("SELECT concat("+db.settings+")", nil, &set)
+		}
+		if err == nil {
+			err = use(session)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Write runs body in one transaction and commits it. If the reply to the COMMIT is
+// lost, it learns whether that happened: from the transaction's id on PostgreSQL,
+// and from took, which reports in a Read whether the rows are as body leaves them.
+// An error that wraps ErrOutcomeUnknown says that it could not learn that; after
+// any other nothing has changed.
+//
+// Body is called again if PostgreSQL ended the transaction because it and another
+// waited for each other. In a transaction that is under way, Write is a savepoint.
+func (db *DB) Write(ctx context.Context, op string, body func(tx *Tx) error, took func(tx *Tx) (bool, error)) error {
+	if db.tx != nil {
+		return db.Failed(op, db.tx.Savepoint(func() error { return body(db.tx) }))
+	}
+	for {
+		err := db.WriteOnce(ctx, op, body, took)
+		if state := sqlState(err); state != deadlockDetected && state != serializationFailure || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// The states of errors that PostgreSQL gives in SQL.
+const (
+	deadlockDetected     = "40P01"
+	serializationFailure = "40001"
+)
+
+func sqlState(err error) string {
+	var state interface{ SQLState() string }
+	if !errors.As(err, &state) {
+		return ""
+	}
+	return state.SQLState()
+}
+
+// WriteOnce is Write that calls body once.
+func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error, took func(tx *Tx) (bool, error)) error {
+	done, err := db.takeTurn(ctx)
+	if err != nil {
+		return db.Failed(op, err)
+	}
+	defer done()
+	txCtx := ctx
+	if db.timeout > 0 {
+		// What is left is for learning whether the COMMIT happened.
+		var cancel context.CancelFunc
+		txCtx, cancel = context.WithTimeout(ctx, db.timeout*3/4)
+		defer cancel()
+	}
+	var tx *sql.Tx
+	conn, err := db.acquire(txCtx, func(conn *sql.Conn) (err error) {
+		tx, err = conn.BeginTx(db.beginContext(txCtx), db.isolation())
+		return err
+	})
+	if err != nil {
+		return db.Failed(op, err)
+	}
+	defer func() { _ = conn.Close() }()
+	defer func() { _ = tx.Rollback() }()
+
+	session := db.session(txCtx, tx)
+	err = session.begin()
+	if err == nil {
+		err = body(session)
+	}
+	if err == nil && db.gorm.Name() == "sqlite" {
+		err = readySQLite(txCtx, tx)
+	}
+	if err == nil {
+		err = txCtx.Err()
+	}
+	if err != nil {
+		return db.Failed(op, overdue(txCtx, err))
+	}
+	err = tx.Commit()
+	if err == nil {
+		return nil
+	}
+	if err == sql.ErrTxDone { //nolint:errorlint // as such, database/sql sent no COMMIT: txCtx ended, and it rolled back
+		return db.Failed(op, cmp.Or(txCtx.Err(), err))
+	}
+	db.abandon(ctx, conn)
+	return db.settle(ctx, &unknownOutcome{op: op, cause: err, xid: session.xid, took: took, db: db})
+}
+
+// beginContext is the context of a transaction. database/sql closes the connection
+// of one whose context ends: with it a database in memory would go. The context of
+// the statements bounds them then.
+func (db *DB) beginContext(ctx context.Context) context.Context {
+	if db.pinned {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
+func (db *DB) isolation() *sql.TxOptions {
+	if db.kind == Postgres {
+		return &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+	}
+	return nil
+}
+
+// begin is the first statement of a transaction that writes. It learns its id, by
+// which its fate can be asked for.
+func (tx *Tx) begin() error {
+	tx.now = time.Now().UTC().Truncate(time.Microsecond)
+	if tx.db.kind != Postgres {
+		return nil
+	}
+	var micros int64
+	var set string
+	err := tx.Row("SELECT pg_current_xact_id()::text, {clock}, concat("+tx.db.settings+")", nil, &tx.xid, &micros, &set)
+	tx.now = time.UnixMicro(micros).UTC()
+	return err
+}
+
+// WithSettings is the DB with further settings of each transaction on PostgreSQL,
+// as names and values in turn.
+func (db *DB) WithSettings(settings ...string) *DB {
+	view := *db
+	for i := 0; i+1 < len(settings); i += 2 {
+		view.settings += ", set_config('" + settings[i] + "', '" + settings[i+1] + "', true)"
+	}
+	return &view
+}
+
+// takeTurn waits for the turn to write. The caller ends it.
+func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
+	if db.gorm.Name() != "sqlite" || db.tx != nil {
+		return func() {}, nil
+	}
+	select {
+	case db.turn <- struct{}{}:
+		return func() { <-db.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// abandon ends a transaction that a failed COMMIT may have left open.
+func (db *DB) abandon(ctx context.Context, conn *sql.Conn) {
+	if db.gorm.Name() == "sqlite" {
+		// Not by closing the connection: the database may be in memory.
+		_, _ = conn.ExecContext(ctx, "ROLLBACK")
+		_ = conn.Close()
+		return
+	}
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+}
