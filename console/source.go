@@ -1,0 +1,159 @@
+package console
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/nbena/smallben"
+)
+
+// source is the scheduler as the pages use it. It is all of the console that talks
+// to one.
+type source struct{ scheduler *smallben.SmallBen }
+
+func (s *source) status() smallben.Status { return s.scheduler.Status() }
+
+func (s *source) recorded() bool { return s.status().Runs.Record }
+
+// missing reports whether an error says that jobs do not exist.
+func (s *source) missing(err error) bool {
+	return errors.Is(err, s.scheduler.ErrorTypeIfMismatchCount())
+}
+
+// listed is a job of a page. Err says why its row does not decode, and then Job has
+// its id only.
+type listed struct {
+	smallben.Job
+	Err  error
+	runs []smallben.Run // the newest ones, oldest first
+}
+
+// page reads a page of jobs, in two statements: the rows and their last runs.
+func (s *source) page(options smallben.ListJobsOptions, after *int64, limit int) ([]listed, error) {
+	jobs, err := s.scheduler.ListJobsAfter(&options, after, limit)
+	undecodable := jobErrors(err)
+	if err != nil && len(undecodable) == 0 {
+		return nil, err
+	}
+	page := make([]listed, 0, len(jobs)+len(undecodable))
+	for i := range jobs {
+		page = append(page, listed{Job: jobs[i]})
+	}
+	for _, jobError := range undecodable {
+		page = append(page, listed{Job: smallben.Job{ID: jobError.JobID}, Err: jobError.Err})
+	}
+	slices.SortStableFunc(page, func(a, b listed) int { return cmp.Compare(a.ID, b.ID) })
+	return page, nil
+}
+
+// addRuns gives jobs their newest n runs, in one statement.
+func (s *source) addRuns(page []listed, n int) error {
+	if len(page) == 0 || !s.recorded() {
+		return nil
+	}
+	ids := make([]int64, len(page))
+	index := make(map[int64]*listed, len(page))
+	for i := range page {
+		ids[i] = page[i].ID
+		index[page[i].ID] = &page[i]
+	}
+	recent, err := s.scheduler.RecentRuns(ids, n)
+	if err != nil {
+		return err
+	}
+	for _, run := range recent {
+		if job := index[run.JobID]; job.Err != nil || !run.Tick.Before(job.CreatedAt()) {
+			job.runs = append(job.runs, run) // one from before was of another job of this id
+		}
+	}
+	return nil
+}
+
+// job reads one job, with its newest runs.
+func (s *source) job(id int64) (*listed, error) {
+	page, err := s.page(smallben.ListJobsOptions{JobIDs: []int64{id}}, nil, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(page) == 0 {
+		return nil, refusef(http.StatusNotFound, "There is no job "+itoa(id), "It may have been deleted. Its runs may still be in the record.")
+	}
+	return &page[0], s.addRuns(page, stripLength)
+}
+
+func (s *source) ids(options smallben.ListJobsOptions) ([]int64, error) {
+	return s.scheduler.JobIDs(&options)
+}
+
+// runningJobs are the ids of the jobs of which a run is in progress: anywhere if runs
+// are recorded, and here if not.
+func (s *source) runningJobs() ([]int64, error) {
+	status := s.status()
+	if !status.Runs.Record {
+		return status.Running, nil
+	}
+	_, ids, err := s.fewJobsWith([]smallben.Outcome{smallben.OutcomeRunning})
+	return ids, err
+}
+
+// fewJobsWith are the ids of the jobs of the newest runs with one of these outcomes,
+// and whether there are no other jobs that have any.
+func (s *source) fewJobsWith(outcomes []smallben.Outcome) (few bool, ids []int64, err error) {
+	runs, err := s.scheduler.ListRuns(&smallben.ListRunsOptions{Outcomes: outcomes, Limit: maxSelected})
+	if err != nil {
+		return false, nil, err
+	}
+	for i := range runs {
+		ids = append(ids, runs[i].JobID)
+	}
+	slices.Sort(ids)
+	return len(runs) < maxSelected, slices.Compact(ids), nil
+}
+
+// nextRuns previews an expression, or says why it is refused.
+func (s *source) nextRuns(expression string, n int) ([]time.Time, error) {
+	config := s.status().SchedulerConfig
+	return smallben.NextRuns(expression, n, &config)
+}
+
+// change does an action of which the verb says everything.
+func (s *source) change(verb Verb, ids []int64) error {
+	options := smallben.PauseResumeOptions{JobIDs: ids}
+	switch verb {
+	case Pause:
+		return s.scheduler.PauseJobs(&options)
+	case Resume:
+		return s.scheduler.ResumeJobs(&options)
+	case Run:
+		return s.scheduler.TriggerJobs(&options)
+	case Delete:
+		return s.scheduler.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: options})
+	}
+	return refusef(http.StatusBadRequest, "There is no such action", "Nothing was changed.")
+}
+
+func (s *source) update(option smallben.UpdateOption) error {
+	return s.scheduler.UpdateJobs([]smallben.UpdateOption{option})
+}
+
+// jobErrors are the errors of single jobs in an error.
+func jobErrors(err error) []*smallben.JobError {
+	switch err := err.(type) {
+	case nil:
+		return nil
+	case *smallben.JobError:
+		return []*smallben.JobError{err}
+	case interface{ Unwrap() []error }:
+		var found []*smallben.JobError
+		for _, leaf := range err.Unwrap() {
+			found = append(found, jobErrors(leaf)...)
+		}
+		return found
+	case interface{ Unwrap() error }:
+		return jobErrors(err.Unwrap())
+	}
+	return nil
+}
