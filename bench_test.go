@@ -108,7 +108,7 @@ func benchRows(b *testing.B, n int) []RawJob {
 	created := time.Now().UTC().Truncate(time.Microsecond)
 	rows := make([]RawJob, n)
 	for i, job := range benchJobs(0, n) {
-		built, err := job.build(false, created)
+		built, err := job.build(expressionRules{}, created)
 		require.NoError(b, err)
 		rows[i] = built.rawJob
 	}
@@ -120,7 +120,7 @@ func BenchmarkEncodeJob(b *testing.B) {
 	job := benchJobs(0, 1)[0]
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := job.build(false, time.Time{}); err != nil {
+		if _, err := job.build(expressionRules{}, time.Time{}); err != nil {
 			b.Fatal(err)
 		}
 	}

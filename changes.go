@@ -140,7 +140,7 @@ func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
 		if seen[jobs[i].ID]++; seen[jobs[i].ID] == 2 && jobs[i].ID != 0 {
 			refused = append(refused, jobErrorf(jobs[i].ID, "%w: the id stands twice in the batch", ErrJobExists))
 		}
-		job, err := jobs[i].build(s.withSeconds, createdAt)
+		job, err := jobs[i].build(s.rules, createdAt)
 		if err != nil {
 			refused = append(refused, err)
 			continue
@@ -364,7 +364,7 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 			refused = append(refused, jobErrorf(option.JobID, "%w: the id stands twice", ErrUpdateOptionInvalid))
 		}
 		updates[option.JobID] = update
-		if err := option.valid(s.withSeconds); err != nil {
+		if err := option.valid(s.rules); err != nil {
 			refused = append(refused, err)
 			continue
 		}

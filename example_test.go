@@ -215,7 +215,7 @@ func ExampleConfig() {
 		fmt.Println(scheduler.AddJobs(everyHalfMinute))
 	}
 	// Output:
-	// add job 1: invalid job: parse "*/30 * * * * *": expected exactly 5 fields, found 6: [*/30 * * * * *]
+	// add job 1: invalid job: parse "*/30 * * * * *": expected exactly 5 fields, found 6: seconds need SchedulerConfig.WithSeconds
 	// <nil>
 }
 
@@ -616,23 +616,24 @@ func ExampleJob_NextRuns() {
 
 // For a form in which a user types an expression: what AddJobs would say of it,
 // and when it would run.
-func ExampleNextRuns() {
-	config := &smallben.SchedulerConfig{WithLocation: time.UTC}
-	next, err := smallben.NextRuns("0 12 * * MON", 3, config)
+func ExampleSmallBen_NextRuns() {
+	scheduler, end := start()
+	defer end()
+	next, err := scheduler.NextRuns("CRON_TZ=UTC 0 12 * * 7", 3)
 	if err != nil {
 		log.Fatal(err)
 	}
 	for _, tick := range next {
-		fmt.Println(tick.Format("Monday 15:04 MST"))
+		fmt.Println(tick.UTC().Format("Monday 15:04 MST"))
 	}
 
-	_, err = smallben.NextRuns("0 12 31 2 *", 3, config)
+	_, err = scheduler.NextRuns("0 12 31 2 *", 3)
 	fmt.Println(err)
 	// Output:
-	// Monday 12:00 UTC
-	// Monday 12:00 UTC
-	// Monday 12:00 UTC
-	// invalid job: expression "0 12 31 2 *": it never fires in the next five years
+	// Sunday 12:00 UTC
+	// Sunday 12:00 UTC
+	// Sunday 12:00 UTC
+	// invalid job: expression "0 12 31 2 *": it never fires in the next forty years
 }
 
 // Charge is a job that goes wrong in the ways that there are.

@@ -265,7 +265,7 @@ func (j *Job) LastRecordedRun() Run { return j.recorded }
 func (j *Job) Running() bool { return j.running }
 
 // NextRun returns the first tick of the job after the call: the zero time if the
-// job was paused when it was listed, or if no tick comes in the next five years.
+// job was paused when it was listed, or if no tick comes in the next forty years.
 func (j *Job) NextRun() time.Time {
 	if next := j.NextRuns(1); len(next) > 0 && !j.paused {
 		return next[0]
@@ -276,7 +276,7 @@ func (j *Job) NextRun() time.Time {
 // NextRuns returns the first n ticks of the job's schedule after the call, fewer
 // if it has fewer, whether the job is paused or not. They are in the location of
 // SchedulerConfig. A Job that does not come from ListJobs or Jobs has none: for
-// an expression that is not stored there is the function NextRuns.
+// an expression that is not stored there is SmallBen.NextRuns.
 func (j *Job) NextRuns(n int) []time.Time {
 	if j.schedule == nil {
 		return nil
@@ -295,11 +295,11 @@ func (j Job) String() string {
 
 // build validates the job and encodes it into a row created at createdAt. It
 // calls the user's encoding methods.
-func (j *Job) build(withSeconds bool, createdAt time.Time) (JobWithSchedule, error) {
+func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule, error) {
 	if j.ID == 0 {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: the id is 0", ErrInvalidJob)
 	}
-	if err := validateExpression(j.CronExpression, withSeconds); err != nil {
+	if err := validateExpression(j.CronExpression, rules); err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}
 	schedule, err := parseExpression(j.CronExpression, createdAt)

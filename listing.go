@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"time"
 )
 
 // ListJobs returns the jobs that match options, ordered by id. Nil options match
@@ -38,7 +39,7 @@ func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err e
 	jobs = make([]Job, len(found))
 	for i := range found {
 		jobs[i] = found[i].toJob()
-		jobs[i].schedule = s.scheduler.canonical(jobs[i].schedule)
+		jobs[i].schedule = inLocation(jobs[i].schedule, s.scheduler.location)
 		jobs[i].location = s.scheduler.location
 		jobs[i].lastRun, jobs[i].running = s.scheduler.runsOf(jobs[i].ID)
 	}
@@ -234,4 +235,21 @@ func (s *SmallBen) Status() Status {
 	}
 	status.SchedulerConfig.WithLocation = s.scheduler.location
 	return status
+}
+
+// NextRuns returns the first n ticks after the call that a job with the expression
+// would have here, fewer if it has fewer, or why AddJobs would refuse it
+// (ErrInvalidJob): for a form in which a user types one. The ticks of @every count
+// from now, as if the job were added now. Of a job that is stored, Job.NextRuns
+// tells. It may be called at any time, and does not touch the repository.
+func (s *SmallBen) NextRuns(expression string, n int) ([]time.Time, error) {
+	if err := validateExpression(expression, s.rules); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
+	}
+	now := time.Now().In(s.scheduler.location)
+	schedule, err := parseExpression(expression, now)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
+	}
+	return nextTicks(inLocation(schedule, s.scheduler.location), now, n), nil
 }

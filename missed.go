@@ -373,7 +373,7 @@ func (s *SmallBen) closeAccounts(tx Repository, c *change, rows []RawJob, policy
 			schedule = neverSchedule{}
 		}
 		jobs = append(jobs, ticker{id: row.ID, groupID: row.GroupID, superGroupID: row.SuperGroupID,
-			createdAt: row.CreatedAt.UnixMicro(), schedule: s.scheduler.canonical(schedule), closing: true})
+			createdAt: row.CreatedAt.UnixMicro(), schedule: inLocation(schedule, s.scheduler.location), closing: true})
 	}
 	if len(jobs) == 0 {
 		return nil

@@ -156,16 +156,16 @@ func (u UpdateOption) String() string {
 // that wraps ErrInvalidJob if the expression is one that no configuration
 // accepts. UpdateJobs itself goes by the configuration of its SmallBen.
 func (u *UpdateOption) Valid() error {
-	return u.valid(true)
+	return u.valid(expressionRules{withSeconds: true})
 }
 
-// valid is Valid for a configuration with or without seconds.
-func (u *UpdateOption) valid(withSeconds bool) error {
+// valid is Valid for a configuration.
+func (u *UpdateOption) valid(rules expressionRules) error {
 	if u.CronExpression == nil && u.JobOtherInputs == nil {
 		return jobErrorf(u.JobID, "%w: neither CronExpression nor JobOtherInputs is set", ErrUpdateOptionInvalid)
 	}
 	if u.CronExpression != nil {
-		if err := validateExpression(*u.CronExpression, withSeconds); err != nil {
+		if err := validateExpression(*u.CronExpression, rules); err != nil {
 			return jobErrorf(u.JobID, "%w: %w", ErrInvalidJob, err)
 		}
 	}

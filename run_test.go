@@ -520,19 +520,82 @@ func TestNextRunFollowsTheScheduleAndThePause(t *testing.T) {
 
 func TestNextRunsPreviewsWhatAUserTypes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		next, err := smallben.NextRuns("0 12 * * MON", 2, &smallben.SchedulerConfig{WithLocation: time.UTC})
+		s := create(t, newMemoryRepository(), &smallben.Config{SchedulerConfig: smallben.SchedulerConfig{WithLocation: time.UTC}})
+		next, err := s.NextRuns("0 12 * * MON", 2)
 		require.NoError(t, err)
 		assert.Equal(t, []time.Time{time.Date(2000, 1, 3, 12, 0, 0, 0, time.UTC), time.Date(2000, 1, 10, 12, 0, 0, 0, time.UTC)}, next)
-		next, err = smallben.NextRuns("@every 90m", 2, nil)
+		next, err = s.NextRuns("@every 90m", 2)
 		require.NoError(t, err)
 		assert.True(t, next[1].Equal(time.Now().Add(3*time.Hour)))
-		_, err = smallben.NextRuns("* * * * * *", 1, nil)
-		assert.ErrorContains(t, err, "found 6")
+		_, err = s.NextRuns("* * * * * *", 1)
+		assert.ErrorContains(t, err, "found 6: seconds need SchedulerConfig.WithSeconds")
 		assert.ErrorIs(t, err, smallben.ErrInvalidJob)
-		next, err = smallben.NextRuns("* * * * * *", 0, &smallben.SchedulerConfig{WithSeconds: true})
+		s = create(t, newMemoryRepository(), &smallben.Config{SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true}})
+		next, err = s.NextRuns("* * * * * *", 0)
 		require.NoError(t, err)
 		assert.Empty(t, next)
 	})
+}
+
+// The clock of Lord Howe is set by half an hour, and that of Cairo over midnight.
+func TestNextRunsPreviewsWhatAJobWillDo(t *testing.T) {
+	t.Parallel()
+	expressions := []string{"0 12 * * *", "15 2 * * *", "0 0 * * FRI", "*/15 1-3 * * *", "CRON_TZ=Africa/Cairo 0 0 * * 5-7", "@daily", "0 0 29 2 *"}
+	for _, zone := range []string{"", "Australia/Lord_Howe", "Africa/Cairo"} {
+		for _, record := range []bool{false, true} {
+			config := &smallben.Config{Logger: quiet, Runs: smallben.RunsConfig{Record: record}}
+			if zone != "" {
+				location, err := time.LoadLocation(zone)
+				require.NoError(t, err)
+				config.SchedulerConfig.WithLocation = location
+			}
+			s := create(t, newMemoryRecorder(), config)
+			var jobs []smallben.Job
+			for i, expression := range expressions {
+				jobs = append(jobs, job(int64(i+1), expression, idle()))
+			}
+			require.NoError(t, s.AddJobs(jobs))
+			listed, err := s.ListJobs(nil)
+			require.NoError(t, err)
+			for i, expression := range expressions {
+				preview, err := s.NextRuns(expression, 400)
+				require.NoError(t, err)
+				assert.Equal(t, fmt.Sprint(preview), fmt.Sprint(listed[i].NextRuns(400)), "%s in %q, record: %v", expression, zone, record)
+			}
+		}
+	}
+}
+
+func TestAJobAtATimeRunsOnceAndStaysListed(t *testing.T) {
+	for _, record := range []bool{false, true} {
+		t.Run(fmt.Sprintf("record %v", record), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := create(t, newMemoryRecorder(), recordingConfig(func(c *smallben.Config) { c.Runs.Record = record }))
+				require.NoError(t, s.Start())
+				at := time.Now().Add(90*time.Minute + 250*time.Millisecond)
+				var runs atomic.Int32
+				once := newProbe(func(*probe, smallben.CronJobInput) { runs.Add(1) })
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@at "+at.Format(time.RFC3339Nano), once)}))
+				pass(48 * time.Hour)
+				assert.EqualValues(t, 1, runs.Load())
+				jobs, err := s.ListJobs(nil)
+				require.NoError(t, err)
+				require.Len(t, jobs, 1)
+				assert.Zero(t, jobs[0].NextRun())
+				assert.Empty(t, jobs[0].NextRuns(3))
+				assert.Equal(t, at.UTC(), jobs[0].LastRun().Tick.UTC())
+
+				past := "@at " + at.Format(time.RFC3339)
+				assert.ErrorIs(t, s.AddJobs([]smallben.Job{job(2, past, idle())}), smallben.ErrInvalidJob)
+				assert.ErrorIs(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: &past}}), smallben.ErrInvalidJob)
+				s.Stop()
+				require.NoError(t, s.Start(), "a stored row loads though its time is past")
+				jobs, err = s.ListJobs(nil)
+				require.NoError(t, err)
+				require.Len(t, jobs, 1)
+			})
+		})
+	}
 }
 
 func TestWhatUsersPrintNamesTheJobAndNotItsInput(t *testing.T) {

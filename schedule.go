@@ -3,223 +3,47 @@ package smallben
 import (
 	"errors"
 	"fmt"
+	"math/bits"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/nbena/smallben/internal/walltime"
 )
 
 const (
-	maxExpressionLength = 256                      // bytes
-	maxEvery            = 5 * 365 * 24 * time.Hour // as far ahead as robfig/cron looks
-	everyPrefix         = "@every "                // the only descriptor with an argument
-	wholeFields         = ^uint64(0) &^ (1 << 63)  // every bit of a field but robfig's star
+	maxExpressionLength = 256 // bytes
+	maxEvery            = 5 * 365 * 24 * time.Hour
+	maxYearsAhead       = 40 // of the first tick, as Next looks
 )
 
-// lenientParser reads what any configuration accepts: rows were written under
-// another configuration, perhaps.
-var lenientParser = cron.NewParser(
-	cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor,
-)
-
-// strictParser words its errors for those who may not give seconds.
-var strictParser = cron.NewParser(
-	cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor,
-)
-
-// parseExpression gives the schedule of a stored expression: robfig/cron's v3
-// grammar, with five fields or six. createdAt is the origin of @every. It never
-// panics, and Next of what it returns never takes longer than milliseconds.
-func parseExpression(expression string, createdAt time.Time) (cron.Schedule, error) {
-	parsed, err := parseLeniently(expression)
-	if every, ok := parsed.(cron.ConstantDelaySchedule); ok {
-		return everySchedule{origin: createdAt.Unix(), delay: int64(every.Delay / time.Second)}, err
-	}
-	return parsed, err
+// zonedSchedule is the schedule of an expression of fields.
+type zonedSchedule struct {
+	fields   *walltime.Fields // shared by jobs
+	location *time.Location   // nil: that of the time which Next is given
 }
 
-// parseLeniently is parse by the lenient parser, or what it gave before.
-func parseLeniently(expression string) (cron.Schedule, error) {
-	parse := func() (cron.Schedule, error) { return parse(lenientParser, expression) }
-	if len(expression) > maxExpressionLength {
-		return parse()
+// Next returns the first tick after t, the zero time if there is none.
+func (z zonedSchedule) Next(t time.Time) time.Time {
+	location := z.location
+	if location == nil {
+		location = t.Location()
 	}
-	return parsedExpressions.get(expression, parse)
+	return z.fields.Next(location, t)
 }
 
-func parse(parser cron.Parser, expression string) (schedule cron.Schedule, err error) {
-	fail := func(err error) (cron.Schedule, error) {
-		return nil, fmt.Errorf("parse %q: %w", expression, err)
+// inLocation gives a schedule that goes by a location where its expression names no
+// time zone.
+func inLocation(schedule cron.Schedule, location *time.Location) cron.Schedule {
+	if z, ok := schedule.(zonedSchedule); ok && z.location == nil {
+		return zonedSchedule{z.fields, location}
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			schedule, err = fail(fmt.Errorf("%v", r))
-		}
-	}()
-	location, fields := time.Local, expression
-	if zone, rest, _ := strings.Cut(expression, " "); isZone(zone) {
-		fields = strings.TrimSpace(rest)
-		if fields == "" {
-			// The parser panics on "TZ=UTC".
-			return fail(errors.New("nothing after the time zone"))
-		}
-		if isZone(fields) {
-			return fail(errors.New("a second time zone"))
-		}
-		_, name, _ := strings.Cut(zone, "=")
-		if location, err = locations.get(name, func() (*time.Location, error) { return time.LoadLocation(name) }); err != nil {
-			return fail(fmt.Errorf("bad time zone %q: %w", name, err))
-		}
-	}
-	parsed, err := parser.Parse(fields)
-	if err != nil {
-		return fail(err)
-	}
-	if spec, ok := parsed.(*cron.SpecSchedule); ok {
-		if emptyField(spec) {
-			return neverSchedule{}, nil
-		}
-		spec.Location = location
-	}
-	return parsed, nil
-}
-
-func isZone(s string) bool {
-	return strings.HasPrefix(s, "TZ=") || strings.HasPrefix(s, "CRON_TZ=")
-}
-
-// The parser would load a time zone for each expression that names one, and each
-// takes kilobytes. Schedules and locations do not change, so jobs share them.
-var (
-	parsedExpressions shared[cron.Schedule]
-	locations         shared[*time.Location]
-)
-
-// shared keeps values that many jobs have in common. It forgets all of them when
-// it is full, which only costs making them again. The zero value is empty; it is
-// goroutine-safe.
-type shared[V any] struct {
-	mu     sync.RWMutex
-	values map[string]V
-}
-
-const maxShared = 4096
-
-// get returns the value of key, or makes it. Errors are not kept.
-func (s *shared[V]) get(key string, make func() (V, error)) (V, error) {
-	s.mu.RLock()
-	value, ok := s.values[key]
-	s.mu.RUnlock()
-	if ok {
-		return value, nil
-	}
-	value, err := make()
-	if err != nil {
-		return value, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.values == nil || len(s.values) >= maxShared {
-		s.values = map[string]V{}
-	}
-	s.values[strings.Clone(key)] = value
-	return value, nil
-}
-
-// emptyField reports whether a field holds no value at all. robfig/cron's
-// parser makes one of a list such as ",", and its Next then tries every second
-// of five years.
-func emptyField(s *cron.SpecSchedule) bool {
-	for _, field := range []uint64{s.Second, s.Minute, s.Hour, s.Dom, s.Month, s.Dow} {
-		if field&wholeFields == 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// validateExpression says why an expression may not be stored, or nil. The
-// message names the expression.
-func validateExpression(expression string, withSeconds bool) error {
-	if len(expression) > maxExpressionLength {
-		return fmt.Errorf("expression of %d bytes: at most %d are allowed", len(expression), maxExpressionLength)
-	}
-	for _, c := range []byte(expression) {
-		if c < ' ' || c > '~' {
-			return fmt.Errorf("expression %q: only printable ASCII is allowed", expression)
-		}
-	}
-	schedule, err := parseLeniently(expression)
-	if !withSeconds && (err != nil || len(strings.Fields(expression)) > 5) {
-		// The parsers agree on five fields.
-		schedule, err = parse(strictParser, expression)
-	}
-	if err != nil {
-		return err
-	}
-	switch schedule.(type) {
-	case neverSchedule:
-		return fmt.Errorf("expression %q: a field is an empty list", expression)
-	case cron.ConstantDelaySchedule:
-		err = validateEvery(expression)
-	default:
-		if schedule.Next(time.Now()).IsZero() {
-			err = errors.New("it never fires in the next five years")
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("expression %q: %w", expression, err)
-	}
-	return nil
-}
-
-// NextRuns returns the first n ticks of an expression after the call, fewer if it
-// has fewer, or why AddJobs would refuse it (ErrInvalidJob): for a form in which a user types one.
-// It goes by WithSeconds and WithLocation of config; nil means the zero
-// SchedulerConfig. The ticks of @every count from now, as if the job were added
-// now. Of a job that is stored, Job.NextRuns tells.
-func NextRuns(expression string, n int, config *SchedulerConfig) ([]time.Time, error) {
-	if config == nil {
-		config = &SchedulerConfig{}
-	}
-	if err := validateExpression(expression, config.WithSeconds); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
-	}
-	now := time.Now().In(config.location())
-	schedule, err := parseExpression(expression, now)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
-	}
-	return nextTicks(schedule, now, n), nil
-}
-
-func nextTicks(schedule cron.Schedule, from time.Time, n int) []time.Time {
-	var ticks []time.Time
-	for range n {
-		if from = schedule.Next(from); from.IsZero() {
-			break
-		}
-		ticks = append(ticks, from)
-	}
-	return ticks
-}
-
-// validateEvery checks the duration that robfig/cron rounds in silence.
-func validateEvery(expression string) error {
-	_, text, _ := strings.Cut(expression, everyPrefix)
-	delay, err := time.ParseDuration(text)
-	switch {
-	case err != nil:
-		return err
-	case delay <= 0:
-		return errors.New("the duration is not positive")
-	case delay < time.Second:
-		return errors.New("the duration is under one second")
-	case delay > maxEvery:
-		return errors.New("the duration is over five years")
-	}
-	return nil
+	return schedule
 }
 
 // everySchedule is @every with a phase that does not depend on when the process
@@ -242,63 +66,453 @@ func floorMod(a, m int64) int64 {
 	return (a%m + m) % m
 }
 
-// neverSchedule is the schedule of an expression that matches no instant.
+// atSchedule is the schedule of @at: one tick, in Unix microseconds.
+type atSchedule int64
+
+// Next returns the tick if it is after t, else the zero time.
+func (s atSchedule) Next(t time.Time) time.Time {
+	if at := time.UnixMicro(int64(s)); at.After(t) {
+		return at.In(t.Location())
+	}
+	return time.Time{}
+}
+
+// neverSchedule is the schedule of an expression that cannot be read.
 type neverSchedule struct{}
 
 // Next returns the zero time, which robfig/cron takes for "never".
 func (neverSchedule) Next(time.Time) time.Time { return time.Time{} }
 
-// canonicalSchedule gives the schedule that has the same ticks wherever Next
-// starts, in a location for the expressions that name none: each instant at which
-// the clock there shows a time that matches. robfig/cron's own Next may pass over
-// ticks, depending on its start, where the clock is set by other than an hour.
-func canonicalSchedule(schedule cron.Schedule, location *time.Location) cron.Schedule {
-	spec, ok := schedule.(*cron.SpecSchedule)
+func nextTicks(schedule cron.Schedule, from time.Time, n int) []time.Time {
+	var ticks []time.Time
+	for range n {
+		if from = schedule.Next(from); from.IsZero() {
+			break
+		}
+		ticks = append(ticks, from)
+	}
+	return ticks
+}
+
+// expressionRules is what depends on the configuration in which expressions are
+// accepted. A stored one is read whatever they say.
+type expressionRules struct {
+	withSeconds bool // six fields as well as five
+	recorded    bool // runs are recorded: every process must read an expression alike
+}
+
+// validateExpression says why an expression may not be stored, or nil. The
+// message names the expression.
+func validateExpression(expression string, rules expressionRules) error {
+	if len(expression) > maxExpressionLength {
+		return fmt.Errorf("expression of %d bytes: at most %d are allowed", len(expression), maxExpressionLength)
+	}
+	p, schedule, err := rules.parse(expression)
+	if err != nil {
+		return fmt.Errorf("parse %q: %w", expression, err)
+	}
+	if err := p.check(schedule); err != nil {
+		return fmt.Errorf("expression %q: %w", expression, err)
+	}
+	return nil
+}
+
+// parse reads an expression as a stored one is read, and refuses what depends on the
+// configuration or looks like another expression than it is.
+func (r expressionRules) parse(expression string) (p parts, schedule cron.Schedule, err error) {
+	for _, c := range []byte(expression) {
+		if (c < ' ' || c > '~') && !strings.ContainsRune("\t\n\v\f\r", rune(c)) {
+			return p, nil, errors.New("only printable ASCII and white space are allowed")
+		}
+	}
+	if p, err = split(expression); err != nil {
+		return p, nil, err
+	}
+	if r.recorded && p.zone == localZone {
+		return p, nil, errors.New("time zone Local: machines that record runs together may differ in it")
+	}
+	if n := len(p.fields); !p.isDescriptor() && n != 5 {
+		switch {
+		case n == 6 && !r.withSeconds:
+			return p, nil, errors.New("expected exactly 5 fields, found 6: seconds need SchedulerConfig.WithSeconds")
+		case !r.withSeconds:
+			return p, nil, fmt.Errorf("expected exactly 5 fields, found %d", n)
+		case n != 6:
+			return p, nil, fmt.Errorf("expected 5 or 6 fields, found %d", n)
+		}
+	}
+	schedule, err = parseShared(expression)
+	return p, schedule, err
+}
+
+// check refuses a schedule that is not what the expression seems to say, or never
+// fires.
+func (p *parts) check(schedule cron.Schedule) error {
+	switch schedule := schedule.(type) {
+	case cron.ConstantDelaySchedule:
+		return validateEvery(p.fields[1])
+	case zonedSchedule:
+		if hasEmptySet(schedule.fields) {
+			return errors.New("a field is an empty list")
+		}
+		if err := p.checkSteps(); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	next := schedule.Next(now)
+	switch _, once := schedule.(atSchedule); {
+	case once && next.IsZero():
+		return errors.New("the time is past")
+	case next.IsZero() || next.After(now.AddDate(maxYearsAhead, 0, 0)):
+		return errors.New("it never fires in the next forty years")
+	}
+	return nil
+}
+
+// validateEvery checks the duration that robfig/cron rounds in silence.
+func validateEvery(text string) error {
+	delay, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		return err
+	case delay <= 0:
+		return errors.New("the duration is not positive")
+	case delay < time.Second:
+		return errors.New("the duration is under one second")
+	case delay > maxEvery:
+		return errors.New("the duration is over five years")
+	}
+	return nil
+}
+
+// hasEmptySet reports whether a field holds no value at all. robfig/cron's
+// parser makes one of a list such as ",".
+func hasEmptySet(f *walltime.Fields) bool {
+	for _, set := range []uint64{f.Second, f.Minute, f.Hour, f.Dom, f.Month, f.Dow} {
+		if set&^walltime.Star == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// parseExpression gives the schedule of a stored expression: robfig/cron's v3
+// grammar, with five fields or six, and @at. createdAt is the origin of @every. It
+// never panics, and Next of what it returns never takes longer than a millisecond.
+func parseExpression(expression string, createdAt time.Time) (cron.Schedule, error) {
+	parsed, err := parseShared(expression)
+	if err != nil {
+		return nil, fmt.Errorf("parse %q: %w", expression, err)
+	}
+	if every, ok := parsed.(cron.ConstantDelaySchedule); ok {
+		return everySchedule{origin: createdAt.Unix(), delay: int64(every.Delay / time.Second)}, nil
+	}
+	return parsed, nil
+}
+
+// parseShared is parse, or what it gave before.
+func parseShared(expression string) (cron.Schedule, error) {
+	parseIt := func() (cron.Schedule, error) { return parse(expression) }
+	if len(expression) > maxExpressionLength || strings.Contains(expression, localZone) {
+		// A program may set time.Local.
+		return parseIt()
+	}
+	return parsedExpressions.get(expression, parseIt)
+}
+
+// parser reads what any configuration accepts: rows were written under another
+// configuration, perhaps.
+var parser = cron.NewParser(
+	cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor,
+)
+
+// parse gives the schedule of an expression, for @every that of robfig/cron.
+func parse(expression string) (schedule cron.Schedule, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			schedule, err = nil, fmt.Errorf("%v", r)
+		}
+	}()
+	p, err := split(expression)
+	if err != nil {
+		return nil, err
+	}
+	location, err := p.location()
+	if err != nil {
+		return nil, err
+	}
+	if p.fields[0] == "@at" {
+		return p.parseAt()
+	}
+	fields := slices.Clone(p.fields)
+	if last := len(fields) - 1; !p.isDescriptor() {
+		fields[last] = sundays(fields[last])
+	}
+	parsed, err := parser.Parse(strings.Join(fields, " "))
+	if err != nil {
+		return nil, p.explain(err)
+	}
+	s, ok := parsed.(*cron.SpecSchedule)
 	if !ok {
-		return schedule // of instants, or of none
+		return parsed, nil
 	}
-	if spec.Location != time.Local {
-		location = spec.Location
-	}
-	return zonedSchedule{spec, location}
+	return zonedSchedule{
+		fields: &walltime.Fields{
+			Second: s.Second, Minute: s.Minute, Hour: s.Hour,
+			Dom: s.Dom, Month: s.Month, Dow: s.Dow,
+			Interval: p.isInterval(),
+		},
+		location: location,
+	}, nil
 }
 
-type zonedSchedule struct {
-	spec     *cron.SpecSchedule
-	location *time.Location
+// parts are an expression as its white space parts it.
+type parts struct {
+	named  bool   // a time zone is named
+	zone   string // its name: empty, UTC
+	fields []string
 }
 
-// Next asks for one stretch of time after another in which the clock is not set, as
-// if it never were.
-func (z zonedSchedule) Next(t time.Time) time.Time {
-	// No two clocks differ by more.
-	const most = 26 * time.Hour
-	spec := *z.spec
-	after := t
-	for limit := t.Add(maxEvery); after.Before(limit); {
-		within := after.Add(time.Nanosecond).In(z.location)
-		_, offset := within.Zone()
-		_, end := within.ZoneBounds()
-		if !end.IsZero() && !end.After(within) {
-			// ZoneBounds takes no account of the last day of a leap year.
-			end = within.Add(24 * time.Hour)
+// localZone names the time zone of the machine.
+const localZone = "Local"
+
+// split takes an expression apart.
+func split(expression string) (p parts, err error) {
+	isZone := func(s string) bool { return strings.HasPrefix(s, "TZ=") || strings.HasPrefix(s, "CRON_TZ=") }
+	p.fields = strings.Fields(expression)
+	if len(p.fields) > 0 && isZone(p.fields[0]) {
+		p.named = true
+		_, p.zone, _ = strings.Cut(p.fields[0], "=")
+		p.fields = p.fields[1:]
+		if len(p.fields) == 0 {
+			return p, errors.New("nothing after the time zone")
 		}
-		spec.Location = time.FixedZone("", offset)
-		next := spec.Next(after)
-		if !next.IsZero() && (end.IsZero() || next.Before(end)) {
-			return next.In(t.Location())
-		}
-		if end.IsZero() {
-			break
-		}
-		far := end.Sub(after) > most
-		if far && next.IsZero() {
-			break
-		}
-		if after = end.Add(-time.Nanosecond); far && next.Add(-most).After(after) {
-			// What matches in a later stretch is not further from next.
-			after = next.Add(-most)
+		if isZone(p.fields[0]) {
+			return p, errors.New("a second time zone")
 		}
 	}
-	return time.Time{}
+	if len(p.fields) == 0 {
+		return p, errors.New("empty spec string")
+	}
+	return p, nil
+}
+
+func (p *parts) isDescriptor() bool { return strings.HasPrefix(p.fields[0], "@") }
+
+// isInterval reports whether cron(8) takes the expression for one that fires
+// whenever the clock shows a time that matches: the seconds, the minute or the hour
+// begin with a star, and those of @hourly do.
+func (p *parts) isInterval() bool {
+	if p.isDescriptor() {
+		return p.fields[0] == "@hourly"
+	}
+	return slices.ContainsFunc(p.fields[:len(p.fields)-3], func(field string) bool {
+		return strings.HasPrefix(field, "*") || strings.HasPrefix(field, "?")
+	})
+}
+
+// location is nil if the expression names no time zone.
+func (p *parts) location() (*time.Location, error) {
+	if !p.named {
+		return nil, nil
+	}
+	load := func() (*time.Location, error) { return time.LoadLocation(p.zone) }
+	loadShared := func() (*time.Location, error) { return locations.get(p.zone, load) }
+	if p.zone == localZone {
+		loadShared = load
+	}
+	location, err := loadShared()
+	if err != nil {
+		return nil, fmt.Errorf("bad time zone %q: %w", p.zone, err)
+	}
+	return location, nil
+}
+
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$`)
+
+func (p *parts) parseAt() (cron.Schedule, error) {
+	const form = "@at is followed by one time of RFC 3339 with its offset, as in @at 2027-05-01T11:30:00+02:00"
+	if len(p.fields) != 2 {
+		return nil, errors.New(form)
+	}
+	// time.Parse takes an hour of one digit, and a comma before the fraction.
+	at, err := time.Parse(time.RFC3339, p.fields[1])
+	if err == nil && !rfc3339.MatchString(p.fields[1]) {
+		err = fmt.Errorf("%q is not", p.fields[1])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", form, err)
+	}
+	return atSchedule(at.UnixMicro()), nil
+}
+
+// field is one of the six of an expression.
+type field struct {
+	name   string
+	parser cron.Parser // of this field alone
+	last   string      // the greatest value
+	set    func(*cron.SpecSchedule) uint64
+}
+
+const dayOfWeek = "day of week"
+
+var expressionFields = [...]field{
+	{"second", cron.NewParser(cron.Second), "59", func(s *cron.SpecSchedule) uint64 { return s.Second }},
+	{"minute", cron.NewParser(cron.Minute), "59", func(s *cron.SpecSchedule) uint64 { return s.Minute }},
+	{"hour", cron.NewParser(cron.Hour), "23", func(s *cron.SpecSchedule) uint64 { return s.Hour }},
+	{"day of month", cron.NewParser(cron.Dom), "31", func(s *cron.SpecSchedule) uint64 { return s.Dom }},
+	{"month", cron.NewParser(cron.Month), "12", func(s *cron.SpecSchedule) uint64 { return s.Month }},
+	{dayOfWeek, cron.NewParser(cron.Dow), "7", func(s *cron.SpecSchedule) uint64 { return s.Dow }},
+}
+
+// parse gives the set of a text.
+func (f *field) parse(text string) (uint64, error) {
+	if f.name == dayOfWeek {
+		text = sundays(text)
+	}
+	// Without the space, robfig/cron takes a text that begins with TZ= or @ for
+	// something else.
+	parsed, err := f.parser.Parse(" " + text)
+	if err != nil {
+		return 0, err
+	}
+	return f.set(parsed.(*cron.SpecSchedule)), nil
+}
+
+// explain names the field that an error of the parser is about, if it is about one.
+func (p *parts) explain(err error) error {
+	if p.isDescriptor() {
+		return err
+	}
+	missing := len(expressionFields) - len(p.fields)
+	if missing != 0 && missing != 1 {
+		return err
+	}
+	for i, text := range p.fields {
+		f := &expressionFields[missing+i]
+		if _, reason := f.parse(text); reason != nil {
+			return fmt.Errorf("%s: %w", f.name, reason)
+		}
+	}
+	return err
+}
+
+// checkSteps refuses a step that is greater than the number of values that it steps
+// through: robfig/cron takes the first of them only. The expression has been parsed.
+func (p *parts) checkSteps() error {
+	if p.isDescriptor() {
+		return nil
+	}
+	for i, text := range p.fields {
+		f := &expressionFields[len(expressionFields)-len(p.fields)+i]
+		for _, item := range strings.Split(text, ",") {
+			span, stepText, stepped := strings.Cut(item, "/")
+			if !stepped {
+				continue
+			}
+			if span != "*" && span != "?" && !strings.Contains(span, "-") {
+				span += "-" + f.last
+			}
+			set, err := f.parse(span)
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			step, err := strconv.Atoi(stepText)
+			if values := bits.OnesCount64(set &^ walltime.Star); err != nil || step > values {
+				return fmt.Errorf("%s: %s: a step of %s through %d values", f.name, item, stepText, values)
+			}
+		}
+	}
+	return nil
+}
+
+var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+
+// weekday gives the number of a day of week, which is 7 if it is written so.
+func weekday(text string) (number int, ok bool) {
+	if number = slices.Index(weekdays, strings.ToLower(text)); number >= 0 {
+		return number, true
+	}
+	number, err := strconv.Atoi(text)
+	return number, err == nil && 0 <= number && number <= 7
+}
+
+// sundays writes a day of week without the Sunday that is 7 or that ends a range,
+// which robfig/cron does not know. It changes nothing else.
+func sundays(text string) string {
+	items := strings.Split(text, ",")
+	for i, item := range items {
+		items[i] = sunday(item)
+	}
+	return strings.Join(items, ",")
+}
+
+// sunday is sundays for an item of a list.
+func sunday(item string) string {
+	span, step, stepped := strings.Cut(item, "/")
+	low, high, ranged := strings.Cut(span, "-")
+	first, ok := weekday(low)
+	last := first
+	if ok && ranged {
+		last, ok = weekday(high)
+		if last == 0 && first > 0 && strings.EqualFold(high, weekdays[0]) {
+			last = 7
+		}
+	}
+	if !ok || last != 7 {
+		return item
+	}
+	if !stepped {
+		step = "1"
+	}
+	switch first {
+	case 7:
+		return "0-0/" + step
+	case 0:
+		return "0-6/" + step
+	}
+	rest := fmt.Sprintf("%d-6/%s", first, step)
+	if by, err := strconv.Atoi(step); err == nil && by > 0 && (7-first)%by == 0 {
+		rest += ",0"
+	}
+	return rest
+}
+
+// The parser would load a time zone for each expression that names one, and each
+// takes kilobytes. Schedules and locations do not change, so jobs share them.
+var (
+	parsedExpressions shared[cron.Schedule]
+	locations         shared[*time.Location]
+)
+
+// shared keeps values that many jobs have in common. It forgets all of them when
+// it is full, which only costs making them again. The zero value is empty; it is
+// goroutine-safe.
+type shared[V any] struct {
+	mu     sync.RWMutex
+	values map[string]V
+}
+
+const maxShared = 4096
+
+// get returns the value of key, or makes it. Errors are not kept.
+func (s *shared[V]) get(key string, create func() (V, error)) (V, error) {
+	s.mu.RLock()
+	value, ok := s.values[key]
+	s.mu.RUnlock()
+	if ok {
+		return value, nil
+	}
+	value, err := create()
+	if err != nil {
+		return value, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values == nil || len(s.values) >= maxShared {
+		s.values = map[string]V{}
+	}
+	s.values[strings.Clone(key)] = value
+	return value, nil
 }

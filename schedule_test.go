@@ -21,15 +21,20 @@ func TestExpressionsThatAreAccepted(t *testing.T) {
 		"@every 1s", "@every 1h30m", "@every 1.5s", "@every 43800h",
 		"CRON_TZ=Europe/Rome 30 4 * * 1-5", "TZ=UTC 0 12 * * *", "TZ=Asia/Tokyo @daily", "TZ= 0 12 * * *",
 		"1,,2 * * * *",
+		"0 0 * * 7", "0 0 * * 5-7", "0 0 * * 0-7", "0 0 * * 7,1", "0 0 * * */7", "0 0 * * 1-7/2", "0 0 * * sat-SUN", "0 0 * * 7/1", "0 0 * * 5-7/3",
+		"0\t9\t*\t*\t*", "0 9 * * *\n", "\r\n 0 9 * * *\v\f", "CRON_TZ=Europe/Rome\t0 9 * * *", " CRON_TZ=Europe/Rome 0 9 * * *",
+		"@every\t1h", " @daily\n", "TZ=Asia/Tokyo\t@every  90m",
+		"*/60 * * * *", "0 */24 * * *", "0 0 */31 * *", "0 0 1 */12 *", "5-9/5 0-23/24 * * *", "0 0 1 jan/12 *",
+		"@at " + time.Now().Add(time.Hour).Format(time.RFC3339), "@at\t" + time.Now().UTC().AddDate(39, 0, 0).Format(time.RFC3339Nano),
 	}
-	six := []string{"* * * * * *", "*/2 0 0 1 1 ?", "TZ=UTC 30 0 12 * * *"}
+	six := []string{"* * * * * *", "*/2 0 0 1 1 ?", "TZ=UTC 30 0 12 * * *", "\t0 0\t9 * * 7 ", "*/60 0 0 * * *"}
 	for _, expression := range five {
-		assert.NoError(t, validateExpression(expression, false), expression)
-		assert.NoError(t, validateExpression(expression, true), expression)
+		assert.NoError(t, validateExpression(expression, expressionRules{}), expression)
+		assert.NoError(t, validateExpression(expression, expressionRules{withSeconds: true, recorded: true}), expression)
 	}
 	for _, expression := range six {
-		assert.Error(t, validateExpression(expression, false), expression)
-		assert.NoError(t, validateExpression(expression, true), expression)
+		assert.ErrorContains(t, validateExpression(expression, expressionRules{}), "WithSeconds", expression)
+		assert.NoError(t, validateExpression(expression, expressionRules{withSeconds: true}), expression)
 	}
 }
 
@@ -40,8 +45,43 @@ func TestExpressionsThatAreRefusedSayWhy(t *testing.T) {
 		"61 * * * *":                           "above maximum",
 		"* * * *":                              "found 4",
 		"@never":                               "unrecognized descriptor",
-		"0 0 30 2 *":                           "never fires in the next five years",
-		"0 0 31 4,6,9,11 *":                    "never fires in the next five years",
+		"0 0 30 2 *":                           "never fires in the next forty years",
+		"0 0 31 4,6,9,11 *":                    "never fires in the next forty years",
+		"@at 2001-01-01T00:00:00Z":             "the time is past",
+		"@at 9999-01-01T00:00:00Z":             "never fires in the next forty years",
+		"@at 2027-05-01T11:30:00":              "RFC 3339",
+		"@at 2027-05-01":                       "RFC 3339",
+		"@at 2027-05-01 11:30:00Z":             "RFC 3339",
+		"@at 2027-13-01T11:30:00Z":             "month out of range",
+		"@at 2027-02-30T11:30:00Z":             "day out of range",
+		"@at 2027-05-01T24:00:00Z":             "hour out of range",
+		"@at 2027-05-01T9:30:00Z":              "RFC 3339",
+		"@at":                                  "RFC 3339",
+		"@at tomorrow":                         "RFC 3339",
+		"@at2027-05-01T11:30:00Z":              "unrecognized descriptor",
+		"*/90 * * * *":                         "minute: */90: a step of 90 through 60 values",
+		"*/61 * * * *":                         "a step of 61 through 60 values",
+		"10/70 * * * *":                        "minute: 10/70: a step of 70 through 50 values",
+		"0-30/60 * * * *":                      "a step of 60 through 31 values",
+		"5,0-30/60 * * * *":                    "a step of 60 through 31 values",
+		"?/90 * * * *":                         "minute: ?/90",
+		"0 */36 * * *":                         "hour: */36",
+		"0 0 */45 * *":                         "day of month: */45",
+		"0 0 1 */18 *":                         "month: */18",
+		"0 0 1 jan-mar/4 *":                    "month: jan-mar/4: a step of 4 through 3 values",
+		"0 0 * * */10":                         "day of week: */10",
+		"0 0 * * 7/2":                          "day of week: 7/2: a step of 2 through 1 values",
+		"0 0 * * 8":                            "day of week: ",
+		"0 0 * * 0-8":                          "day of week: ",
+		"0 0 * * 7-1":                          "day of week: beginning of range (7) beyond end of range (1)",
+		"0 0 * * funday":                       "day of week: failed to parse int from funday",
+		"0 0 1 13 *":                           "month: end of range (13) above maximum (12)",
+		"0 0 0 * *":                            "day of month: beginning of range (0) below minimum (1)",
+		"0 24 * * *":                           "hour: end of range (24) above maximum (23)",
+		"0 22-4 * * *":                         "hour: beginning of range (22) beyond end of range (4)",
+		"0 0 TZ=UTC * *":                       "day of month: failed to parse int from TZ=UTC",
+		"0 @daily * * *":                       "hour: failed to parse int from @daily",
+		" \t\n":                                "empty spec string",
 		", * * * *":                            "a field is an empty list",
 		"* * , * *":                            "a field is an empty list",
 		",,, , , , ,":                          "a field is an empty list",
@@ -54,8 +94,8 @@ func TestExpressionsThatAreRefusedSayWhy(t *testing.T) {
 		"TZ=UTC":                               "nothing after the time zone",
 		"CRON_TZ=Europe/Rome ":                 "nothing after the time zone",
 		"TZ=":                                  "nothing after the time zone",
-		"TZ=Mars/Olympus * * * * *":            "bad time zone",
-		"*\t* * * *":                           "printable ASCII",
+		"TZ=Mars/Olympus * * * * *":            "unknown time zone Mars/Olympus",
+		"*\u00a0* * * * *":                     "printable ASCII",
 		"* * * * *\x00":                        "printable ASCII",
 		"\u0661 * * * *":                       "printable ASCII",
 		"*/0 * * * *":                          "step of range should be a positive number",
@@ -67,7 +107,7 @@ func TestExpressionsThatAreRefusedSayWhy(t *testing.T) {
 				expression = ",,, , , , , ,"
 			}
 			start := time.Now()
-			err := validateExpression(expression, withSeconds)
+			err := validateExpression(expression, expressionRules{withSeconds: withSeconds})
 			took := time.Since(start)
 			if assert.ErrorContains(t, err, why, "%q", expression) && len(expression) <= maxExpressionLength && expression != "" {
 				assert.ErrorContains(t, err, fmt.Sprintf("%q", expression))
@@ -81,14 +121,20 @@ func TestAStoredExpressionThatTheParserAcceptsIsKept(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
 	for expression, next := range map[string]time.Time{
-		"30 0 12 * * *":           time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC), // six fields, whatever WithSeconds says
-		"@every 100ms":            now.Add(time.Second),
-		"@every -5m":              now.Add(time.Second),
-		" *  * * * * ":            now.Add(time.Minute),
-		", * * * *":               {}, // never, and at once
-		", , , , , ,":             {},
-		"0 0 30 2 *":              {},
-		"TZ=Asia/Tokyo 0 0 * * *": time.Date(2026, 11, 23, 15, 0, 0, 0, time.UTC),
+		"30 0 12 * * *":                    time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC), // six fields, whatever WithSeconds says
+		"@every 100ms":                     now.Add(time.Second),
+		"@every -5m":                       now.Add(time.Second),
+		" *  * * * * ":                     now.Add(time.Minute),
+		", * * * *":                        {}, // never, and at once
+		"*/90 * * * *":                     time.Date(2026, 11, 23, 11, 0, 0, 0, time.UTC),
+		"0 0 , * MON":                      time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC),
+		"0 0 5/2 * *":                      time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC),
+		"0 0 * * 5/2":                      time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC), // as in robfig/cron, whose week ends on Saturday
+		"@at 2001-01-01T00:00:00Z":         {},
+		"@at 2026-11-23T12:00:00.25+01:00": time.Date(2026, 11, 23, 11, 0, 0, 250_000_000, time.UTC),
+		", , , , , ,":                      {},
+		"0 0 30 2 *":                       {},
+		"TZ=Asia/Tokyo 0 0 * * *":          time.Date(2026, 11, 23, 15, 0, 0, 0, time.UTC),
 	} {
 		schedule, err := parseExpression(expression, now)
 		require.NoError(t, err, expression)
@@ -139,28 +185,6 @@ func TestEveryFiresInTheFutureWhateverTheCreationTime(t *testing.T) {
 	}
 }
 
-// A skipped hour is skipped and a repeated one repeats: robfig/cron's answer,
-// which the README gives.
-func TestDaylightSavingFollowsRobfig(t *testing.T) {
-	t.Parallel()
-	rome, err := time.LoadLocation("Europe/Rome")
-	require.NoError(t, err)
-	half := func(from time.Time, expression string) (ticks []string) {
-		schedule, err := parseExpression("TZ=Europe/Rome "+expression, time.Time{})
-		require.NoError(t, err)
-		for end := from.Add(24 * time.Hour); ; {
-			if from = schedule.Next(from); from.After(end) {
-				return ticks
-			}
-			ticks = append(ticks, from.In(rome).Format("15:04 MST"))
-		}
-	}
-	spring := time.Date(2026, 3, 29, 0, 0, 0, 0, rome)
-	autumn := time.Date(2026, 10, 25, 0, 0, 0, 0, rome)
-	assert.Empty(t, half(spring, "30 2 29 * *"))
-	assert.Equal(t, []string{"02:30 CEST", "02:30 CET"}, half(autumn, "30 2 25 * *"))
-}
-
 func FuzzExpression(f *testing.F) {
 	for _, seed := range []string{
 		"* * * * *", "TZ=UTC", "CRON_TZ=Europe/Rome 30 4 * * 1-5", ", * * * *", "@every 1s", "@every 9999999h",
@@ -173,7 +197,7 @@ func FuzzExpression(f *testing.F) {
 	f.Fuzz(func(t *testing.T, expression string) {
 		for _, withSeconds := range []bool{false, true} {
 			start := time.Now()
-			err := validateExpression(expression, withSeconds)
+			err := validateExpression(expression, expressionRules{withSeconds: withSeconds})
 			if took := time.Since(start); took > 5*time.Second {
 				t.Fatalf("%q: the verdict took %s", expression, took)
 			}
@@ -209,88 +233,91 @@ func BenchmarkValidate(b *testing.B) {
 		b.Run(expression, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				_ = validateExpression(expression, false)
+				_ = validateExpression(expression, expressionRules{})
 			}
 		})
 	}
 }
 
-// canonical is the canonical schedule of an expression that was created at the
-// epoch.
-func canonical(t *testing.T, expression string, location *time.Location) cron.Schedule {
+// scheduleIn is the schedule of an expression that was created at the epoch, in a
+// location.
+func scheduleIn(t *testing.T, expression string, location *time.Location) cron.Schedule {
 	t.Helper()
 	schedule, err := parseExpression(expression, time.Unix(0, 0))
 	require.NoError(t, err)
-	return canonicalSchedule(schedule, location)
+	return inLocation(schedule, location)
 }
 
-func TestCanonicalTicksDoNotDependOnWhereNextStarts(t *testing.T) {
+func TestSevenIsSunday(t *testing.T) {
 	t.Parallel()
-	for _, zone := range []string{"Australia/Lord_Howe", "Antarctica/Troll", "Europe/Rome", "America/New_York", "America/Sao_Paulo", "Africa/Cairo", "Asia/Beirut", "Pacific/Apia", "Asia/Kathmandu", "UTC"} {
-		location, err := time.LoadLocation(zone)
-		require.NoError(t, err)
-		for _, expression := range []string{"30 2 * * *", "0 0 * * *", "15 1,2 * * *", "0 */6 * * *", "*/30 0-3 * * *", "0 3 29 2 *", "0 0 1 * *", "59 1 * * SUN"} {
-			schedule := canonical(t, expression, location)
-			begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-			end := begin.AddDate(1, 2, 0)
-			var ticks []time.Time
-			for at := schedule.Next(begin); !at.IsZero() && at.Before(end); at = schedule.Next(at) {
-				ticks = append(ticks, at)
-			}
-			if len(ticks) == 0 {
-				require.Equal(t, "0 3 29 2 *", expression)
-				require.Equal(t, 2028, schedule.Next(begin).Year())
-				continue
-			}
-			random := rand.New(rand.NewPCG(1, 2))
-			for range 50 {
-				i := random.IntN(len(ticks))
-				from := begin
-				if i > 0 {
-					from = ticks[i-1]
-				}
-				start := from.Add(time.Duration(random.Int64N(int64(ticks[i].Sub(from)))))
-				require.True(t, ticks[i].Equal(schedule.Next(start)), "%s in %s from %v", expression, zone, start)
-			}
-			// Each is an instant at which the clock there shows a time that matches:
-			// what the expression matches in a zone without changes.
-			for _, at := range ticks {
-				_, offset := at.In(location).Zone()
-				fixed := canonical(t, expression, time.FixedZone("", offset))
-				require.True(t, at.Equal(fixed.Next(at.Add(-time.Second))), "%s in %s: %v", expression, zone, at)
+	for expression, days := range map[string]string{
+		"7": "Sun", "0": "Sun", "5-7": "Fri Sat Sun", "0-7": "Mon Tue Wed Thu Fri Sat Sun", "7,1": "Mon Sun", "*/7": "Sun", "*/2": "Tue Thu Sat Sun",
+		"1-7/2": "Mon Wed Fri Sun", "1-7/4": "Mon Fri", "6-7": "Sat Sun", "SAT-SUN": "Sat Sun", "fri-sun,2": "Tue Fri Sat Sun", "1-SUN/3": "Mon Thu Sun",
+		"7-7": "Sun", "7-SUN": "Sun", "SUN-7": "Mon Tue Wed Thu Fri Sat Sun", "0-SUN": "Sun", "SUN-SUN": "Sun", "SUN-TUE": "Mon Tue Sun", "7/1": "Sun", "07": "Sun", "5/2": "Fri", "0-7/7": "Sun",
+	} {
+		schedule := scheduleIn(t, "0 12 * * "+expression, time.UTC)
+		sunday := time.Date(2026, 11, 29, 23, 0, 0, 0, time.UTC)
+		var got []string
+		for _, at := range nextTicks(schedule, sunday, 7) {
+			if at.Before(sunday.AddDate(0, 0, 7)) {
+				got = append(got, at.Format("Mon"))
 			}
 		}
+		assert.Equal(t, days, strings.Join(got, " "), expression)
 	}
 }
 
-func TestACanonicalScheduleFiresTwiceInAnHourThatComesTwice(t *testing.T) {
+// Which rule of cron(8) an expression follows is seen where a clock is set back.
+func TestAnExpressionThatBeginsWithAStarIsAnInterval(t *testing.T) {
 	t.Parallel()
 	rome, err := time.LoadLocation("Europe/Rome")
 	require.NoError(t, err)
-	schedule := canonical(t, "30 2 * * *", rome)
-	first := schedule.Next(time.Date(2026, 10, 24, 12, 0, 0, 0, time.UTC))
-	second := schedule.Next(first)
-	assert.Equal(t, "2026-10-25T00:30:00Z", first.UTC().Format(time.RFC3339))
-	assert.Equal(t, "2026-10-25T01:30:00Z", second.UTC().Format(time.RFC3339))
-	assert.Equal(t, "2026-10-26T01:30:00Z", schedule.Next(second).UTC().Format(time.RFC3339))
-	skipped := schedule.Next(time.Date(2026, 3, 28, 12, 0, 0, 0, time.UTC))
-	assert.Equal(t, "2026-03-30T00:30:00Z", skipped.UTC().Format(time.RFC3339))
+	for expression, ticks := range map[string]int{ // from 2:00 to 3:00, which come twice
+		"30 2 * * *": 1, "0,30 2 * * *": 2, "30 2-2 * * *": 1, "@daily": 0, "30 0,*/2 * * *": 1, "30 2 */1 * *": 1, "0 30 2 * * *": 1, "@every 1h": 2,
+		"30 * * * *": 2, "30 */2 * * *": 2, "@hourly": 2, "* 2 * * *": 120, "*/30 2 * * *": 4, "*/30,7 2 * * *": 6, "? 2 * * *": 120, "*/60 2 * * *": 2,
+		"*/30 30 2 * * *": 4, "0 */30 2 * * *": 4, "0 30 * * * *": 2, "*/2,2 30 2 * * *": 60,
+		"@at 2026-10-25T02:30:00+01:00": 1, "CRON_TZ=UTC 30 0,1 * * *": 2,
+	} {
+		schedule := scheduleIn(t, expression, rome)
+		end := time.Date(2026, 10, 25, 2, 0, 0, 0, time.UTC)
+		got, _ := ticksIn(schedule, end.Add(-2*time.Hour-1), end.Add(-1), 1000)
+		assert.Len(t, got, ticks, expression)
+	}
 }
 
-func TestACanonicalScheduleGoesOnThroughTheYears(t *testing.T) {
+func TestAtFiresOnce(t *testing.T) {
 	t.Parallel()
-	for _, zone := range []string{"Europe/Rome", "Australia/Lord_Howe", "America/New_York", "Asia/Tokyo"} {
-		location, err := time.LoadLocation(zone)
+	schedule := scheduleIn(t, "CRON_TZ=Asia/Tokyo @at 2027-05-01T11:30:00+02:00", time.UTC)
+	at := time.Date(2027, 5, 1, 9, 30, 0, 0, time.UTC)
+	assert.Equal(t, at, schedule.Next(at.Add(-time.Nanosecond)))
+	assert.Equal(t, at, schedule.Next(time.Time{}.UTC()))
+	assert.Zero(t, schedule.Next(at))
+}
+
+func TestLocalIsTheZoneOfTheMachine(t *testing.T) {
+	// Not parallel: it sets time.Local.
+	local := time.Local
+	defer func() { time.Local = local }()
+	for _, name := range []string{"America/New_York", "Asia/Tokyo"} {
+		zone, err := time.LoadLocation(name)
 		require.NoError(t, err)
-		for _, expression := range []string{"0 0 1 1 *", "59 23 31 12 *", "0 12 1 7 *"} {
-			schedule := canonical(t, expression, location)
-			for at := schedule.Next(time.Date(2026, 1, 1, 12, 0, 0, 0, location)); at.Year() < 2120; {
-				next := schedule.Next(at)
-				require.Equal(t, at.In(location).Year()+1, next.In(location).Year(), "%s in %s", expression, zone)
-				at = next
-			}
-		}
+		time.Local = zone
+		schedule := scheduleIn(t, "CRON_TZ=Local 0 9 * * *", time.UTC)
+		assert.Equal(t, 9, schedule.Next(time.Now().UTC()).In(zone).Hour(), name)
 	}
+	for _, expression := range []string{"TZ=Local @daily", "CRON_TZ=Local\t0 9 * * *"} {
+		assert.NoError(t, validateExpression(expression, expressionRules{}))
+		assert.ErrorContains(t, validateExpression(expression, expressionRules{recorded: true}), "machines that record runs together may differ")
+	}
+}
+
+func TestLeapDaysAroundACenturyAreEightYearsApart(t *testing.T) {
+	t.Parallel()
+	schedule := scheduleIn(t, "0 0 29 2 *", time.UTC)
+	ticks := nextTicks(schedule, time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC), 19)
+	require.Len(t, ticks, 19)
+	assert.Equal(t, 2096, ticks[17].Year())
+	assert.Equal(t, 2104, ticks[18].Year())
 }
 
 func TestLastTicksAreThoseThatAWalkFinds(t *testing.T) {
@@ -300,7 +327,7 @@ func TestLastTicksAreThoseThatAWalkFinds(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, rome)
 	for _, expression := range []string{"@every 7s", "*/15 * * * *", "30 2 * * *", "0 9 * * MON-FRI", "0 0 29 2 *"} {
-		schedule := canonical(t, expression, rome)
+		schedule := scheduleIn(t, expression, rome)
 		for range 50 {
 			after := begin.Add(time.Duration(random.Int64N(int64(60 * 24 * time.Hour))))
 			until := after.Add(time.Duration(random.Int64N(int64(24 * time.Hour))))

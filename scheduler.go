@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/robfig/cron/v3"
-
 	"github.com/nbena/smallben/internal/timetable"
 )
 
@@ -128,7 +126,7 @@ func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
 		createdAt: job.rawJob.CreatedAt.UnixMicro(),
 		cronID:    int32(job.rawJob.CronID),
 	}
-	e.slot.Key, e.slot.Schedule = e, s.canonical(job.schedule)
+	e.slot.Key, e.slot.Schedule = e, inLocation(job.schedule, s.location)
 	s.describe(&e.work, job)
 	return e
 }
@@ -137,22 +135,13 @@ func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
 // changed.
 func (s *scheduler) rescheduled(old *entry, job *JobWithSchedule) *entry {
 	e := &entry{id: old.id, createdAt: old.createdAt, cronID: old.cronID}
-	e.slot.Key, e.slot.Schedule = e, s.canonical(job.schedule)
+	e.slot.Key, e.slot.Schedule = e, inLocation(job.schedule, s.location)
 	shard := s.shard(old.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	e.work = old.work
 	s.describe(&e.work, job)
 	return e
-}
-
-// canonical gives the schedule whose ticks every process computes alike, if runs
-// are recorded.
-func (s *scheduler) canonical(schedule cron.Schedule) cron.Schedule {
-	if !s.recorded {
-		return schedule
-	}
-	return canonicalSchedule(schedule, s.location)
 }
 
 var hashSeed = maphash.MakeSeed()

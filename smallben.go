@@ -38,7 +38,7 @@
 // UpsertJobs puts the jobs in place that a service wants to have at each start.
 // A job that is a [ContextJob] is given a context and returns an error. TriggerJobs
 // runs jobs now. The [Job] values of ListJobs, and of Jobs for very many, tell
-// their next runs and the last one; [NextRuns] previews an expression. StopContext
+// their next runs and the last one; [SmallBen.NextRuns] previews an expression. StopContext
 // is Stop with a deadline. Config.WrapRun is the place for tracing, and
 // RegisterMetrics for Prometheus.
 package smallben
@@ -56,14 +56,14 @@ import (
 // except that a run must not wait for Stop. Stop ends it, and Start may begin
 // again.
 type SmallBen struct {
-	repository  Repository
-	config      Config // as it was given
-	withSeconds bool
-	log         eventLog
-	types       sync.Map      // reflect.Type of the jobs that were added, to true
-	reconcile   chan struct{} // wakes the reconciliation of the session; holds 1
-	record      *record       // nil: runs are not recorded
-	scheduler   *scheduler
+	repository Repository
+	config     Config // as it was given
+	rules      expressionRules
+	log        eventLog
+	types      sync.Map      // reflect.Type of the jobs that were added, to true
+	reconcile  chan struct{} // wakes the reconciliation of the session; holds 1
+	record     *record       // nil: runs are not recorded
+	scheduler  *scheduler
 
 	// changeMu serialises changes from their first look at the repository to
 	// the end of their projection, so that database and memory change in one
@@ -95,7 +95,7 @@ func New(repository Repository, config *Config) *SmallBen {
 	s := &SmallBen{
 		repository:  repository,
 		config:      *config,
-		withSeconds: config.SchedulerConfig.WithSeconds,
+		rules:       expressionRules{config.SchedulerConfig.WithSeconds, config.Runs.Record},
 		log:         newEventLog(config),
 		paused:      make(map[int64]struct{}),
 		undecodable: make(map[int64]struct{}),

@@ -208,7 +208,7 @@ func TestAddAndUpdateRefuseTheSameHostileValues(t *testing.T) {
 		"", " ", "* * * *", "* * * * * *", "* * * * * * *", "60 * * * *", "*/0 * * * *", "* * 31 2 *", ", * * * *", "5-1 * * * *", "-1 * * * *",
 		"99999999999999999999 * * * *", "TZ=UTC", "CRON_TZ=", "TZ=UTC TZ=UTC * * * * *", "TZ=../../etc/passwd * * * * *", "@", "@nonsense", "@EVERY 1h",
 		"@every", "@every 1", "@every 0s", "@every -1h", "@every 999ms", "@every 43801h", "@every 1e9h", "@every 9223372036s",
-		"* * * * *\x00", "*\t* * * *", "* * * * *\n", "\xff * * * *", "é * * * *", "０ * * * *",
+		"* * * * *\x00", "*\u00a0* * * * *", "* * * * *\u2028", "\xff * * * *", "é * * * *", "０ * * * *",
 		strings.Repeat("1,", 200) + "1 * * * *", strings.Repeat(" ", 300),
 	} {
 		refused(fmt.Sprintf("%q", expression), &expression, nil)

@@ -210,7 +210,7 @@ func (a *api) preview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	next, err := smallben.NextRuns(r.URL.Query().Get("expression"), n, &scheduling)
+	next, err := a.scheduler.NextRuns(r.URL.Query().Get("expression"), n)
 	if err != nil {
 		return badRequestf("%w", err)
 	}

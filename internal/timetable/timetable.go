@@ -278,7 +278,7 @@ func (t *Table[K]) rearm() {
 func (e *Entry[K]) Next(now time.Time) time.Time {
 	next := e.Schedule.Next(now)
 	if !next.IsZero() {
-		e.ticks.push(next.Unix())
+		e.ticks.push(next.UnixMicro())
 	}
 	return next
 }
@@ -286,7 +286,7 @@ func (e *Entry[K]) Next(now time.Time) time.Time {
 // Run implements cron.Job.
 func (e *Entry[K]) Run() {
 	config := &e.page.table.config
-	config.Fire(e.Key, time.Unix(e.ticks.pop(), 0).In(config.Location))
+	config.Fire(e.Key, time.UnixMicro(e.ticks.pop()).In(config.Location))
 }
 
 // queue holds the ticks that an entry was armed for and that no start has taken
@@ -294,7 +294,7 @@ func (e *Entry[K]) Run() {
 type queue struct {
 	mu    sync.Mutex
 	some  bool
-	first int64   // Unix seconds, if there are some
+	first int64   // Unix microseconds, if there are some
 	more  []int64 // the others, in order
 }
 
