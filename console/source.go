@@ -115,8 +115,7 @@ func (s *source) fewJobsWith(outcomes []smallben.Outcome) (few bool, ids []int64
 
 // nextRuns previews an expression, or says why it is refused.
 func (s *source) nextRuns(expression string, n int) ([]time.Time, error) {
-	config := s.status().SchedulerConfig
-	return smallben.NextRuns(expression, n, &config)
+	return s.scheduler.NextRuns(expression, n)
 }
 
 // change does an action of which the verb says everything.
