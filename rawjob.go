@@ -157,16 +157,8 @@ func encodeJob(job CronJob) (string, error) {
 		return "", fmt.Errorf("the job is a nil %T", job)
 	}
 	row, err := gobrow.Encode(job)
-	if unregistered := (*gobrow.UnregisteredError)(nil); errors.As(err, &unregistered) {
-		where := ""
-		if unregistered.At != "" {
-			where = " in " + unregistered.At
-		}
-		return "", fmt.Errorf("the type %s%s is unknown to gob: call gob.Register(%s) first: %w",
-			unregistered.Type, where, exampleValue(unregistered.Type), unregistered.Err)
-	}
 	if err != nil {
-		return "", fmt.Errorf("encode the job: %w", err)
+		return "", explainEncoding(err)
 	}
 	if size := base64.StdEncoding.EncodedLen(len(row)); size > maxStored {
 		return "", fmt.Errorf("the stored job has %d bytes: at most %d are allowed", size, maxStored)
@@ -179,6 +171,20 @@ func encodeJob(job CronJob) (string, error) {
 		return "", fmt.Errorf("gob would not give back the job as it is: %w", err)
 	}
 	return base64.StdEncoding.EncodeToString(row), nil
+}
+
+// explainEncoding says what to do about an error of gobrow.Encode.
+func explainEncoding(err error) error {
+	var unregistered *gobrow.UnregisteredError
+	if !errors.As(err, &unregistered) {
+		return fmt.Errorf("encode the job: %w", err)
+	}
+	where := ""
+	if unregistered.At != "" {
+		where = " in " + unregistered.At
+	}
+	return fmt.Errorf("the type %s%s is unknown to gob: call gob.Register(%s) first: %w",
+		unregistered.Type, where, exampleValue(unregistered.Type), unregistered.Err)
 }
 
 // exampleValue writes the Go expression that gob.Register wants for type t.

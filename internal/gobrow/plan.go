@@ -341,7 +341,14 @@ func (s *scanner) appendEmpty(b []byte, id int32) []byte {
 	if w.kind != arrayKind {
 		return append(b, 0)
 	}
+	if w.len > s.left() {
+		s.fail(errLength)
+		return b
+	}
 	b = appendUint(b, uint64(w.len))
+	if s.wire(w.elem).kind != arrayKind {
+		return append(b, make([]byte, w.len)...)
+	}
 	for n := w.len; n > 0 && s.err == nil; n-- {
 		if b = s.appendEmpty(b, w.elem); len(b) > 2*len(s.row) {
 			s.fail(errLength)
