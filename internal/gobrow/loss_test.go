@@ -99,6 +99,7 @@ func TestLossNamesThePartsThatWouldNotComeBack(t *testing.T) {
 		"in interfaces":      {&holder{Vs: []any{[]any{&bad}}}, []string{"field Vs[0][0].Limit"}},
 		"in a job in a job":  {&holder{Jobs: map[string]job{"x": &bad}}, []string{`field Jobs["x"].Limit`}},
 		"by any key":         {&holder{Keys: map[any]optional{"k": bad}}, []string{`field Keys[k].Limit`}},
+		"another pointer":    {&holder{Vs: []any{&reminder{}}}, []string{"field Vs[0] holds a *gobrow.reminder, and would come back as gobrow.reminder, which"}},
 		"another type":       {&holder{V: &options{1}}, []string{"field V holds a *gobrow.options, and would come back as gobrow.options, which"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -146,6 +147,7 @@ func TestNothingIsLostOf(t *testing.T) {
 		"an embedded unexported type": &holder{optional: optional{N: new(int)}},
 		"a value in an interface":     &holder{V: options{}, Vs: []any{nil, 0, "", options{}}},
 		"a number":                    number(0),
+		"a pointer among jobs":        &holder{Jobs: map[string]job{"x": &reminder{"hello", 3}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
