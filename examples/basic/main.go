@@ -1,5 +1,5 @@
-// Basic runs three jobs that a SQLite file remembers. Start it twice: the second
-// start finds the jobs of the first.
+// Basic runs three jobs that a SQLite file remembers, with a console to look at them.
+// Start it twice: the second start finds the jobs of the first.
 //
 //	go run ./examples/basic
 //	go run ./examples/basic -db jobs.db -for 5s
@@ -12,6 +12,8 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/console"
 	"gorm.io/driver/sqlite"
 )
 
@@ -81,14 +84,15 @@ var jobs = []smallben.Job{
 func main() {
 	db := flag.String("db", "smallben.db", "SQLite `file` that keeps the jobs")
 	limit := flag.Duration("for", 0, "stop after this `duration`; 0 means at Ctrl-C")
+	addr := flag.String("console", "127.0.0.1:8077", "`address` of the console")
 	flag.Parse()
-	if err := run(*db, *limit); err != nil {
+	if err := run(*db, *addr, *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "basic:", err)
 		os.Exit(1)
 	}
 }
 
-func run(db string, limit time.Duration) (err error) {
+func run(db, addr string, limit time.Duration) (err error) {
 	ctx, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer release()
 	if limit > 0 {
@@ -101,7 +105,9 @@ func run(db string, limit time.Duration) (err error) {
 	gob.Register(&Greeting{})
 	gob.Register(&Clock{})
 
-	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(db)})
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
+		Dialector: sqlite.Open(db + "?_journal_mode=WAL"), // which recorded runs need
+	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", db, err)
 	}
@@ -112,6 +118,7 @@ func run(db string, limit time.Duration) (err error) {
 	scheduler := smallben.New(repository, &smallben.Config{
 		SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true},
 		Logger:          logr.FromSlogHandler(handler),
+		Runs:            smallben.RunsConfig{Record: true}, // for the console to show
 	})
 
 	stored, err := scheduler.ListJobs(nil)
@@ -130,6 +137,13 @@ func run(db string, limit time.Duration) (err error) {
 	if err := scheduler.Start(); err != nil {
 		return err
 	}
+	address, closeConsole, err := serveConsole(scheduler, addr)
+	if err != nil {
+		scheduler.Stop()
+		return err
+	}
+	defer closeConsole()
+	fmt.Printf("console: http://%s/\n", address)
 	if limit == 0 {
 		fmt.Println("Ctrl-C stops")
 	}
@@ -139,4 +153,31 @@ func run(db string, limit time.Duration) (err error) {
 	scheduler.Stop()
 	fmt.Println("stopped")
 	return nil
+}
+
+// serveConsole serves the console on addr, or on any port if that one is taken. Who
+// reaches it may do everything: it is for this machine only.
+func serveConsole(scheduler *smallben.SmallBen, addr string) (address string, stop func(), err error) {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return "", nil, err
+		}
+	}
+	address = listener.Addr().String()
+	pages := console.New(scheduler, &console.Options{
+		Authorize: func(*http.Request, console.Action) error { return nil },
+		Logger:    slog.New(slog.DiscardHandler),
+		ShowInput: true,
+	})
+	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != address {
+			// A page elsewhere whose name leads to this machine is not to get in.
+			http.Error(w, "this is "+address, http.StatusMisdirectedRequest)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	})}
+	go func() { _ = server.Serve(listener) }()
+	return address, func() { _ = server.Close() }, nil
 }

@@ -27,9 +27,9 @@ type api struct {
 	recorded   bool   // runs are recorded
 }
 
-// handler returns the routes, with metrics at /metrics. Each answer says whose it
-// is: behind a load balancer that is not obvious.
-func (a *api) handler(metrics http.Handler) http.Handler {
+// handler returns the routes, with metrics at /metrics and the console at /console/.
+// Each answer says whose it is: behind a load balancer that is not obvious.
+func (a *api) handler(metrics, pages http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /jobs", a.route(a.create))
 	mux.Handle("GET /jobs", a.route(a.list))
@@ -48,6 +48,7 @@ func (a *api) handler(metrics http.Handler) http.Handler {
 	mux.Handle("GET /runs", a.route(a.runs))
 	mux.Handle("GET /healthz", a.route(a.health))
 	mux.Handle("GET /metrics", metrics)
+	mux.Handle("/console/", http.StripPrefix("/console", pages))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Replica", a.replica)
 		mux.ServeHTTP(w, r)

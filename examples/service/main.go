@@ -53,6 +53,7 @@ type options struct {
 	addr, dsn, log, report string
 	record                 bool
 	grace                  time.Duration
+	operator, password     string // of the console
 }
 
 func main() {
@@ -63,7 +64,9 @@ func main() {
 	flag.StringVar(&o.log, "log", "text", "`format` of the log: text or json")
 	flag.StringVar(&o.report, "report", "@daily", "cron `expression`: when to log which jobs went wrong; empty for never")
 	flag.DurationVar(&o.grace, "grace", 15*time.Second, "`time` that runs in progress have at SIGTERM")
+	flag.StringVar(&o.operator, "console", "operator", "`name` that the console asks for; its password is $CONSOLE_PASSWORD, or one that the log tells")
 	flag.Parse()
+	o.password = os.Getenv("CONSOLE_PASSWORD")
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "service:", err)
 		os.Exit(1)
@@ -135,8 +138,9 @@ func run(o options) (err error) {
 	}
 
 	service := &api{scheduler: scheduler, repository: repository, replica: name, recorded: o.record}
+	pages := operators(o.operator, o.password, scheduler)
 	server := &http.Server{
-		Handler:           service.handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})),
+		Handler:           service.handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), pages),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      time.Minute, // longer than a change and those that it queues behind
