@@ -50,6 +50,14 @@ func (bulkStatements) chunks() (insert, change int) { return insertChunk, change
 // original's; where another table's index has one, ours gets a longer one.
 var jobIndexes = [][2]string{{"paused_idx", "paused"}, {"group_idx", "group_id"}, {"super_group_idx", "super_group_id"}}
 
+// jobIndexNames are the names that the indexes may have.
+func jobIndexNames() (names []string) {
+	for _, index := range jobIndexes {
+		names = append(names, index[0], "jobs_"+index[0])
+	}
+	return names
+}
+
 func (bulkStatements) create(tx *sqltx.Tx) error {
 	if err := tx.Exec(`CREATE TABLE {jobs} (
 	id bigint PRIMARY KEY,
@@ -67,7 +75,7 @@ func (bulkStatements) create(tx *sqltx.Tx) error {
 	}
 	for _, index := range jobIndexes {
 		name, column := index[0], index[1]
-		taken, err := tx.NameTaken(name, "jobs")
+		taken, err := tx.IndexNameTaken(name)
 		if err != nil {
 			return err
 		}

@@ -5,18 +5,24 @@ import (
 	"strings"
 )
 
-// recordNames are the names of the tables of the record and of their indexes.
-var recordNames = []string{"job_runs", "job_runs_job_idx", "job_runs_unfinished_idx", "job_marks", "job_marks_revision_idx", "job_marks_deleted_idx",
-	"job_running", "job_processes", "job_record"}
-
 // recordTables are the tables of the record, and their columns.
-var recordTables = []struct{ name, columns string }{
-	{"job_runs", runColumns},
-	{"job_marks", "job_id, revision, accounted_until, updated_at, deleted_at"},
-	{"job_running", "job_id, process, " + tickColumns},
-	{"job_processes", "process, beats"},
-	{"job_record", "id, revision, tokens, location, leader"},
+var recordTables = []struct{ name, fields string }{
+	{"job_runs", runFields},
+	{"job_marks", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint"},
+	{"job_running", "process text, " + keyFields},
+	{"job_processes", "process text, beats bigint"},
+	{"job_record", "id int, revision bigint, tokens text, location text, leader text"},
 }
+
+func recordTableNames() (names []string) {
+	for _, table := range recordTables {
+		names = append(names, table.name)
+	}
+	return names
+}
+
+// recordIndexes are the names of their indexes.
+var recordIndexes = []string{"job_runs_job_idx", "job_runs_unfinished_idx", "job_marks_revision_idx", "job_marks_deleted_idx"}
 
 const (
 	tickColumns = "tick, triggered, attempt"

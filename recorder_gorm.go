@@ -98,6 +98,10 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 			}
 			if !exists {
 				missing = table.name
+				continue
+			}
+			if err := s.CheckTable(table.name, table.fields); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -133,14 +137,7 @@ func (r *RepositoryGorm) migrateRecord(op string) error {
 			}
 		}
 	}
-	ctx, cancel := r.db.Context()
-	defer cancel()
-	for _, table := range recordTables {
-		if err := r.checkColumns(ctx, table.name, table.columns); err != nil {
-			return r.db.Failed(op, err)
-		}
-	}
-	return nil
+	return r.readRecord(op, look)
 }
 
 // Join implements Recorder.

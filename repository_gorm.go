@@ -18,9 +18,6 @@ import (
 
 const defaultTimeout = 30 * time.Second
 
-// jobNames are the names of the table of jobs and of its indexes.
-var jobNames = []string{"jobs", "paused_idx", "group_idx", "super_group_idx", "jobs_paused_idx", "jobs_group_idx", "jobs_super_group_idx"}
-
 // RepositoryGormConfig says how to open a RepositoryGorm.
 type RepositoryGormConfig struct {
 	// Dialector is the database, such as postgres.Open(dsn) or
@@ -104,7 +101,8 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	}
 	defer cancel()
 	db, err := sqltx.Open(ctx, sqltx.Options{
-		Dialector: config.Dialector, Config: config.Config, Timeout: timeout, Portable: portable, Names: slices.Concat(jobNames, recordNames),
+		Dialector: config.Dialector, Config: config.Config, Timeout: timeout, Portable: portable,
+		Tables: append([]string{"jobs"}, recordTableNames()...), Indexes: append(jobIndexNames(), recordIndexes...),
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("open repository: no answer from the database within %v: %w", timeout, err)
@@ -346,7 +344,7 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 	}
 	if !found {
 		if skip {
-			return fmt.Errorf("the table %s is missing, and SkipMigration is set", r.db.Table("jobs"))
+			return fmt.Errorf("the table %s is missing%s, and SkipMigration is set", r.db.Table("jobs"), inSchema(r.db.Schema()))
 		}
 		err := r.db.Write(ctx, "create table "+r.db.Table("jobs"), func(tx *sqltx.Tx) error {
 			return r.statements.create(tx)
@@ -358,22 +356,15 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 			}
 		}
 	}
-	return r.checkColumns(ctx, "jobs", jobColumns)
+	return r.db.Attempt(ctx, func(tx *sqltx.Tx) error { return tx.CheckTable("jobs", jobFields) })
 }
 
-// checkColumns makes sure that a table has columns.
-func (r *RepositoryGorm) checkColumns(ctx context.Context, table, columns string) error {
-	err := r.db.Attempt(ctx, func(tx *sqltx.Tx) error {
-		rows, err := tx.Query("SELECT " + columns + " FROM {" + table + "} WHERE 1 = 0")
-		if err != nil {
-			return err
-		}
-		return errors.Join(rows.Err(), rows.Close())
-	})
-	if err != nil {
-		return fmt.Errorf("table %s: %w", r.db.Table(table), err)
+// inSchema says where tables are looked for.
+func inSchema(schema string) string {
+	if schema == "" {
+		return ""
 	}
-	return nil
+	return " in the schema " + schema
 }
 
 // read returns the rows that match, in the order of their ids.

@@ -394,7 +394,7 @@ func TestARefusalByPostgreSQLChangesNothing(t *testing.T) {
 		"trigger":               {schema: []string{refuse, "CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()"}, message: "not today"},
 		"at COMMIT": {schema: []string{refuse,
 			"CREATE CONSTRAINT TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"}, message: "not today"},
-		"missing table": {schema: []string{"ALTER TABLE jobs RENAME TO away"}, message: `relation "jobs" does not exist`},
+		"missing table": {schema: []string{"ALTER TABLE jobs RENAME TO away"}, message: `.jobs" does not exist`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

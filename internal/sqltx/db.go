@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"strings"
 	"time"
 
 	"gorm.io/gorm"
@@ -42,9 +43,9 @@ type Options struct {
 	Timeout time.Duration
 	// Portable leaves the statements to GORM on every database.
 	Portable bool
-	// Names are the names of all tables and indexes, without a prefix. In
-	// statements they stand in braces. GORM's plugins are told the first one.
-	Names []string
+	// Tables and Indexes are the names of all of them, without a prefix. In
+	// statements they stand in braces. GORM's plugins are told the first table.
+	Tables, Indexes []string
 }
 
 // DB is a database. Open makes one, Close ends it, and it is safe for concurrent
@@ -80,8 +81,7 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 	case name == "sqlite":
 		db.kind = SQLite
 	}
-	db.names = newNames(db.kind, options.Names)
-	err := db.learn(ctx)
+	err := db.learn(ctx, options)
 	if err != nil && db.owned {
 		_ = db.Close()
 	}
@@ -149,11 +149,14 @@ func ownsPool(dialector gorm.Dialector) bool {
 }
 
 // learn asks the database what it has to know of it.
-func (db *DB) learn(ctx context.Context) error {
+func (db *DB) learn(ctx context.Context, options Options) error {
+	db.names.words = strings.NewReplacer(words[db.kind]...)
 	if db.gorm.Name() == "sqlite" {
-		return db.pinMemory(ctx)
+		if err := db.pinMemory(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	return db.learnNames(ctx, options)
 }
 
 // pinMemory keeps to one connection if the database is in memory: each connection
@@ -231,7 +234,7 @@ func (db *DB) Failed(op string, err error) error {
 	return fmt.Errorf("%s: %w", op, err)
 }
 
-// Exists reports whether there is a table. The name is one of Options.Names.
+// Exists reports whether there is a table. The name is one of Options.Tables.
 func (db *DB) Exists(ctx context.Context, name string) (exists bool, err error) {
 	err = db.Attempt(ctx, func(tx *Tx) (err error) {
 		exists, err = tx.Exists(name)

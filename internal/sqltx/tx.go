@@ -18,7 +18,7 @@ import (
 // A statement is written for PostgreSQL; its parameters are $1, $2 and so on. These
 // words stand for what differs from database to database:
 //
-//   - a name of Options.Names in braces, such as {jobs}, for that table or index;
+//   - a name of Options.Tables or Options.Indexes in braces, such as {jobs};
 //   - {rows} for the item of FROM, named v, that an argument of type [Rows] becomes;
 //   - {clock} for the time of the database in microseconds, or NULL on SQLite;
 //   - {timestamp} for the type of instants, {without rowid} for the end of a CREATE
@@ -118,7 +118,7 @@ func (tx *Tx) statement(text string, args []any) *gorm.DB {
 			args[i] = arg.text(tx.db.kind)
 		}
 	}
-	statement := tx.gorm.Table(tx.db.names.full[tx.db.names.first])
+	statement := tx.gorm.Table(tx.db.names.first)
 	statement.Statement.SQL.WriteString(tx.db.names.words.Replace(text))
 	statement.Statement.Vars = args
 	return statement
