@@ -28,6 +28,8 @@ type history struct {
 	// nothing is in its way. Zero does not look for ticks that were missed
 	// without need.
 	calm time.Duration
+	// rolling says that only newer processes know a newerJob.
+	rolling bool
 
 	lives      []*life
 	outages    []window // of the database
@@ -50,7 +52,18 @@ type life struct {
 	closed  time.Time // it was asked to end; zero: not
 	gone    time.Time // zero: not yet
 	stopped []window  // by SIGSTOP
+	cut     []window  // its connections were forgotten, and hold locks
+	hogged  []window  // its pool is used up
+	newer   bool      // it knows newerJob
+	skew    time.Duration
 	notes   []runNote
+}
+
+// isNamed reports whether name is its name in the database: host, process id,
+// letters.
+func (l *life) isNamed(name string) bool {
+	parts := strings.Split(name, "/")
+	return len(parts) >= 3 && parts[len(parts)-2] == strconv.Itoa(l.pid)
 }
 
 func (l *life) String() string { return fmt.Sprintf("process %s (%d)", l.name, l.pid) }
@@ -80,7 +93,8 @@ func (l *life) alive(from, to time.Time) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(l.stopped, func(w window) bool { return w.meets(from, to) })
+	meets := func(w window) bool { return w.meets(from, to) }
+	return !slices.ContainsFunc(l.stopped, meets) && !slices.ContainsFunc(l.cut, meets) && !slices.ContainsFunc(l.hogged, meets)
 }
 
 // runNote is what a run wrote to the journal of its process.
@@ -160,6 +174,13 @@ type durableOperation struct {
 	Group      int64   `json:",omitempty"` // in place of IDs
 	Expression string  `json:",omitempty"` // of an update: empty for no change
 	Input      int     `json:",omitempty"` // its version; of an update: 0 for no change
+
+	For time.Duration `json:",omitempty"` // of a hog
+}
+
+// makesNewer reports whether it makes a newerJob, where there are such.
+func (o durableOperation) makesNewer() bool {
+	return (o.Kind == "add" || o.Kind == "upsert") && slices.ContainsFunc(o.IDs, isNewer)
 }
 
 func (o durableOperation) String() string {
@@ -222,6 +243,9 @@ func (s jobState) ticks(second int64) (may, must bool) {
 		is := (second-schedule[1])%schedule[0] == 0
 		return is, is
 	}
+	if s.CreatedTo-s.CreatedFrom >= schedule[0] {
+		return true, false
+	}
 	must = true
 	for created := s.CreatedFrom; created <= s.CreatedTo; created++ {
 		is := (second-created)%schedule[0] == 0
@@ -250,6 +274,10 @@ func (s jobState) apply(d *driven, id int64) (after jobState, ok bool) {
 		}
 		if !s.Exists {
 			after = jobState{Exists: true, CreatedFrom: d.begin.Unix(), CreatedTo: d.end.Unix()}
+			if d.life != nil { // its clock may differ
+				after.CreatedFrom += int64(min(d.life.skew, 0) / time.Second)
+				after.CreatedTo += int64(max(d.life.skew, 0) / time.Second)
+			}
 		}
 		after.Expression, after.Input = d.Expression, d.Input
 		return after, true
@@ -505,6 +533,7 @@ const (
 	otherRow          = "a row is not what the operations made of it"
 	contradicting     = "acknowledgements contradict each other"
 	unknownProcess    = "a run of an unknown process"
+	takenForDead      = "a process that lives was taken for dead"
 )
 
 // checker compares the parts of a history.
@@ -606,18 +635,10 @@ func (c *checker) read() {
 	}
 }
 
-// lifeOf is the process that a record names: host, process id, letters.
+// lifeOf is the process that a record names.
 func (h *history) lifeOf(process string) *life {
-	parts := strings.Split(process, "/")
-	if len(parts) < 3 {
-		return nil
-	}
-	pid, err := strconv.Atoi(parts[len(parts)-2])
-	if err != nil {
-		return nil
-	}
 	for _, l := range h.lives {
-		if l.pid == pid {
+		if l.isNamed(process) {
 			return l
 		}
 	}
@@ -700,7 +721,7 @@ func (c *checker) checkSkipped(run *smallben.Run, l *life) {
 func (h *history) disturbed(from, to time.Time) bool {
 	meets := func(w window) bool { return w.meets(from, to) }
 	return slices.ContainsFunc(h.outages, meets) ||
-		slices.ContainsFunc(h.lives, func(l *life) bool { return slices.ContainsFunc(l.stopped, meets) })
+		slices.ContainsFunc(h.lives, func(l *life) bool { return slices.ContainsFunc(l.stopped, meets) || slices.ContainsFunc(l.cut, meets) })
 }
 
 // excused reports whether a run on a process may be, or have been, taken for lost.
@@ -786,7 +807,7 @@ func (c *checker) checkStart(key durableKey, start noted) {
 	grace := 2*c.sync + 2*time.Second
 	from := at.Add(-grace)
 	disturbed := slices.ContainsFunc(c.outages, func(w window) bool { return w.meets(from.Add(-grace), at) }) ||
-		slices.ContainsFunc(start.life.stopped, func(w window) bool { return w.meets(from, at) })
+		slices.ContainsFunc(slices.Concat(start.life.stopped, start.life.cut, start.life.hogged), func(w window) bool { return w.meets(from, at) })
 	if !key.triggered && !disturbed && !s.active(from, at) {
 		c.report(lateStart, key.job, at, "%s on %s at %s", key, start.life, clock(at))
 	}
@@ -870,7 +891,7 @@ func (c *checker) checkNeed(s *story, run *smallben.Run, tick time.Time) {
 			return
 		}
 	}
-	alive := slices.ContainsFunc(c.lives, func(l *life) bool { return l.alive(from, to) })
+	alive := slices.ContainsFunc(c.lives, func(l *life) bool { return l.alive(from, to) && (!c.rolling || l.newer || !isNewer(s.id)) })
 	if alive && !c.disturbed(from.Add(-2*c.sync), to) {
 		c.report(needlesslyMissed, s.id, tick, "%s at %s", run, clock(tick))
 	}

@@ -42,6 +42,15 @@ import (
 // processes write each run to journals. When all is over the journals, what the
 // driver was told, and the database are compared: durable_check_test.go.
 
+// The tables of the record.
+const (
+	tableRuns      = "job_runs"
+	tableState     = "job_marks"
+	tableLocks     = "job_running"
+	tableProcesses = "job_processes"
+	tableRecord    = "job_record"
+)
+
 const (
 	envDurable         = "SMALLBEN_TEST_DURABLE"          // a durableConfig, for a process
 	envDurableSeed     = "SMALLBEN_TEST_SEED"             // repeats what the driver draws
@@ -53,22 +62,52 @@ const (
 
 // durablePlan is a round, of which the rest is drawn.
 type durablePlan struct {
+	Slots   int // processes at a time
 	Jobs    int
 	Load    time.Duration // in which jobs are changed and processes disturbed
 	Halt    time.Duration // by SIGSTOP
-	Kills   int
 	Timing  insides.Timing
 	Workers int
 	Gap     time.Duration // between two operations of a worker, on the average
+
+	// What disturbs the processes, beside or instead of each other.
+	Kills  int             // kills, a long stop and a short one, a crash of the server
+	Forget int             // a firewall forgets the connections of a process, so often
+	Hog    int             // the application takes all connections of its pool for longer than DeadAfter, so often
+	Strike int             // the leader is killed, stopped or ended, so often
+	Roll   bool            // the processes are replaced by newer ones, which know a type more
+	Skew   []time.Duration // by which the clock of each slot is ahead
 }
 
 var (
-	shortPlan = durablePlan{Jobs: 150, Load: 15 * time.Second, Halt: 6 * time.Second, Kills: 1, Workers: 4, Gap: 100 * time.Millisecond,
-		Timing: insides.Timing{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second}}
-	// The timings are those of users.
-	longPlan = durablePlan{Jobs: 1000, Load: time.Minute, Halt: 20 * time.Second, Kills: 2, Workers: 4, Gap: 50 * time.Millisecond,
-		Timing: insides.Timing{DeadAfter: 15 * time.Second, SweepEvery: time.Minute, MissedAfter: 30 * time.Second, ClaimPatience: 10 * time.Second}}
+	shortTiming = insides.Timing{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second}
+	longTiming  = insides.Timing{DeadAfter: 15 * time.Second, SweepEvery: time.Minute, MissedAfter: 30 * time.Second, ClaimPatience: 10 * time.Second} // those of users
+
+	shortPlan = durablePlan{Slots: 3, Jobs: 150, Load: 15 * time.Second, Halt: 6 * time.Second, Kills: 1, Workers: 4, Gap: 100 * time.Millisecond, Timing: shortTiming}
+	longPlan  = durablePlan{Slots: 3, Jobs: 1000, Load: time.Minute, Halt: 20 * time.Second, Kills: 2, Workers: 4, Gap: 50 * time.Millisecond, Timing: longTiming}
 )
+
+// quietly returns plan with none of its disturbances, and a smaller load.
+func quietly(plan durablePlan) durablePlan {
+	plan.Kills, plan.Jobs, plan.Workers, plan.Gap = 0, plan.Jobs/2, 3, plan.Gap*3/2
+	return plan
+}
+
+// troublePlans are rounds in which one thing happens, and not what plan has.
+var troublePlans = []struct {
+	name     string
+	database string
+	edit     func(plan *durablePlan)
+	fails    string // why only the soak has it: what the record does not withstand
+}{
+	{"a firewall forgets connections", "PostgreSQL", func(plan *durablePlan) { plan.Forget = 3 }, "a live process may be taken for dead"},
+	{"the application uses up its pool", "PostgreSQL", func(plan *durablePlan) { plan.Hog = 2 }, "a live process may be taken for dead"},
+	{"clocks differ", "PostgreSQL", func(plan *durablePlan) { plan.Skew = []time.Duration{0, 37 * time.Second, -50 * time.Minute} }, "ticks go by the clock of the process"},
+	{"a rolling deployment", "PostgreSQL", func(plan *durablePlan) { plan.Roll = true }, ""},
+	{"ten processes", "PostgreSQL", func(plan *durablePlan) { plan.Slots = 10 }, ""},
+	{"the leader is struck", "PostgreSQL", func(plan *durablePlan) { plan.Strike, plan.Load = 2, plan.Load*3/2 }, ""},
+	{"the leader is struck", "SQLite", func(plan *durablePlan) { plan.Strike, plan.Load = 2, plan.Load*3/2 }, ""},
+}
 
 // durableConfig is what a process is told at its start.
 type durableConfig struct {
@@ -79,6 +118,10 @@ type durableConfig struct {
 	Location     string
 	Timing       insides.Timing
 	Long         bool
+	Timeout      time.Duration // of calls of the database; zero: the default
+	Connections  int           // of the pool at most; zero: no limit
+	Newer        bool          // it knows newerJob
+	Skew         time.Duration // by which its clock is ahead
 }
 
 func (c durableConfig) String() string {
@@ -122,14 +165,28 @@ type durableJob struct{ ID int64 }
 
 // durable is the process, where this is one.
 var durable struct {
+	durableConfig
 	journal *durableJournal
-	long    bool
+	pool    *sql.DB // nil: the repository has its own
 }
+
+// newerJob is a durableJob of a type that processes know once they have been
+// replaced by newer ones.
+type newerJob struct{ ID int64 }
+
+func (newerJob) Run(smallben.CronJobInput) { panic("RunContext is called in its place") }
+
+func (j newerJob) RunContext(ctx context.Context, input smallben.CronJobInput) error {
+	return durableJob{j.ID}.RunContext(ctx, input)
+}
+
+// isNewer reports whether a job is a newerJob, where there are such.
+func isNewer(id int64) bool { return id > 0 && id%5 == 0 }
 
 func (durableJob) Run(smallben.CronJobInput) { panic("RunContext is called in its place") }
 
 func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) error {
-	at := time.Now()
+	at := trueTime()
 	var version struct{ V int }
 	if err := input.Decode(&version); err != nil {
 		return err
@@ -142,7 +199,7 @@ func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) e
 	fate := hash.Sum64()
 	var takes time.Duration
 	switch n := fate % 1000; {
-	case n < 2 && durable.long:
+	case n < 2 && durable.Long:
 		takes = 8 * time.Second
 	case n < 8:
 		takes = 2500 * time.Millisecond
@@ -159,7 +216,7 @@ func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) e
 	case n < 5:
 		note.End = smallben.OutcomeError
 	}
-	note.At = time.Now().UnixMicro()
+	note.At = trueTime().UnixMicro()
 	durable.journal.note(note)
 	switch note.End {
 	case smallben.OutcomePanic:
@@ -169,6 +226,9 @@ func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) e
 	}
 	return nil
 }
+
+// trueTime is what the clock of the machine shows.
+func trueTime() time.Time { return time.Now().Add(-durable.Skew) }
 
 // durableJournal writes lines to a file, many in one go.
 type durableJournal struct {
@@ -247,12 +307,15 @@ func TestTheProcessOfDurableRuns(t *testing.T) {
 	if text == "" {
 		t.Skip("the tests of durable runs start it")
 	}
-	var config durableConfig
-	require.NoError(t, json.Unmarshal([]byte(text), &config))
+	require.NoError(t, json.Unmarshal([]byte(text), &durable.durableConfig))
+	config := durable.durableConfig
+	if config.Newer {
+		gob.Register(newerJob{})
+	}
 	journal, err := newDurableJournal(config.Journal)
 	require.NoError(t, err)
 	defer journal.close()
-	durable.journal, durable.long = journal, config.Long
+	durable.journal = journal
 	log, err := os.Create(config.Journal + ".log")
 	require.NoError(t, err)
 	defer log.Close()
@@ -277,9 +340,16 @@ func TestTheProcessOfDurableRuns(t *testing.T) {
 			reply(durableReply{Trouble: err.Error()})
 		}
 	}
+	dialector := crashDialector(config.DSN)
+	if config.Connections > 0 {
+		durable.pool = openSQLDB(t, "pgx", config.DSN)
+		defer durable.pool.Close()
+		durable.pool.SetMaxOpenConns(config.Connections)
+		dialector = onPostgres(durable.pool)
+	}
 	var repository *smallben.RepositoryGorm
 	attempt(func() (err error) {
-		repository, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: crashDialector(config.DSN)})
+		repository, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, Timeout: config.Timeout})
 		return err
 	})
 	defer repository.Close()
@@ -322,6 +392,9 @@ func (o durableOperation) call(s *smallben.SmallBen) (seen map[int64]jobState, e
 		jobs := make([]smallben.Job, len(o.IDs))
 		for i, id := range o.IDs {
 			jobs[i] = smallben.Job{ID: id, GroupID: durableGroup(id), CronExpression: o.Expression, Job: durableJob{id}, JobInput: input}
+			if durable.Newer && isNewer(id) {
+				jobs[i].Job = newerJob{id}
+			}
 		}
 		if o.Kind == "upsert" {
 			return nil, s.UpsertJobs(jobs)
@@ -360,14 +433,33 @@ func (o durableOperation) call(s *smallben.SmallBen) (seen map[int64]jobState, e
 		}
 		_, err = s.ListRuns(&smallben.ListRunsOptions{JobIDs: o.IDs, Limit: 10})
 		return seen, err
+	case "hog":
+		hog(o.For)
+		return nil, nil
 	}
 	return nil, fmt.Errorf("no operation %q", o.Kind)
 }
 
+// hog takes the connections of the pool, as many as it gets, as an application does
+// whose transactions wait for something.
+func hog(d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	for range durable.Connections {
+		conn, err := durable.pool.Conn(ctx)
+		if err != nil {
+			return // what it has is released, for time is up
+		}
+		defer conn.Close()
+	}
+	<-ctx.Done()
+}
+
 // durableProcess is a process as the driver sees it.
 type durableProcess struct {
-	*life              // guarded by mu until the process is gone; notes are read then
-	application string // its name for PostgreSQL
+	*life                     // guarded by mu until the process is gone; notes are read then
+	application string        // its name for PostgreSQL
+	proxy       *pgtest.Proxy // before PostgreSQL; nil: none
 	cmd         *exec.Cmd
 	stdin       io.WriteCloser
 	stderr      bytes.Buffer
@@ -459,41 +551,59 @@ func last(text []byte, n int) []byte { return text[max(0, len(text)-n):] }
 type durableDriver struct {
 	testing.TB
 	durablePlan
-	config durableConfig
-	server *pgtest.Server // nil: SQLite
-	dsn    string
-	dir    string
-	raw    *sql.DB
-	rows   *smallben.RepositoryGorm // without a record
-	begun  time.Time
+	config   durableConfig
+	postgres bool
+	number   int64
+	server   *pgtest.Server // of the round alone; nil where it does not crash
+	binary   string         // of the processes
+	dsn      string
+	dir      string
+	raw      *sql.DB
+	rows     *smallben.RepositoryGorm // without a record
+	begun    time.Time
 
 	mu         sync.Mutex
 	slots      []*durableProcess // the latest in each
 	all        []*durableProcess
 	outages    []window
 	operations []*driven
+	expired    []violation // of processes that live
 
 	version atomic.Int64
 	over    atomic.Bool
 }
 
-const durableSlots = 3
+// durableRounds tells the connections of rounds apart that run side by side.
+var durableRounds atomic.Int64
 
 // launch starts a process in a slot.
-func (d *durableDriver) launch(slot int) {
+func (d *durableDriver) launch(slot int) { d.launchAs(slot, false) }
+
+// launchAs starts a process that knows newerJob, or does not.
+func (d *durableDriver) launchAs(slot int, newer bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := len(d.all) + 1
-	p := &durableProcess{life: &life{name: fmt.Sprintf("%d in slot %d", n, slot)}, application: fmt.Sprintf("durable-%d", n), ended: make(chan struct{}), pending: make(map[int]chan durableReply)}
+	p := &durableProcess{life: &life{name: fmt.Sprintf("%d in slot %d", n, slot), newer: newer},
+		application: fmt.Sprintf("durable-%d-%d", d.number, n), ended: make(chan struct{}), pending: make(map[int]chan durableReply)}
 	config := d.config
+	config.Newer = newer
 	config.Journal = filepath.Join(d.dir, fmt.Sprintf("journal-%d", n))
-	if d.server != nil {
+	if d.postgres {
 		config.DSN = withApplication(d.dsn, p.application)
+	}
+	if d.Forget > 0 {
+		p.proxy = pgtest.NewProxy(d, config.DSN)
+		config.DSN = p.proxy.DSN()
+	}
+	if d.Skew != nil {
+		p.skew = d.Skew[slot]
+		config.Skew = p.skew
 	}
 	text, err := json.Marshal(config)
 	require.NoError(d, err)
-	p.cmd = exec.Command(os.Args[0], "-test.run=^TestTheProcessOfDurableRuns$", "-test.count=1", "-test.timeout=0")
-	p.cmd.Env = append(os.Environ(), envDurable+"="+string(text))
+	p.cmd = exec.Command(d.binary, "-test.run=^TestTheProcessOfDurableRuns$", "-test.count=1", "-test.timeout=0")
+	p.cmd.Env = append(os.Environ(), envDurable+"="+string(text), fmt.Sprintf("%s=%d", envSkew, config.Skew))
 	// A process that is stopped in a group of its own goes on when the driver dies.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.Stderr = &p.stderr
@@ -553,13 +663,13 @@ func (d *durableDriver) signal(slot int, signal syscall.Signal) {
 
 // pick gives a process that could take an operation: one that is stopped only now
 // and then, since the operation waits for it to go on.
-func (d *durableDriver) pick(random *rand.Rand) *durableProcess {
+func (d *durableDriver) pick(random *rand.Rand, operation durableOperation) *durableProcess {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, slot := range random.Perm(len(d.slots)) {
 		p := d.slots[slot]
 		p.mu.Lock()
-		usable := !p.up.IsZero() && p.killed.IsZero() && p.closed.IsZero()
+		usable := !p.up.IsZero() && p.killed.IsZero() && p.closed.IsZero() && (p.newer || !d.Roll || !operation.makesNewer())
 		if n := len(p.stopped); n > 0 && p.stopped[n-1].to.Equal(longTime) {
 			usable = usable && random.IntN(50) == 0
 		}
@@ -574,7 +684,7 @@ func (d *durableDriver) pick(random *rand.Rand) *durableProcess {
 // operate does an operation through a process, and looks what came of it if
 // nobody knows. It returns nil if no process could take it.
 func (d *durableDriver) operate(random *rand.Rand, operation durableOperation) *driven {
-	p := d.pick(random)
+	p := d.pick(random, operation)
 	if p == nil {
 		return nil
 	}
@@ -606,7 +716,7 @@ func (d *durableDriver) operate(random *rand.Rand, operation durableOperation) *
 
 // awaitEnd waits until an operation can no longer happen.
 func (d *durableDriver) awaitEnd(p *durableProcess, done *driven) {
-	if d.server != nil {
+	if d.postgres {
 		gone := done.err == errNoReply.Error()
 		d.poll(func() error {
 			var n int
@@ -695,7 +805,11 @@ func (d *durableDriver) newWorker(seed uint64, n int) *worker {
 
 // populate adds all jobs.
 func (w *worker) populate() {
-	for ids := range slices.Chunk(w.mine, 50) {
+	ids := w.mine
+	if w.Roll {
+		ids = slices.DeleteFunc(slices.Clone(ids), isNewer) // nobody knows their type yet
+	}
+	for ids := range slices.Chunk(ids, 50) {
 		operation := durableOperation{Kind: "add", IDs: ids, Expression: []string{"* * * * * *", "* * * * * *", "@every 1s"}[w.random.IntN(3)], Input: int(w.version.Add(1))}
 		w.do(operation)
 	}
@@ -820,85 +934,6 @@ func (w *worker) fill(o durableOperation) durableOperation {
 	return o
 }
 
-// disturbance is what happens at a time of the load.
-type disturbance struct {
-	at     time.Duration
-	what   string
-	do     func()
-	onTick time.Duration // not 0: it waits until this long after the next second begins
-}
-
-// wait waits for its time.
-func (d *disturbance) wait(start time.Time) {
-	time.Sleep(time.Until(start.Add(d.at)))
-	if now := time.Now(); d.onTick > 0 {
-		time.Sleep(now.Truncate(time.Second).Add(time.Second + d.onTick).Sub(now))
-	}
-}
-
-// disturbances are what the seed has in store: kills, a long stop and a short one, a
-// crash of the server, a restart as it should be. Half of those that come without
-// a warning come while claims are under way.
-func (d *durableDriver) disturbances(random *rand.Rand) []disturbance {
-	var drawn []disturbance
-	add := func(at time.Duration, what string, do func()) {
-		drawn = append(drawn, disturbance{at: at, what: what, do: do})
-	}
-	between := func(from, to float64) time.Duration {
-		return time.Duration((from + random.Float64()*(to-from)) * float64(d.Load))
-	}
-	suddenly := func(at time.Duration, what string, do func()) {
-		add(at, what, do)
-		if random.IntN(2) == 0 {
-			drawn[len(drawn)-1].onTick = 1 + time.Duration(random.IntN(60))*time.Millisecond
-		}
-	}
-	slots := random.Perm(durableSlots)
-	stop := func(at, length time.Duration) {
-		suddenly(at, fmt.Sprintf("SIGSTOP to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGSTOP) })
-		add(at+length, fmt.Sprintf("SIGCONT to slot %d", slots[0]), func() { d.signal(slots[0], syscall.SIGCONT) })
-	}
-	halt := time.Duration(random.Float64() * .9 * float64(d.Load-d.Halt))
-	stop(halt, d.Halt)
-	// After this one nobody may take it for dead.
-	if short := d.Timing.DeadAfter * 2 / 5; halt > d.Load/3 {
-		stop(between(0, .2), short)
-	} else {
-		stop(max(between(.7, .9), halt+d.Halt+2*time.Second), short)
-	}
-	// Kills in one slot come one after another.
-	for n := range d.Kills {
-		share := .8 / float64(d.Kills)
-		at := between(.05+float64(n)*share, .05+(float64(n)+.6)*share)
-		again := at + time.Duration(random.Float64()*.3*share*float64(d.Load))
-		suddenly(at, fmt.Sprintf("SIGKILL to slot %d", slots[1]), func() { d.kill(slots[1]) })
-		add(again, fmt.Sprintf("start of slot %d", slots[1]), func() { d.launch(slots[1]) })
-	}
-	if random.IntN(2) == 0 {
-		at := between(.1, .7)
-		again := at + between(0, .2)
-		add(at, fmt.Sprintf("stop of slot %d", slots[2]), func() { d.finish(slots[2]) })
-		add(again, fmt.Sprintf("start of slot %d", slots[2]), func() { <-d.slots[slots[2]].ended; d.launch(slots[2]) })
-	}
-	if d.server != nil {
-		at := between(.1, .8)
-		suddenly(at, "crash of the server", func() {
-			d.mu.Lock()
-			d.outages = append(d.outages, window{time.Now(), longTime})
-			d.mu.Unlock()
-			d.server.StopImmediate()
-		})
-		add(at+between(0, .1), "start of the server", func() {
-			d.server.StartAgain()
-			d.mu.Lock()
-			d.outages[len(d.outages)-1].to = time.Now()
-			d.mu.Unlock()
-		})
-	}
-	slices.SortStableFunc(drawn, func(a, b disturbance) int { return int(a.at - b.at) })
-	return drawn
-}
-
 // say logs a line with the time since the beginning.
 func (d *durableDriver) say(format string, args ...any) {
 	if testing.Verbose() {
@@ -909,7 +944,8 @@ func (d *durableDriver) say(format string, args ...any) {
 // durableRound does one round and returns what is wrong.
 func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 1))
-	d := &durableDriver{TB: t, durablePlan: plan, dir: t.TempDir(), slots: make([]*durableProcess, durableSlots), begun: time.Now()}
+	d := &durableDriver{TB: t, durablePlan: plan, dir: t.TempDir(), slots: make([]*durableProcess, plan.Slots), begun: time.Now(),
+		number: durableRounds.Add(1), binary: os.Args[0], postgres: database == "PostgreSQL"}
 	d.config = durableConfig{
 		Overlap:   []string{"", "skip", "delay"}[random.IntN(3)],
 		RerunLost: random.IntN(2) == 0,
@@ -918,12 +954,19 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 		Timing:    plan.Timing,
 		Long:      plan.Load > 30*time.Second,
 	}
+	if plan.Forget > 0 || plan.Hog > 0 {
+		// Calls of users that fall into a hole, or find no connection, end soon.
+		d.config.Timeout, d.config.Connections = 5*time.Second, 6
+	}
+	if plan.Skew != nil {
+		d.binary = skewedBinary(t)
+	}
 	t.Logf("%s, seed %d (%s=%d repeats what is drawn): %s", database, seed, envDurableSeed, seed, d.config)
 	if keep := os.Getenv(envDurableKeep); keep != "" {
 		d.dir = filepath.Join(keep, fmt.Sprintf("%s-%d", database, seed))
 		require.NoError(t, os.MkdirAll(d.dir, 0o700))
 	}
-	d.open(database)
+	d.open()
 	disturbances := d.disturbances(random)
 	defer func() {
 		// Whatever happens, no process stays behind.
@@ -932,7 +975,7 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 			<-p.ended
 		}
 	}()
-	for slot := range durableSlots {
+	for slot := range d.Slots {
 		d.launch(slot)
 	}
 	d.awaitProcesses()
@@ -948,6 +991,7 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 	for _, w := range workers {
 		group.Go(w.run)
 	}
+	group.Go(d.watchExpiry)
 	for _, next := range append(disturbances, disturbance{at: plan.Load, what: "end of the load", do: func() {}}) {
 		next.wait(start)
 		d.say("%s", next.what)
@@ -959,7 +1003,7 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 	d.watch()
 	h := d.settle()
 	d.say("the processes ended")
-	violations := append(d.leftBehind(), h.check()...)
+	violations := slices.Concat(d.leftBehind(), d.expired, h.check())
 	outcomes := make(map[smallben.Outcome]int)
 	for i := range h.runs {
 		outcomes[h.runs[i].Outcome]++
@@ -973,6 +1017,51 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 	if len(violations) > 0 {
 		t.Errorf("seed %d: %s", seed, h.describeViolations(violations, 2))
 	}
+}
+
+// watchExpiry looks, while there is load, whether the database knows each process
+// that lives.
+func (d *durableDriver) watchExpiry() {
+	reported := make(map[*durableProcess]bool)
+	for ; !d.over.Load(); time.Sleep(100 * time.Millisecond) {
+		known, err := d.processes()
+		if err != nil {
+			continue
+		}
+		d.mu.Lock()
+		now := time.Now()
+		// From here on nobody was taken for dead with reason.
+		since := now.Add(-2 * d.Timing.DeadAfter)
+		away := slices.ContainsFunc(d.outages, func(w window) bool { return w.meets(since, now) })
+		for _, p := range d.slots {
+			p.mu.Lock()
+			undisturbed := !away && !p.up.IsZero() && now.Sub(p.up) > time.Second && p.killed.IsZero() && p.closed.IsZero() &&
+				!slices.ContainsFunc(p.stopped, func(w window) bool { return w.meets(since, now) })
+			p.mu.Unlock()
+			if undisturbed && !reported[p] && !slices.ContainsFunc(known, func(name string) bool { return p.isNamed(name) }) {
+				reported[p] = true
+				d.expired = append(d.expired, violation{kind: takenForDead, at: now, text: fmt.Sprintf("%s at %s", p.life, clock(now))})
+			}
+		}
+		d.mu.Unlock()
+	}
+}
+
+// processes are those that the database knows.
+func (d *durableDriver) processes() (names []string, err error) {
+	rows, err := d.raw.Query("SELECT process FROM " + tableProcesses)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, rows.Err()
 }
 
 func (p *durableProcess) isUp() string {
@@ -1022,12 +1111,15 @@ func (d *durableDriver) awaitProcesses() {
 	})
 }
 
-func (d *durableDriver) open(database string) {
+func (d *durableDriver) open() {
 	driver := "sqlite3"
-	if database == "PostgreSQL" {
+	switch {
+	case d.postgres && d.Kills > 0:
 		d.server = pgtest.Start(d)
 		d.dsn, driver = d.server.DSN(), "pgx"
-	} else {
+	case d.postgres:
+		d.dsn, driver = pgtest.DSN(d), "pgx"
+	default:
 		d.dsn = filepath.Join(d.dir, "jobs.db") + "?_journal_mode=WAL"
 	}
 	d.config.DSN = d.dsn
@@ -1049,7 +1141,7 @@ func (d *durableDriver) settle() *history {
 	patience := d.Timing.DeadAfter + d.Timing.MissedAfter + 6*d.Timing.SweepEvery + 30*time.Second
 	d.await("everything is accounted for", patience, func() string {
 		var behind, unfinished int
-		err := d.raw.QueryRow("SELECT count(*) FROM jobs JOIN job_marks ON job_id = id WHERE NOT paused AND accounted_until < $1", until.UnixMicro()).Scan(&behind)
+		err := d.raw.QueryRow("SELECT count(*) FROM jobs JOIN "+tableState+" ON job_id = id WHERE NOT paused AND accounted_until < $1", until.UnixMicro()).Scan(&behind)
 		if err != nil {
 			return err.Error()
 		}
@@ -1058,7 +1150,7 @@ func (d *durableDriver) settle() *history {
 				continue
 			}
 			var n int
-			err := d.raw.QueryRow("SELECT count(*) FROM job_runs WHERE ended_at IS NULL AND process LIKE $1", fmt.Sprintf("%%/%d/%%", p.pid)).Scan(&n)
+			err := d.raw.QueryRow("SELECT count(*) FROM "+tableRuns+" WHERE ended_at IS NULL AND process LIKE $1", fmt.Sprintf("%%/%d/%%", p.pid)).Scan(&n)
 			if err != nil {
 				return err.Error()
 			}
@@ -1088,7 +1180,7 @@ func (d *durableDriver) settle() *history {
 
 // leftBehind looks for what processes that ended must not leave.
 func (d *durableDriver) leftBehind() (violations []violation) {
-	for table, what := range map[string]string{"job_running": "running keys", "job_processes": "processes"} {
+	for table, what := range map[string]string{tableLocks: "locks", tableProcesses: "processes"} {
 		var n int
 		require.NoError(d, d.raw.QueryRow("SELECT count(*) FROM "+table).Scan(&n))
 		if n > 0 {
@@ -1102,7 +1194,7 @@ func (d *durableDriver) history(until time.Time) *history {
 	h := &history{
 		overlap: d.config.Overlap, rerunLost: d.config.RerunLost, policy: d.config.Missed,
 		sync: time.Second, deadAfter: d.Timing.DeadAfter, calm: d.Timing.ClaimPatience,
-		outages: d.outages, operations: d.operations, until: until,
+		rolling: d.Roll, outages: d.outages, operations: d.operations, until: until,
 	}
 	for n, p := range d.all {
 		file, err := os.Open(filepath.Join(d.dir, fmt.Sprintf("journal-%d", n+1)))
@@ -1171,6 +1263,21 @@ func TestDurableRunsOnSQLite(t *testing.T) {
 	durableRound(t, shortPlan, "SQLite", durableSeed(t))
 }
 
+func TestDurableRunsInTrouble(t *testing.T) {
+	t.Parallel()
+	for _, trouble := range troublePlans {
+		t.Run(trouble.name+"/"+trouble.database, func(t *testing.T) {
+			t.Parallel()
+			if trouble.fails != "" {
+				t.Skip(trouble.fails)
+			}
+			plan := quietly(shortPlan)
+			trouble.edit(&plan)
+			durableRound(t, plan, trouble.database, durableSeed(t))
+		})
+	}
+}
+
 // TestSoakDurableRuns is the long form: rounds on one database after another, with
 // the timings of users, for as long as SMALLBEN_SOAK says.
 func TestSoakDurableRuns(t *testing.T) {
@@ -1200,6 +1307,16 @@ func TestSoakDurableRuns(t *testing.T) {
 		for _, database := range databases {
 			t.Run(fmt.Sprintf("%s %d", database, seed+uint64(round)), func(t *testing.T) {
 				durableRound(t, plan, database, seed+uint64(round))
+			})
+		}
+		for _, trouble := range troublePlans {
+			if !slices.Contains(databases, trouble.database) {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%s %d", trouble.name, trouble.database, seed+uint64(round)), func(t *testing.T) {
+				calm := quietly(plan)
+				trouble.edit(&calm)
+				durableRound(t, calm, trouble.database, seed+uint64(round))
 			})
 		}
 	}

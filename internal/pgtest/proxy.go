@@ -91,6 +91,17 @@ func (p *Proxy) HoldCommit(delay time.Duration) { p.set(holdCommit, delay) }
 // their transactions open.
 func (p *Proxy) BlackHole() { p.set(blackHole, 0) }
 
+// Forget is what a firewall does that drops the state of connections which it takes
+// for idle: what is sent on those that are there gets nowhere, closing included,
+// while new ones pass. The server keeps their transactions open.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.swallowed = true
+	}
+}
+
 // Commits returns how many COMMITs reached the proxy, those that it is still
 // holding included, but not those that a black hole swallowed.
 func (p *Proxy) Commits() int {

@@ -172,6 +172,18 @@ func TestABlackHoleKeepsTransactionsOpenUntilItPasses(t *testing.T) {
 	eventually(t, func() bool { return locked() == 0 })
 }
 
+func TestForgettingSwallowsWhatIsThereAndLetsNewConnectionsPass(t *testing.T) {
+	t.Parallel()
+	proxy, rows := throughProxy(t)
+	idle := connect(t, proxy.DSN())
+	proxy.Forget()
+	require.NoError(t, insert(t.Context(), t, proxy.DSN(), commits["simple"]))
+	require.Equal(t, 1, rows())
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, idle.Ping(ctx), context.DeadlineExceeded)
+}
+
 func TestAProxyOutlivesARestartOfItsServer(t *testing.T) {
 	t.Parallel()
 	server := Start(t)
