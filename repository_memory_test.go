@@ -243,3 +243,45 @@ func storedAt(t, now time.Time) time.Time {
 	}
 	return t.UTC().Truncate(time.Microsecond)
 }
+
+var (
+	_ smallben.Upserter = (*memoryRepository)(nil)
+	_ smallben.Pager    = (*memoryRepository)(nil)
+)
+
+func (m *memoryRepository) UpsertJobs(add, replace []smallben.JobWithSchedule) error {
+	rows, problems := buildRows(replace)
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	if err := m.AddJobs(add); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var missing []int64
+	for _, row := range rows {
+		old, ok := m.rows[row.ID]
+		if !ok {
+			missing = append(missing, row.ID)
+			continue
+		}
+		row.Paused, row.CreatedAt, row.UpdatedAt = old.Paused, old.CreatedAt, storedNow()
+		m.rows[row.ID] = row
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: %v", errNoSuchJob, missing)
+	}
+	return nil
+}
+
+func (m *memoryRepository) ListJobsAfter(options smallben.ToListOptions, after *int64, limit int) ([]smallben.RawJob, error) {
+	rows, err := m.ListJobs(options)
+	if err != nil && !errors.Is(err, errNoSuchJob) {
+		return nil, err
+	}
+	for after != nil && len(rows) > 0 && rows[0].ID <= *after {
+		rows = rows[1:]
+	}
+	return rows[:min(limit, len(rows))], nil
+}

@@ -2,14 +2,64 @@ package smallben_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/nbena/smallben"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
 )
+
+func TestListJobsReturnsWhatItFoundWithTheMismatchError(t *testing.T) {
+	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
+		s := started(t, repository, smallben.SchedulerConfig{})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(5, "@daily", idle()), job(-3, "@daily", idle()), job(math.MaxInt64, "@daily", idle()), job(math.MinInt64, "@daily", idle())}))
+		jobs, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		assert.Equal(t, []int64{math.MinInt64, -3, 5, math.MaxInt64}, ids(jobs))
+		jobs, err = s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{7, 5, 5, -3}})
+		assert.ErrorIs(t, err, s.ErrorTypeIfMismatchCount())
+		assert.ErrorContains(t, err, "7")
+		assert.Equal(t, []int64{-3, 5}, ids(jobs))
+		jobs, err = s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{7, 5}, Paused: ptr(false)})
+		assert.NoError(t, err)
+		assert.Equal(t, []int64{5}, ids(jobs))
+	})
+}
+
+// blocking holds a method of a repository up.
+type blocking struct {
+	smallben.Repository
+	reached, release chan struct{}
+}
+
+func (b *blocking) AddJobs(jobs []smallben.JobWithSchedule) error {
+	close(b.reached)
+	<-b.release
+	return b.Repository.AddJobs(jobs)
+}
+
+func TestListJobsAndScrapesDoNotWaitForAChange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := &blocking{newMemoryRepository(), make(chan struct{}), make(chan struct{})}
+		s := started(t, repository, smallben.SchedulerConfig{})
+		added := make(chan error)
+		go func() { added <- s.AddJobs([]smallben.Job{job(1, "@daily", idle())}) }()
+		<-repository.reached
+		jobs, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		assert.Empty(t, jobs)
+		assert.Zero(t, gauges(t, s)["smallben_scheduler_jobs_total"])
+		close(repository.release)
+		require.NoError(t, <-added)
+		assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_total"])
+	})
+}
 
 func TestListJobsAfterReturnsPagesByKey(t *testing.T) {
 	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
@@ -185,4 +235,54 @@ func TestStatusTellsWhatThisInstanceKnows(t *testing.T) {
 		Scheduled:       1, Paused: 1, Undecodable: []int64{8}, Running: []int64{5},
 	}, status)
 	close(release)
+}
+
+func TestJobsWalksThemAllInOrder(t *testing.T) {
+	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		var all []smallben.Job
+		for id := int64(-1200); id < 1200; id++ {
+			if id != 0 {
+				all = append(all, job(id, "@daily", valueJob{N: int(id)}))
+			}
+		}
+		require.NoError(t, s.AddJobs(all))
+		walk := func(s *smallben.SmallBen, options *smallben.ListJobsOptions) (walked []int64) {
+			for j, err := range s.Jobs(options) {
+				require.NoError(t, err)
+				assert.EqualValues(t, j.ID, j.Job.(valueJob).N)
+				walked = append(walked, j.ID)
+			}
+			return walked
+		}
+		assert.Equal(t, ids(all), walk(s, nil))
+		odd := &smallben.ListJobsOptions{GroupIDs: []int64{1, 3, 5, 7, 9}}
+		listed, err := s.ListJobs(odd)
+		require.NoError(t, err)
+		assert.Equal(t, ids(listed), walk(s, odd))
+		assert.Equal(t, []int64{5}, walk(s, &smallben.ListJobsOptions{JobIDs: []int64{5, 5000}}))
+		plain := create(t, struct{ smallben.Repository }{repository}, &smallben.Config{Logger: quiet})
+		assert.Equal(t, ids(all), walk(plain, nil), "without a Pager")
+		for j := range s.Jobs(nil) {
+			assert.EqualValues(t, -1200, j.ID)
+			break
+		}
+	})
+}
+
+func TestJobsYieldsTheErrorsOfRowsThatDoNotDecode(t *testing.T) {
+	t.Parallel()
+	repository := newFailing(newMemoryRepository())
+	s := create(t, repository, &smallben.Config{Logger: quiet})
+	require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(3, "@daily", idle())}))
+	repository.Repository.(*memoryRepository).put(smallben.RawJob{ID: 2, CronExpression: "@daily", SerializedJob: "rotten"})
+	var seen []string
+	for j, err := range s.Jobs(nil) {
+		seen = append(seen, fmt.Sprint(j.ID, errors.Is(err, smallben.ErrUndecodable)))
+	}
+	assert.Equal(t, []string{"1 false", "2 true", "3 false"}, seen)
+	repository.fail("ListJobs", errDown)
+	for _, err := range s.Jobs(nil) {
+		assert.ErrorIs(t, err, errDown)
+	}
 }
