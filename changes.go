@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/robfig/cron/v3"
 )
 
 // change is one change of jobs: what it is about, and what came of it.
@@ -99,11 +101,13 @@ func (s *SmallBen) isMismatch(err error) bool {
 
 // logChange logs a change of jobs, with their ids if they are few.
 func (s *SmallBen) logChange(msg string, ids []int64) {
-	if len(ids) > maxIDsInText {
-		s.log.Info(msg, "count", len(ids))
-		return
-	}
-	s.log.Info(msg, "count", len(ids), "jobs", idText(ids))
+	s.log.report(func(sink cron.Logger) {
+		if len(ids) > maxIDsInText {
+			sink.Info(msg, "count", len(ids))
+		} else {
+			sink.Info(msg, "count", len(ids), "jobs", idText(ids))
+		}
+	})
 }
 
 // AddJobs stores jobs and schedules them, all of them or none. Those that are
@@ -466,7 +470,9 @@ func (s *SmallBen) UpsertJobs(jobs []Job) error {
 		return wrap("upsert", err)
 	}
 	if added+replaced > 0 {
-		s.log.Info("jobs upserted", "added", added, "replaced", replaced, "unchanged", len(jobs)-added-replaced)
+		s.log.report(func(sink cron.Logger) {
+			sink.Info("jobs upserted", "added", added, "replaced", replaced, "unchanged", len(jobs)-added-replaced)
+		})
 	}
 	return nil
 }
@@ -591,53 +597,50 @@ func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
 		return errors.New("trigger jobs: nil options")
 	}
 	at := tick{at: time.Now().In(s.scheduler.location), triggered: true}
-	ids, skipped, err := s.triggerJobs(options.toListOptions(), at)
+	ids, err := s.triggerJobs(options.toListOptions(), at)
 	if err != nil {
 		return wrap("trigger", err)
-	}
-	for _, id := range skipped {
-		s.scheduler.logSkipped(id, at)
 	}
 	s.logChange("jobs triggered", ids)
 	return nil
 }
 
-func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids, skipped []int64, err error) {
+func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, err error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
 	if !s.started() {
-		return nil, nil, errors.New("SmallBen is not started")
+		return nil, errors.New("SmallBen is not started")
 	}
 	if err := s.settle(nil); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var c change
 	rows, err := s.look(s.repository, &c, options)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	jobs, undecodable := decodeRows(rows)
 	if err := join(undecodable); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := s.adopt(jobs); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	claims, err := s.claimTriggered(jobs, at)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	begun, skipped, ok := s.scheduler.trigger(jobs, at, claims)
+	begun, ok := s.scheduler.trigger(jobs, at, claims)
 	if !ok {
 		for _, c := range claims {
 			c.skip("SmallBen was stopped before it started")
 		}
-		return nil, nil, errStopped
+		return nil, errStopped
 	}
 	for _, r := range begun {
 		go s.scheduler.execute(r)
 	}
-	return c.ids, skipped, nil
+	return c.ids, nil
 }
 
 // undecodableOf tells which of the rows do not decode. Those that are known are

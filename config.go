@@ -4,9 +4,6 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/go-logr/zapr"
-	"github.com/robfig/cron/v3"
-	"go.uber.org/zap"
 )
 
 // Config configures a SmallBen. The zero value works: jobs may overlap
@@ -16,8 +13,9 @@ type Config struct {
 	SchedulerConfig SchedulerConfig
 
 	// Logger receives one line for each event: jobs added, a run that
-	// failed, a row held back. It may be called from several goroutines,
-	// and never while a lock of SmallBen is held.
+	// failed, a row held back. It may be called from several goroutines, and
+	// may call SmallBen. One that blocks delays calls that log by a second, and
+	// stops no run.
 	// Zero means DefaultLogger. logr.Discard() is that zero value too: to
 	// silence one SmallBen, give logr.FromSlogHandler(slog.DiscardHandler).
 	Logger logr.Logger
@@ -129,46 +127,4 @@ func (c *Config) location() *time.Location {
 		return time.UTC
 	}
 	return c.SchedulerConfig.location()
-}
-
-// DefaultLogger receives the events of every SmallBen whose Config.Logger is
-// zero. It is zap's production logger (JSON on standard error, from info level
-// up) without sampling: no event is dropped. A program may replace it before
-// it calls New.
-var DefaultLogger cron.Logger = newDefaultLogger()
-
-func newDefaultLogger() cron.Logger {
-	config := zap.NewProductionConfig()
-	config.Sampling = nil
-	logger, err := config.Build()
-	if err != nil {
-		// Only standard error that cannot be opened leads here.
-		return cron.DiscardLogger
-	}
-	return zapr.NewLogger(logger)
-}
-
-// eventLog is the logger as SmallBen calls it: a sink that panics does not
-// take a job or the scheduler with it.
-type eventLog struct{ sink cron.Logger }
-
-func newEventLog(config *Config) eventLog {
-	sink := DefaultLogger
-	if config.Logger.GetSink() != nil {
-		sink = config.Logger
-	}
-	if logger, ok := sink.(logr.Logger); ok {
-		sink = logger.WithCallDepth(1) // the methods below
-	}
-	return eventLog{sink}
-}
-
-func (l eventLog) Info(msg string, keysAndValues ...any) {
-	defer func() { _ = recover() }()
-	l.sink.Info(msg, keysAndValues...)
-}
-
-func (l eventLog) Error(err error, msg string, keysAndValues ...any) {
-	defer func() { _ = recover() }()
-	l.sink.Error(err, msg, keysAndValues...)
 }

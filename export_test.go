@@ -26,6 +26,9 @@ func SetClock(s *SmallBen, clock func() (wall time.Time, monotonic time.Duration
 	s.scheduler.clock = clock
 }
 
+// NewDefaultLogger makes what DefaultLogger is.
+var NewDefaultLogger = newDefaultLogger
+
 // NewPortableRepositoryGorm is NewRepositoryGorm with the statements that other
 // databases than PostgreSQL and SQLite take.
 func NewPortableRepositoryGorm(config *RepositoryGormConfig) (*RepositoryGorm, error) {

@@ -213,7 +213,10 @@ func (s *SmallBen) logUnsent(jobs []JobWithSchedule) {
 			continue
 		}
 		if fields := gobrow.Unsent(jobType); len(fields) > 0 {
-			s.log.Info("fields not stored", "job_type", jobs[i].rawJob.registeredName(), "fields", strings.Join(fields, ", "))
+			name := jobs[i].rawJob.registeredName()
+			s.log.report(func(sink cron.Logger) {
+				sink.Info("fields not stored", "job_type", name, "fields", strings.Join(fields, ", "))
+			})
 		}
 	}
 }

@@ -122,8 +122,9 @@ func (s *SmallBen) meet(rows []RawJob, ids []int64) error {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
 	s.mu.Unlock()
-	// On a goroutine of its own: the caller holds changeMu.
-	go s.logHeldBack(news)
+	for _, err := range news {
+		s.log.Error(err, "row held back", "job", jobID(err))
+	}
 	return s.adopt(jobs)
 }
 

@@ -709,7 +709,6 @@ func (c *claim) start() {
 		case waits:
 			return
 		case refused:
-			s.logSkipped(e.id, at)
 			c.skip(stillRunning)
 			return
 		}
@@ -722,17 +721,13 @@ func (s *scheduler) skippedElsewhere(c *claim) {
 	s.mu.RLock()
 	e, ok := s.entries[c.JobID]
 	s.mu.RUnlock()
-	if ok {
-		e.countSkipped()
+	if !ok {
+		return
 	}
-	s.logSkipped(c.JobID, tick{at: c.Tick.In(s.location)})
-}
-
-func (e *entry) countSkipped() {
-	shard := e.session.scheduler.shard(e.id)
+	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	e.metrics.skipped.Inc()
+	s.countSkipped(shard.state(e), e, c.Tick.In(s.location))
 }
 
 // finish records how a run ended.
@@ -816,7 +811,7 @@ func (r *recording) trouble(err error) {
 	r.inTrouble = true
 	r.mu.Unlock()
 	if !known {
-		go r.smallBen.log.Error(err, "the record of runs does not answer", "process", r.process)
+		r.smallBen.log.Error(err, "the record of runs does not answer", "process", r.process)
 	}
 }
 
@@ -826,7 +821,7 @@ func (r *recording) wellAgain() {
 	r.inTrouble = false
 	r.mu.Unlock()
 	if known {
-		go r.smallBen.log.Info("the record of runs answers again", "process", r.process)
+		r.smallBen.log.Info("the record of runs answers again", "process", r.process)
 		wake(r.due)
 		wake(r.answered)
 		go r.claimUnclaimed()
@@ -870,7 +865,7 @@ func (r *recording) beat() {
 	pulse, err := r.recorder.Beat(r.process)
 	if errors.Is(err, ErrNotRegistered) {
 		// It was taken for dead. What it ran is recorded as lost.
-		go r.smallBen.log.Info("this process was taken for dead, and joins again", "process", r.process)
+		r.smallBen.log.Info("this process was taken for dead, and joins again", "process", r.process)
 		if err = r.recorder.Join(r.process); err == nil {
 			pulse, err = r.recorder.Beat(r.process)
 		}

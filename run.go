@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/robfig/cron/v3"
 )
 
 // ContextJob is what a job may implement beside CronJob to be given a context
@@ -111,6 +112,8 @@ type jobState struct {
 	tick    tick
 	last    RunResult // of the job that was created at createdAt
 	gone    bool      // the job was deleted: the state goes with its last run
+	skipped int       // ticks, since the job fell behind its schedule
+	behind  bool      // some of them since a run ended
 
 	createdAt int64 // as target.createdAt
 }
@@ -171,7 +174,6 @@ func (s *scheduler) fire(e *entry, at tick) *run {
 	r, admission := s.admit(e, at)
 	switch admission {
 	case refused:
-		s.logSkipped(e.id, at)
 		at.skip(stillRunning)
 	case gone:
 		at.skip("its job was paused, changed or deleted before it started")
@@ -182,8 +184,26 @@ func (s *scheduler) fire(e *entry, at tick) *run {
 // stillRunning is why most ticks are skipped.
 const stillRunning = "the job is still running"
 
-func (s *scheduler) logSkipped(id int64, at tick) {
-	s.log.Info("run skipped: "+stillRunning, "job", id, "tick", at.at)
+// countSkipped counts a tick that is skipped because the job is still running. A
+// line says when that begins, and another one when it is over. It expects the
+// shard's mu.
+func (s *scheduler) countSkipped(state *jobState, e *entry, tick time.Time) {
+	e.metrics.skipped.Inc()
+	if state.skipped == 0 {
+		s.log.Info("run skipped: "+stillRunning, "job", e.id, "tick", tick)
+	}
+	state.skipped++
+	state.behind = true
+}
+
+// keptUp is called when a run ends. If no tick was skipped since the one before it
+// ended, the job is not behind its schedule any more. It expects the shard's mu.
+func (s *scheduler) keptUp(state *jobState, id int64) {
+	if !state.behind && state.skipped > 0 {
+		s.log.Info("the job keeps up with its schedule again", "job", id, "skipped", state.skipped)
+		state.skipped = 0
+	}
+	state.behind = false
 }
 
 // admission is what becomes of a tick.
@@ -203,16 +223,7 @@ func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
 	if !e.live(at) {
 		return nil, gone
 	}
-	state := shard.states[e.id]
-	if state == nil {
-		state = &jobState{}
-		shard.states[e.id] = state
-	}
-	if state.createdAt != e.createdAt {
-		// One of the same id was deleted.
-		state.createdAt, state.last = e.createdAt, RunResult{}
-	}
-	state.gone = false
+	state := shard.state(e)
 	if len(state.running) > 0 {
 		switch {
 		case s.overlap == overlapAllow:
@@ -220,7 +231,7 @@ func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
 			state.waiting, state.tick = e, at
 			return nil, waits
 		default:
-			e.metrics.skipped.Inc()
+			s.countSkipped(state, e, at.at)
 			return nil, refused
 		}
 	}
@@ -228,6 +239,21 @@ func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
 		return r, admitted
 	}
 	return nil, gone
+}
+
+// state returns what is known of the runs of the entry's job. It expects mu.
+func (s *shard) state(e *entry) *jobState {
+	state := s.states[e.id]
+	if state == nil {
+		state = &jobState{}
+		s.states[e.id] = state
+	}
+	if state.createdAt != e.createdAt {
+		// One of the same id was deleted.
+		state.createdAt, state.last = e.createdAt, RunResult{}
+	}
+	state.gone = false
+	return state
 }
 
 // begin puts a run on the books, or returns nil if the session was stopped. It
@@ -271,9 +297,6 @@ func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 			dropped.skip("its job was deleted while it waited")
 		}
 	}()
-	if result.Outcome != OutcomeOK {
-		r.session.logging.Add(1)
-	}
 	if r.claim == nil {
 		defer r.session.release()
 	} else {
@@ -291,6 +314,7 @@ func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 	if len(state.running) > 0 {
 		return nil
 	}
+	s.keptUp(state, id)
 	if state.waiting != nil {
 		if next = state.begin(state.waiting, state.tick); next == nil {
 			dropped = state.tick.claim
@@ -301,12 +325,6 @@ func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 		delete(shard.states, id)
 	}
 	return next
-}
-
-// logged takes the line of a run that failed off the books.
-func (s *session) logged() {
-	s.logging.Add(-1)
-	s.settle()
 }
 
 // runner is how runs are called.
@@ -350,12 +368,14 @@ func (s *scheduler) execute(r *run) {
 		}
 		result.Duration = time.Since(result.Start)
 		r.metrics.ended(&result)
+		if err != nil {
+			s.log.begin() // so that Stop waits for the line
+		}
 		if next := s.end(r, &result); next != nil {
 			go s.execute(next)
 		}
 		if err != nil {
 			s.logFailure(r, &result, err, failure)
-			r.session.logged()
 		}
 	}()
 	err, timedOut = s.runs.call(r)
@@ -398,7 +418,7 @@ func (s *scheduler) logFailure(r *run, result *RunResult, err error, failure *pa
 	if failure != nil {
 		keysAndValues = append(keysAndValues, "stack", string(failure.stack))
 	}
-	s.log.Error(err, "run failed", keysAndValues...)
+	s.log.write(func(sink cron.Logger) { sink.Error(err, "run failed", keysAndValues...) })
 }
 
 // call makes the one call of a run. Its frame is small: the stack of a goroutine

@@ -20,7 +20,7 @@ type scheduler struct {
 	location *time.Location
 	overlap  overlap
 	recorded bool // runs are recorded
-	log      eventLog
+	log      *eventLog
 	metrics  *runMetrics
 	runs     runner
 	pageSize int                                              // of timetables; tests change it
@@ -51,7 +51,7 @@ type shard struct {
 
 func (s *scheduler) shard(id int64) *shard { return &s.shards[uint64(id)%uint64(len(s.shards))] }
 
-func newScheduler(config *Config, log eventLog) *scheduler {
+func newScheduler(config *Config, log *eventLog) *scheduler {
 	s := &scheduler{
 		location: config.location(),
 		overlap:  config.SchedulerConfig.overlap(),
@@ -187,10 +187,8 @@ type session struct {
 	// begins to count when its claim is asked for: one that is won is started.
 	stopped atomic.Bool
 	running atomic.Int64  // runs in progress
-	logging atomic.Int64  // runs that failed and are being logged
 	idle    chan struct{} // closed when stopped is set and nothing runs
-	quiet   chan struct{} // closed when, besides, nothing is being logged
-	closing sync.Mutex    // held while idle and quiet are closed
+	closing sync.Once     // of idle
 }
 
 // over reports whether nothing of the session goes on.
@@ -214,19 +212,11 @@ func (s *session) release() {
 	s.settle()
 }
 
-// settle closes idle and quiet when it is time. It is called when something of
-// the session has ended.
+// settle closes idle when it is time. It is called when a run of the session has
+// ended, and when the session has.
 func (s *session) settle() {
-	if !s.stopped.Load() || s.running.Load() > 0 {
-		return
-	}
-	s.closing.Lock()
-	defer s.closing.Unlock()
-	if !closed(s.idle) {
-		close(s.idle)
-	}
-	if s.logging.Load() == 0 && !closed(s.quiet) {
-		close(s.quiet)
+	if s.stopped.Load() && s.running.Load() == 0 {
+		s.closing.Do(func() { close(s.idle) })
 	}
 }
 
@@ -254,7 +244,6 @@ func (s *scheduler) start(jobs []JobWithSchedule, recording *recording) *session
 		context:   ctx,
 		cancel:    cancel,
 		idle:      make(chan struct{}),
-		quiet:     make(chan struct{}),
 	}
 	begun.timetable = timetable.New(timetable.Config[*entry]{
 		Fire:        (*entry).fire,
@@ -268,17 +257,18 @@ func (s *scheduler) start(jobs []JobWithSchedule, recording *recording) *session
 	s.session = begun
 	s.ended = slices.DeleteFunc(s.ended, (*session).over)
 	clear(s.entries)
-	s.addLocked(entries)
 	if recording != nil {
 		recording.session = begun
+	}
+	s.addLocked(entries)
+	if recording != nil {
 		recording.run()
 	}
 	return begun
 }
 
-// steppedBack logs on a goroutine of its own: a sink may block.
 func (s *scheduler) steppedBack(step time.Duration) {
-	go s.log.Info("clock stepped back, schedules follow it", "step", step.String())
+	s.log.Info("clock stepped back, schedules follow it", "step", step.String())
 }
 
 // stop ends the session, if there is one: from here on nothing starts. It returns
@@ -575,11 +565,11 @@ func longestGap(used []int32) (first, end int64) {
 // trigger admits a run of each job: through its entry, or, where it has none
 // because it is paused, through one that is in no timetable. If runs are recorded,
 // only those run that have a claim. It returns false if SmallBen was stopped.
-func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, skipped []int64, ok bool) {
+func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.session == nil {
-		return nil, nil, false
+		return nil, false
 	}
 	for i := range jobs {
 		e, ok := s.entries[jobs[i].rawJob.ID]
@@ -599,13 +589,12 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*c
 		case admitted:
 			begun = append(begun, r)
 		case refused:
-			skipped = append(skipped, e.id)
 			at.skip(stillRunning)
 		case gone:
 			at.skip("SmallBen was stopped")
 		}
 	}
-	return begun, skipped, true
+	return begun, true
 }
 
 // forget drops what is known of the runs of jobs that were deleted.

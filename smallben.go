@@ -48,7 +48,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
+
+	"github.com/robfig/cron/v3"
 )
 
 // SmallBen schedules the jobs of a repository. New makes one; the zero value
@@ -59,7 +60,7 @@ type SmallBen struct {
 	repository Repository
 	config     Config // as it was given
 	rules      expressionRules
-	log        eventLog
+	log        *eventLog
 	types      sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile  chan struct{} // wakes the reconciliation of the session; holds 1
 	record     *record       // nil: runs are not recorded
@@ -131,8 +132,10 @@ func (s *SmallBen) Start() error {
 	if !started {
 		return nil
 	}
-	s.logHeldBack(loaded.heldBack)
-	s.log.Info("started", "scheduled", len(loaded.jobs), "paused", len(loaded.paused), "heldBack", len(loaded.heldBack))
+	s.log.report(func(sink cron.Logger) {
+		logHeldBack(sink, loaded.heldBack)
+		sink.Info("started", "scheduled", len(loaded.jobs), "paused", len(loaded.paused), "heldBack", len(loaded.heldBack))
+	})
 	return nil
 }
 
@@ -317,22 +320,13 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 			return fmt.Errorf("stop: %w: the ends of runs are still being recorded", ctx.Err())
 		}
 	}
-	// What runs logged as they failed is to be seen, unless a sink blocks.
-	patience := time.After(maxLogWait)
-	for _, session := range ending {
-		select {
-		case <-session.quiet:
-		case <-patience:
-		}
-	}
+	// What runs logged as they failed is to be seen.
+	s.log.wait()
 	if stopping {
-		s.log.Info("stopped")
+		s.log.report(func(sink cron.Logger) { sink.Info("stopped") })
 	}
 	return nil
 }
-
-// maxLogWait bounds how long Stop waits for log sinks.
-const maxLogWait = time.Second
 
 // projectLocked makes the scheduler agree with rows that decode.
 func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
@@ -366,9 +360,9 @@ func (s *SmallBen) count() known {
 	return known{s.scheduler.count(), len(s.paused), len(s.undecodable), len(s.unsettled)}
 }
 
-func (s *SmallBen) logHeldBack(undecodable []error) {
+func logHeldBack(sink cron.Logger, undecodable []error) {
 	for _, err := range undecodable {
-		s.log.Error(err, "row held back", "job", jobID(err))
+		sink.Error(err, "row held back", "job", jobID(err))
 	}
 }
 
