@@ -81,6 +81,21 @@ func TestDecodeKeepsNoDefinitionsOfInterfacesOrRefusedRows(t *testing.T) {
 	require.Nil(t, d.entries.Load())
 }
 
+func TestRowsOfProcessesThatNumberTypesOtherwiseDecodeAsFast(t *testing.T) {
+	var d Decoder[job]
+	for id := int64(t1); id < t1+3; id++ {
+		row := rowOf(survivor{}, defs(structDef(id, "Last", 6)), id, uints(1), str("last"), uints(0))
+		for range 2 {
+			v, err := d.Decode(row)
+			require.NoError(t, err)
+			require.Equal(t, survivor{Last: "last"}, v)
+		}
+		p, _ := split(row)
+		require.NotNil(t, d.entry(p.key))
+	}
+	require.Len(t, *d.entries.Load(), 3)
+}
+
 func TestTheCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	// The same type as it is written by one version after the other.

@@ -228,6 +228,12 @@ func hostile() map[string]struct {
 				sliceDef(t2, t4), structDef(t4, "M", t4+1), mapDef(t4+1, tString, tString), sliceDef(t3, t4+9)), t1,
 				uints(2, 1, 1), str("x"), uints(0, 0)), errAmbiguous,
 		},
+		"a number for a local type that has a definition": {
+			rowOf(twins{}, defs(structDef(t1, "A", t2, "B", tInt), sliceDef(t2, t3), structDef(t3)), t1, uints(0)), errAmbiguous,
+		},
+		"a definition for a local type that is a number": {
+			rowOf(twins{}, defs(structDef(t1, "A", tInt, "B", t2), sliceDef(t2, t3), structDef(t3)), t1, uints(0)), errAmbiguous,
+		},
 		"a type of two kinds": {
 			rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(3, 0, 1, 0, 0))), t1, uints(0)), errAmbiguous,
 		},

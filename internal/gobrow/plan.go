@@ -70,7 +70,7 @@ var builtin = [...]*wire{
 type plans struct {
 	wires      map[int32]*wire
 	nodes      map[place]*node
-	ids        map[reflect.Type]int32 // the wire type that was planned first for a type
+	ids        map[reflect.Type]int32 // the wire type of a local type, without its pointers
 	interfaces bool                   // an interface type occurs in a definition
 	steps      int
 }
@@ -193,8 +193,11 @@ func (s *scanner) plan(id int32, local reflect.Type) *node {
 		}
 		n.alloc += int(into.Size())
 	}
-	if first, ok := s.ids[into]; ok && !s.same(first, id, map[[2]int32]bool{}) {
-		s.fail(errAmbiguous)
+	if local != nil {
+		if first, ok := s.ids[into]; ok && !s.same(first, id, map[[2]int32]bool{}) {
+			s.fail(errAmbiguous)
+		}
+		s.ids[into] = id
 	}
 	w := s.wire(id)
 	if n.kind, n.len = w.kind, w.len; w.kind < arrayKind || s.err != nil {
@@ -204,12 +207,9 @@ func (s *scanner) plan(id int32, local reflect.Type) *node {
 		n.kind = skippedKind
 		return n
 	}
-	if local != nil {
-		if into.Kind() != localKinds[w.kind] {
-			s.fail(errMismatch)
-			return n
-		}
-		s.ids[into] = id
+	if local != nil && into.Kind() != localKinds[w.kind] {
+		s.fail(errMismatch)
+		return n
 	}
 	var key, elem reflect.Type
 	switch w.kind {
