@@ -72,7 +72,7 @@ func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
 		s.fireSince(c.now, jobs)
 	}
 	for _, missed := range c.catchUp {
-		go missed.start()
+		go missed.start(false)
 	}
 }
 
@@ -97,6 +97,14 @@ func (s *SmallBen) look(repository Repository, c *change, options ListJobsOption
 
 func (s *SmallBen) isMismatch(err error) bool {
 	return errors.Is(err, s.repository.ErrorTypeIfMismatchCount())
+}
+
+// unlessNone drops the error of a change of all jobs that there are none.
+func (s *SmallBen) unlessNone(err error) error {
+	if s.isMismatch(err) && !errors.Is(err, ErrOutcomeUnknown) {
+		return nil
+	}
+	return err
 }
 
 // logChange logs a change of jobs, with their ids if they are few.
@@ -191,6 +199,10 @@ func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
 	return nil
 }
 
+// DeleteAll deletes every job, as DeleteJobs with the zero DeleteOptions does. It
+// is no error if there is none.
+func (s *SmallBen) DeleteAll() error { return s.unlessNone(s.DeleteJobs(&DeleteOptions{})) }
+
 func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
@@ -233,6 +245,10 @@ func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
 	s.logChange("jobs paused", ids)
 	return nil
 }
+
+// PauseAll pauses every job, as PauseJobs with the zero PauseResumeOptions does. It
+// is no error if there is none.
+func (s *SmallBen) PauseAll() error { return s.unlessNone(s.PauseJobs(&PauseResumeOptions{})) }
 
 func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
@@ -289,6 +305,10 @@ func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
 	s.logChange("jobs resumed", ids)
 	return nil
 }
+
+// ResumeAll resumes every job, as ResumeJobs with the zero PauseResumeOptions does.
+// It is no error if there is none.
+func (s *SmallBen) ResumeAll() error { return s.unlessNone(s.ResumeJobs(&PauseResumeOptions{})) }
 
 func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
@@ -584,63 +604,83 @@ func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
 
 // TriggerJobs runs the jobs that match options now, paused ones too, once each,
 // whatever their schedule. It returns when each run is started, waits for the end
-// of another, or was skipped for one, as the overlap settings say. Nil options
-// are refused, and so is a call while SmallBen is not started; the zero
-// PauseResumeOptions matches every job.
+// of another or for SchedulerConfig.MaxConcurrentRuns, or was skipped, as the
+// overlap settings say; TriggerJobsReport tells which. Nil options are refused, and
+// so is a call while SmallBen is not started; the zero PauseResumeOptions matches
+// every job.
 //
 // If nothing matches, or ids do not exist and are the only filter, nothing runs
 // and the error is that of ErrorTypeIfMismatchCount, with the ids. If rows do not
 // decode, nothing runs either, and the error joins a JobError (ErrUndecodable)
 // for each. If runs are recorded, nothing runs that could not be recorded.
 func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
-	if options == nil {
-		return errors.New("trigger jobs: nil options")
-	}
-	at := tick{at: time.Now().In(s.scheduler.location), triggered: true}
-	ids, err := s.triggerJobs(options.toListOptions(), at)
-	if err != nil {
-		return wrap("trigger", err)
-	}
-	s.logChange("jobs triggered", ids)
-	return nil
+	_, err := s.TriggerJobsReport(options)
+	return err
 }
 
-func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, err error) {
+// Triggered is what became of one job of TriggerJobsReport.
+type Triggered struct {
+	JobID int64
+	// Tick is the CronJobInput.ScheduledAt of the run.
+	Tick time.Time
+	// Waiting says that the run has not started: it does when another run has
+	// ended.
+	Waiting bool
+	// Skipped says why the job does not run. It is empty if it does.
+	Skipped string
+}
+
+// TriggerJobsReport is TriggerJobs, and returns what became of each job, ordered
+// by id.
+func (s *SmallBen) TriggerJobsReport(options *PauseResumeOptions) ([]Triggered, error) {
+	if options == nil {
+		return nil, errors.New("trigger jobs: nil options")
+	}
+	at := tick{at: time.Now().In(s.scheduler.location), triggered: true}
+	ids, report, err := s.triggerJobs(options.toListOptions(), at)
+	if err != nil {
+		return nil, wrap("trigger", err)
+	}
+	s.logChange("jobs triggered", ids)
+	return report, nil
+}
+
+func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, report []Triggered, err error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
 	if !s.started() {
-		return nil, errors.New("SmallBen is not started")
+		return nil, nil, errors.New("SmallBen is not started")
 	}
 	if err := s.settle(nil); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var c change
 	rows, err := s.look(s.repository, &c, options)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	jobs, undecodable := decodeRows(rows)
 	if err := join(undecodable); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := s.adopt(jobs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	claims, err := s.claimTriggered(jobs, at)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	begun, ok := s.scheduler.trigger(jobs, at, claims)
+	begun, report, ok := s.scheduler.trigger(jobs, at, claims)
 	if !ok {
 		for _, c := range claims {
 			c.skip("SmallBen was stopped before it started")
 		}
-		return nil, errStopped
+		return nil, nil, errStopped
 	}
 	for _, r := range begun {
 		go s.scheduler.execute(r)
 	}
-	return c.ids, nil
+	return c.ids, report, nil
 }
 
 // undecodableOf tells which of the rows do not decode. Those that are known are

@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -107,6 +108,12 @@ type SchedulerConfig struct {
 	// Zero means time.Local or, with Config.Runs.Record, time.UTC.
 	WithLocation *time.Location
 
+	// MaxConcurrentRuns is how many runs this process has in progress at a time.
+	// Ticks beyond it wait in memory, in their order, and do not survive Stop. If
+	// runs are recorded, those wait unclaimed, so that other processes take them.
+	// Zero means no limit; Start refuses less.
+	MaxConcurrentRuns int
+
 	// RunTimeout ends the context of each run of a ContextJob after this time.
 	// A job that goes on regardless is not interrupted.
 	// Zero or less means no limit.
@@ -127,4 +134,27 @@ func (c *Config) location() *time.Location {
 		return time.UTC
 	}
 	return c.SchedulerConfig.location()
+}
+
+// check says why Start refuses the configuration, or returns nil.
+func (c *Config) check() error {
+	if c.SchedulerConfig.MaxConcurrentRuns < 0 {
+		return fmt.Errorf("SchedulerConfig.MaxConcurrentRuns is %d, less than 0", c.SchedulerConfig.MaxConcurrentRuns)
+	}
+	if c.Runs.Record {
+		return nil
+	}
+	for _, setting := range []struct {
+		name string
+		set  bool
+	}{
+		{"Missed", c.Runs.Missed != MissedSkip},
+		{"RerunLost", c.Runs.RerunLost},
+		{"RunUnclaimed", c.Runs.RunUnclaimed},
+	} {
+		if setting.set {
+			return fmt.Errorf("Runs.%s is set, which needs Runs.Record", setting.name)
+		}
+	}
+	return nil
 }

@@ -217,6 +217,9 @@ type Job struct {
 	// stored as JSON, in which text that is not UTF-8 becomes U+FFFD. Nil is
 	// allowed.
 	JobInput map[string]interface{}
+	// StartPaused adds the job paused, in one write. Of a job that is stored it
+	// says nothing: ListJobs leaves it false, and UpsertJobs takes no notice.
+	StartPaused bool
 
 	paused    bool
 	createdAt time.Time
@@ -320,6 +323,7 @@ func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule
 		SuperGroupID:       j.SuperGroupID,
 		CronID:             DefaultCronID,
 		CronExpression:     j.CronExpression,
+		Paused:             j.StartPaused,
 		CreatedAt:          createdAt,
 		UpdatedAt:          createdAt,
 		SerializedJob:      encodedJob,

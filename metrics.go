@@ -42,6 +42,7 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 //	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout
 //	smallben_runs_skipped_total           ticks that did not run, by reason: overlap
 //	smallben_runs_in_progress             running now
+//	smallben_runs_waiting                 ticks beyond SchedulerConfig.MaxConcurrentRuns (no label)
 //	smallben_run_duration_seconds         start to end
 //	smallben_run_lateness_seconds         tick to start
 //
@@ -70,6 +71,8 @@ var (
 		"Jobs that are held back because their row does not decode.", nil, nil)
 	unsettledDesc = prometheus.NewDesc("smallben_scheduler_unsettled_writes",
 		"Writes whose outcome is unknown and whose rows are to be read again.", nil, nil)
+	waitingDesc = prometheus.NewDesc("smallben_runs_waiting",
+		"Ticks that wait for SchedulerConfig.MaxConcurrentRuns.", nil, nil)
 	syncLagDesc = prometheus.NewDesc("smallben_sync_lag_seconds",
 		"Time since memory was known to agree with the database.", nil, nil)
 	clockOffsetDesc = prometheus.NewDesc("smallben_clock_offset_seconds",
@@ -85,6 +88,7 @@ func (c collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- pausedDesc
 	descs <- undecodableDesc
 	descs <- unsettledDesc
+	descs <- waitingDesc
 	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
 		vec.Describe(descs)
 	}
@@ -109,6 +113,7 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	gauge(pausedDesc, known.paused)
 	gauge(undecodableDesc, known.undecodable)
 	gauge(unsettledDesc, known.unsettled)
+	gauge(waitingDesc, c.smallBen.scheduler.places.count())
 	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
 		vec.Collect(metrics)
 	}

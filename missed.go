@@ -573,7 +573,7 @@ func (r *recording) caughtUp(done accounting) {
 		r.smallBen.log.Info("ticks missed", "count", done.missed, "jobsToRun", len(done.claims))
 	}
 	for _, c := range done.claims {
-		go c.start()
+		go c.start(false)
 	}
 }
 
@@ -651,7 +651,7 @@ func (r *recording) bury(dead []Peer) error {
 		}
 	}
 	for _, c := range claims {
-		go c.start()
+		go c.start(false)
 	}
 	return nil
 }

@@ -467,13 +467,33 @@ func (r *recording) forget(keys []RunKey) {
 
 func (r *recording) claimUntilClosed() {
 	for {
-		batch, ok := r.claims.take(maxClaims)
-		if !ok {
+		if !r.claims.wait() {
 			return
 		}
-		if batch = r.current(batch); len(batch) > 0 {
-			r.claim(batch)
+		room, freed := r.scheduler.places.reserve(maxClaims)
+		if room == 0 {
+			r.waitForRoom(freed)
+			continue
 		}
+		batch, _ := r.claims.take(room)
+		started := 0
+		if batch = r.current(batch); len(batch) > 0 {
+			started = r.claim(batch)
+		}
+		for range room - started {
+			r.scheduler.leave()
+		}
+	}
+}
+
+// waitForRoom waits until a run may start, for a while: claims that are too old, or
+// come after Stop, do not wait.
+func (r *recording) waitForRoom(freed <-chan struct{}) {
+	select {
+	case <-freed:
+	case <-time.After(troubleWait):
+		batch, _ := r.claims.take(maxClaims)
+		r.askAgain(r.current(batch))
 	}
 }
 
@@ -504,8 +524,9 @@ func (r *recording) current(batch []*claim) []*claim {
 	})
 }
 
-// claim asks the database for a batch of claims and starts those that are won.
-func (r *recording) claim(batch []*claim) {
+// claim asks the database for a batch of claims and starts those that are won, in
+// places that were reserved for them. It returns how many.
+func (r *recording) claim(batch []*claim) (started int) {
 	claims := make([]Claim, len(batch))
 	for i, c := range batch {
 		claims[i] = c.Claim
@@ -516,8 +537,7 @@ func (r *recording) claim(batch []*claim) {
 	r.metrics.claimed(sent)
 	r.claiming.Add(-1)
 	if err != nil {
-		r.claimFailed(batch, err)
-		return
+		return r.claimFailed(batch, err)
 	}
 	r.wellAgain()
 	confirm := since(sent) > r.timing.ClaimPatience
@@ -533,7 +553,8 @@ func (r *recording) claim(batch []*claim) {
 				continue
 			}
 			r.metrics.won.Inc()
-			go c.start()
+			started++
+			go c.start(true)
 		case ClaimSkipped:
 			r.metrics.won.Inc()
 			r.scheduler.skippedElsewhere(c)
@@ -555,6 +576,7 @@ func (r *recording) claim(batch []*claim) {
 	if len(early) > 0 {
 		time.AfterFunc(earlyWait, func() { r.askAgain(early) })
 	}
+	return started
 }
 
 // since is how long ago an instant was, by the clock that went on the longest: the
@@ -564,8 +586,9 @@ func since(t time.Time) time.Duration {
 	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
 
-// claimFailed decides on claims that the database did not answer.
-func (r *recording) claimFailed(batch []*claim, err error) {
+// claimFailed decides on claims that the database did not answer. It returns how
+// many runs it started.
+func (r *recording) claimFailed(batch []*claim, err error) (started int) {
 	r.trouble(err)
 	switch {
 	case errors.Is(err, ErrNotRegistered):
@@ -573,7 +596,7 @@ func (r *recording) claimFailed(batch []*claim, err error) {
 		r.pause(troubleWait)
 	case r.config.RunUnclaimed && !r.session.stopped.Load():
 		r.runUnclaimed(batch)
-		return
+		return len(batch)
 	case errors.Is(err, ErrOutcomeUnknown):
 		for _, c := range batch {
 			c.unsure = true
@@ -583,6 +606,7 @@ func (r *recording) claimFailed(batch []*claim, err error) {
 		r.pause(troubleWait)
 	}
 	r.askAgain(batch)
+	return 0
 }
 
 // runUnclaimed starts runs without a claim.
@@ -592,7 +616,7 @@ func (r *recording) runUnclaimed(batch []*claim) {
 	defer r.mu.Unlock()
 	for _, c := range batch {
 		r.unclaimed[c] = struct{}{}
-		go c.start()
+		go c.start(true)
 	}
 }
 
@@ -689,16 +713,19 @@ func (r *recording) refresh(stale []*claim) {
 	}))
 }
 
-// start runs what was claimed.
-func (c *claim) start() {
+// start runs what was claimed. The run has a place if placed.
+func (c *claim) start(placed bool) {
 	s := c.recording.scheduler
-	at := tick{at: c.Tick.In(s.location), triggered: c.Triggered, claim: c}
+	at := tick{at: c.Tick.In(s.location), triggered: c.Triggered, claim: c, placed: placed}
 	for {
 		s.mu.RLock()
 		e, ok := s.entries[c.JobID]
 		s.mu.RUnlock()
 		if !ok || e.session != c.recording.session || e.createdAt != c.createdAt {
 			c.skip("its job was paused or deleted, or SmallBen stopped, before it started")
+			if at.placed {
+				s.leave()
+			}
 			return
 		}
 		r, admission := s.admit(e, at)
@@ -712,7 +739,8 @@ func (c *claim) start() {
 			c.skip(stillRunning)
 			return
 		}
-		// The entry was replaced.
+		// The entry was replaced, and the place was left.
+		at.placed = false
 	}
 }
 
@@ -761,7 +789,7 @@ func (c *claim) ended(run FinishedRun) {
 		if r.session.stopped.Load() {
 			next.skip("SmallBen was stopped before it started")
 		} else {
-			go next.start()
+			go next.start(false)
 		}
 	}
 	r.session.release()
@@ -1082,11 +1110,13 @@ func (q *queue[T]) close() {
 	q.filled.Broadcast()
 }
 
-// wait waits until there is something to take, or nothing any more.
-func (q *queue[T]) wait() {
+// wait waits until there is something to take, or returns false if there will be
+// nothing any more.
+func (q *queue[T]) wait() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waitLocked()
+	return len(q.items) > 0
 }
 
 func (q *queue[T]) waitLocked() {

@@ -108,6 +108,7 @@ type run struct {
 // remembers the last run. It exists from the first run on.
 type jobState struct {
 	running []*session // of each run in progress
+	queued  int        // ticks that wait for a place
 	waiting *entry     // whose tick waits for the end of a run, if any
 	tick    tick
 	last    RunResult // of the job that was created at createdAt
@@ -122,6 +123,7 @@ type jobState struct {
 type tick struct {
 	at        time.Time
 	triggered bool   // by TriggerJobs, not by the schedule
+	placed    bool   // it has one of the places already
 	claim     *claim // nil: runs are not recorded
 }
 
@@ -176,10 +178,12 @@ func (s *scheduler) fire(e *entry, at tick) *run {
 	case refused:
 		at.skip(stillRunning)
 	case gone:
-		at.skip("its job was paused, changed or deleted before it started")
+		at.skip(changedBefore)
 	}
 	return r
 }
+
+const changedBefore = "its job was paused, changed or deleted before it started"
 
 // stillRunning is why most ticks are skipped.
 const stillRunning = "the job is still running"
@@ -211,12 +215,23 @@ type admission int
 
 const (
 	admitted admission = iota
-	waits              // for the end of a run
+	waits              // for the end of a run, or for a place
 	refused            // the job is still running
 	gone               // the entry is, or its session
 )
 
+// admit decides on a tick. A run that is admitted has a place.
 func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
+	placed := at.placed
+	at.placed = false
+	r, admission := s.decide(e, at, placed)
+	if placed && admission != admitted {
+		s.leave()
+	}
+	return r, admission
+}
+
+func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
 	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -224,7 +239,7 @@ func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
 		return nil, gone
 	}
 	state := shard.state(e)
-	if len(state.running) > 0 {
+	if state.busy() {
 		switch {
 		case s.overlap == overlapAllow:
 		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
@@ -235,11 +250,51 @@ func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
 			return nil, refused
 		}
 	}
+	if !placed && !s.places.enter(e, at) {
+		state.queued++
+		return nil, waits
+	}
 	if r := state.begin(e, at); r != nil {
 		return r, admitted
 	}
+	if !placed {
+		s.leave()
+	}
 	return nil, gone
 }
+
+// leave gives the place of a run to the next tick that waits for one.
+func (s *scheduler) leave() {
+	if next, ok := s.places.leave(); ok {
+		go s.runNext(next)
+	}
+}
+
+// runNext runs a tick that has waited for a place, and has one now. If it may not
+// start any more, the place goes to the next.
+func (s *scheduler) runNext(w waitingTick) {
+	shard := s.shard(w.entry.id)
+	shard.mu.Lock()
+	state := shard.state(w.entry)
+	state.queued--
+	r := state.begin(w.entry, w.tick)
+	next := r
+	if r == nil {
+		next = s.promote(shard, state, w.entry.id)
+	}
+	shard.mu.Unlock()
+	if r == nil {
+		w.tick.skip(changedBefore)
+	}
+	if next == nil {
+		s.leave()
+		return
+	}
+	s.execute(next)
+}
+
+// busy reports whether a run of the job is in progress, or waits for a place.
+func (state *jobState) busy() bool { return len(state.running)+state.queued > 0 }
 
 // state returns what is known of the runs of the entry's job. It expects mu.
 func (s *shard) state(e *entry) *jobState {
@@ -291,12 +346,6 @@ func (e *entry) inputAt(at tick) CronJobInput {
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start.
 func (s *scheduler) end(r *run, result *RunResult) (next *run) {
-	var dropped *claim // never started, though it waited
-	defer func() {
-		if dropped != nil {
-			dropped.skip("its job was deleted while it waited")
-		}
-	}()
 	if r.claim == nil {
 		defer r.session.release()
 	} else {
@@ -311,13 +360,22 @@ func (s *scheduler) end(r *run, result *RunResult) (next *run) {
 	if state.createdAt == r.createdAt {
 		state.last = *result
 	}
-	if len(state.running) > 0 {
+	if len(state.running) == 0 {
+		s.keptUp(state, id)
+	}
+	return s.promote(shard, state, id)
+}
+
+// promote begins the run that waited for the end of others, if it may still start,
+// and returns it. It expects the shard's mu.
+func (s *scheduler) promote(shard *shard, state *jobState, id int64) (next *run) {
+	if state.busy() {
 		return nil
 	}
-	s.keptUp(state, id)
 	if state.waiting != nil {
-		if next = state.begin(state.waiting, state.tick); next == nil {
-			dropped = state.tick.claim
+		if next = state.begin(state.waiting, state.tick); next == nil && state.tick.claim != nil {
+			dropped := state.tick
+			go dropped.skip("its job was deleted while it waited")
 		}
 		state.waiting = nil
 	}
@@ -372,7 +430,9 @@ func (s *scheduler) execute(r *run) {
 			s.log.begin() // so that Stop waits for the line
 		}
 		if next := s.end(r, &result); next != nil {
-			go s.execute(next)
+			go s.execute(next) // in the same place
+		} else {
+			s.leave()
 		}
 		if err != nil {
 			s.logFailure(r, &result, err, failure)

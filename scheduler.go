@@ -26,6 +26,8 @@ type scheduler struct {
 	pageSize int                                              // of timetables; tests change it
 	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
 
+	places places
+
 	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
 	// entries and what SmallBen knows of the other rows change together. The lock
 	// of the timetable and those of shards are taken under it, not the other way
@@ -44,7 +46,7 @@ type scheduler struct {
 // that runs that are due at one instant do not meet at one lock.
 type shard struct {
 	// mu guards states and, in entries of jobs of this shard, the fields that say
-	// so. No other lock is taken under it, and nothing waits.
+	// so. Nothing waits under it, and no other lock is taken but that of places.
 	mu     sync.Mutex
 	states map[int64]*jobState // by job id
 }
@@ -59,6 +61,7 @@ func newScheduler(config *Config, log *eventLog) *scheduler {
 		log:      log,
 		metrics:  newRunMetrics(),
 		runs:     newRunner(config),
+		places:   places{max: max(config.SchedulerConfig.MaxConcurrentRuns, 0)},
 		entries:  make(map[int64]*entry),
 	}
 	for i := range s.shards {
@@ -349,13 +352,13 @@ func (s *scheduler) project(jobs []JobWithSchedule) {
 	}
 	waited := s.removeLocked(outdated)
 	s.addLocked(added)
-	for old, at := range waited {
-		e, ok := s.entries[old.id]
-		if ok && e.createdAt == old.createdAt && e.session != nil {
+	for _, w := range waited {
+		e, ok := s.entries[w.entry.id]
+		if ok && e.createdAt == w.entry.createdAt && e.session != nil {
 			// It waits again, or starts if the run before it has ended.
-			go s.fireAndExecute(e, at)
+			go s.fireAndExecute(e, w.tick)
 		} else {
-			at.skip("its job was changed while it waited")
+			w.tick.skip("its job was changed while it waited")
 		}
 	}
 }
@@ -373,8 +376,17 @@ func (s *scheduler) describeWaiting(job *JobWithSchedule) {
 	shard := s.shard(job.rawJob.ID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if state := shard.states[job.rawJob.ID]; state != nil && state.waiting != nil {
+	state := shard.states[job.rawJob.ID]
+	if state == nil {
+		return
+	}
+	if state.waiting != nil {
 		s.describe(&state.waiting.work, job)
+	}
+	if state.queued > 0 {
+		for _, e := range s.places.of(job.rawJob.ID) {
+			s.describe(&e.work, job)
+		}
 	}
 }
 
@@ -400,22 +412,17 @@ func (s *scheduler) addLocked(entries []*entry) {
 func (s *scheduler) remove(ids []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, at := range s.removeLocked(ids) {
-		at.skip("its job was paused or deleted while it waited")
+	for _, w := range s.removeLocked(ids) {
+		w.tick.skip("its job was paused or deleted while it waited")
 	}
 }
 
-// removeLocked is remove that returns the ticks that waited, by their entries.
-func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
+// removeLocked is remove that returns the ticks that waited.
+func (s *scheduler) removeLocked(ids []int64) (waited []waitingTick) {
 	var slots []*timetable.Entry[*entry]
 	for _, id := range ids {
 		e := s.entries[id]
-		if waiting, at := s.shard(id).remove(id, e); waiting != nil {
-			if waited == nil {
-				waited = make(map[*entry]tick)
-			}
-			waited[waiting] = at
-		}
+		waited = append(waited, s.bar(id, e)...)
 		if e == nil {
 			continue
 		}
@@ -430,21 +437,25 @@ func (s *scheduler) removeLocked(ids []int64) (waited map[*entry]tick) {
 	return waited
 }
 
-// remove ends the starting of runs of a job, and returns the entry whose tick
-// waited, if it might have started. The job's own entry may be nil.
-func (s *shard) remove(id int64, e *entry) (waiting *entry, at tick) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if state := s.states[id]; state != nil && state.waiting != nil {
-		if state.waiting.live(state.tick) {
-			waiting, at = state.waiting, state.tick
+// bar ends the starting of runs of a job, and returns its ticks that waited and
+// might have started. The job's own entry may be nil.
+func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if state := shard.states[id]; state != nil {
+		waited = s.places.remove(id)
+		state.queued -= len(waited)
+		if state.waiting != nil {
+			waited = append(waited, waitingTick{entry: state.waiting, tick: state.tick})
+			state.waiting = nil
 		}
-		state.waiting = nil
 	}
+	waited = slices.DeleteFunc(waited, func(w waitingTick) bool { return !w.entry.live(w.tick) })
 	if e != nil {
 		e.dead = true
 	}
-	return waiting, at
+	return waited
 }
 
 // number gives each job the cron id that it is to be stored with: 0 for a paused
@@ -565,11 +576,11 @@ func longestGap(used []int32) (first, end int64) {
 // trigger admits a run of each job: through its entry, or, where it has none
 // because it is paused, through one that is in no timetable. If runs are recorded,
 // only those run that have a claim. It returns false if SmallBen was stopped.
-func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, ok bool) {
+func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, report []Triggered, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.session == nil {
-		return nil, false
+		return nil, nil, false
 	}
 	for i := range jobs {
 		e, ok := s.entries[jobs[i].rawJob.ID]
@@ -580,21 +591,29 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*c
 		at := at
 		if s.recorded {
 			if at.claim = claims[e.id]; at.claim == nil {
-				continue // its job runs elsewhere
+				report = append(report, Triggered{JobID: e.id, Tick: at.at, Skipped: stillRunning}) // elsewhere
+				continue
 			}
 			at.at = at.claim.Tick.In(s.location)
 		}
+		one := Triggered{JobID: e.id, Tick: at.at}
 		r, admission := s.admit(e, at)
 		switch admission {
 		case admitted:
 			begun = append(begun, r)
+		case waits:
+			one.Waiting = true
 		case refused:
-			at.skip(stillRunning)
+			one.Skipped = stillRunning
 		case gone:
-			at.skip("SmallBen was stopped")
+			one.Skipped = "SmallBen was stopped"
 		}
+		if one.Skipped != "" {
+			at.skip(one.Skipped)
+		}
+		report = append(report, one)
 	}
-	return begun, true
+	return begun, report, true
 }
 
 // forget drops what is known of the runs of jobs that were deleted.
@@ -604,7 +623,7 @@ func (s *scheduler) forget(ids []int64) {
 		shard.mu.Lock()
 		if state := shard.states[id]; state != nil {
 			state.gone = true
-			if len(state.running) == 0 {
+			if !state.busy() {
 				delete(shard.states, id)
 			}
 		}

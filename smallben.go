@@ -145,6 +145,9 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	if s.started() {
 		return false, contents{}, nil
 	}
+	if err := s.config.check(); err != nil {
+		return false, contents{}, err
+	}
 	s.setStarting(make(chan struct{}))
 	defer s.setStarting(nil)
 	var joined *recording
