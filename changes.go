@@ -144,7 +144,7 @@ func (s *SmallBen) AddJobs(jobs []Job) error {
 // build validates and encodes the jobs, which runs code of the user: no lock is
 // held.
 func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
-	createdAt := time.Now().UTC().Truncate(time.Microsecond)
+	createdAt := s.now()
 	built := make([]JobWithSchedule, 0, len(jobs))
 	var refused []error
 	seen := make(map[int64]int, len(jobs))
@@ -164,6 +164,15 @@ func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
 	}
 	s.logUnsent(built)
 	return built, nil
+}
+
+// now is the time of creation of new jobs: by the clock of the repository, if it has
+// one of its own.
+func (s *SmallBen) now() time.Time {
+	if clock, ok := s.repository.(interface{ now() time.Time }); ok {
+		return clock.now()
+	}
+	return time.Now().UTC().Truncate(time.Microsecond)
 }
 
 func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {

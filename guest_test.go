@@ -1,14 +1,25 @@
 package smallben_test
 
 import (
+	"database/sql"
+	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
 	"gorm.io/gorm/schema"
+	"gorm.io/plugin/dbresolver"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
 )
 
@@ -218,5 +229,279 @@ func TestColumnTypesThatAreExactAreTaken(t *testing.T) {
 			assert.Equal(t, []smallben.RawJob{row}, list(t, repository), "%s %s", column, kind)
 			require.NoError(t, repository.Close())
 		}
+	}
+}
+
+// GORM's settings and the pool.
+
+func TestReadsGoWhereWritesGoUnderDBResolver(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		replica := newSQLite(t)
+		if !db.sqlite() {
+			replica = newPostgres(t)
+		}
+		replica.open(t)
+		plugin := dbresolver.Register(dbresolver.Config{Replicas: []gorm.Dialector{replica.dialector()}})
+		t.Cleanup(func() {
+			_ = plugin.Call(func(pool gorm.ConnPool) error { return pool.(*sql.DB).Close() })
+		})
+		repository := db.open(t, func(config *smallben.RepositoryGormConfig) {
+			config.Config.Plugins = map[string]gorm.Plugin{plugin.Name(): plugin}
+		})
+		s := testkit.Create(t, repository, &smallben.Config{Logger: quiet})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle())}))
+		jobs, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		require.Len(t, jobs, 1)
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		require.ErrorIs(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle())}), smallben.ErrJobExists)
+		require.Empty(t, list(t, replica.open(t)))
+		s.Stop()
+	})
+}
+
+func TestNowFuncGivesTheTimesOfRows(t *testing.T) {
+	eachStatements(t, func(t *testing.T, db *database) {
+		now := time.Date(2020, 1, 2, 3, 4, 5, 6789, time.FixedZone("here", 3600))
+		repository := db.open(t, func(config *smallben.RepositoryGormConfig) {
+			config.Config.NowFunc = func() time.Time { return now }
+		})
+		s := testkit.Create(t, repository, &smallben.Config{Logger: quiet})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle())}))
+		jobs, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		require.Equal(t, now.UTC().Truncate(time.Microsecond), jobs[0].CreatedAt())
+		now = now.Add(time.Hour)
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{}))
+		row := list(t, repository)[0]
+		require.Equal(t, now.UTC().Truncate(time.Microsecond), row.UpdatedAt)
+		require.Equal(t, jobs[0].CreatedAt(), row.CreatedAt)
+	})
+}
+
+func TestATransactionAsConnIsRefused(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		for _, prepare := range []bool{false, true} {
+			own, err := gorm.Open(db.dialector(), &gorm.Config{PrepareStmt: prepare, Logger: logger.Discard})
+			require.NoError(t, err)
+			tx := own.Begin()
+			require.NoError(t, tx.Error)
+			conn := tx.Statement.ConnPool
+			given := postgres.New(postgres.Config{Conn: conn})
+			if db.sqlite() {
+				given = sqlite.New(sqlite.Config{Conn: conn})
+			}
+			_, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: given})
+			require.ErrorContains(t, err, "is a transaction")
+			require.NoError(t, tx.Rollback().Error)
+			pool, err := own.DB()
+			require.NoError(t, err)
+			require.NoError(t, pool.Close())
+			require.Empty(t, db.tables(t))
+		}
+	})
+}
+
+func TestAPoolThatWasGivenKeepsItsLimitsAndItsConnectionsTheirSettings(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		pool := testkit.OpenSQLDB(t, map[bool]string{true: "sqlite3", false: "pgx"}[db.sqlite()], db.dsn)
+		t.Cleanup(func() { require.NoError(t, pool.Close()) })
+		pool.SetMaxOpenConns(1)
+		settings := []string{"PRAGMA busy_timeout", "PRAGMA cache_spill"}
+		if db.sqlite() {
+			_, err := pool.Exec("PRAGMA busy_timeout = 1234; PRAGMA cache_spill = 77")
+			require.NoError(t, err)
+		} else {
+			settings = []string{"SHOW plan_cache_mode", "SHOW enable_seqscan", "SHOW jit", "SHOW idle_in_transaction_session_timeout", "SHOW transaction_isolation"}
+		}
+		look := func() (values []string) {
+			for _, setting := range settings {
+				var value string
+				require.NoError(t, pool.QueryRow(setting).Scan(&value))
+				values = append(values, value)
+			}
+			return values
+		}
+		before := look()
+		repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: db.dialectorOn(pool)})
+		require.NoError(t, err)
+		require.Equal(t, before, look(), "after opening")
+		recordsAJob(t, repository, 1)
+		require.NoError(t, repository.DeleteJobsByIds([]int64{1}))
+		require.Error(t, repository.DeleteJobsByIds([]int64{1}))
+		require.Equal(t, before, look())
+		require.Equal(t, 1, pool.Stats().MaxOpenConnections)
+	})
+}
+
+func TestAGivenPoolOfDatabasesInMemoryIsRefused(t *testing.T) {
+	t.Parallel()
+	pool := testkit.OpenSQLDB(t, "sqlite3", ":memory:")
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	config := &smallben.RepositoryGormConfig{Dialector: testkit.OnSQLite(pool)}
+	_, err := smallben.NewRepositoryGorm(config)
+	require.ErrorContains(t, err, "SetMaxOpenConns(1)")
+	require.Zero(t, pool.Stats().MaxOpenConnections)
+	pool.SetMaxOpenConns(1)
+	repository, err := smallben.NewRepositoryGorm(config)
+	require.NoError(t, err)
+	require.NoError(t, repository.AddJobs(withSchedule(t, rawJob(1))))
+	require.Len(t, list(t, repository), 1)
+}
+
+func TestPluginsAndOtherSettingsOfGORMDoNoHarm(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, db *database) {
+		counter := &statementCounter{}
+		repository := db.open(t, func(config *smallben.RepositoryGormConfig) {
+			config.Config = gorm.Config{
+				Plugins: map[string]gorm.Plugin{"counter": counter}, DryRun: true, PrepareStmt: true, CreateBatchSize: 2, TranslateError: true, QueryFields: true,
+				FullSaveAssociations: true, DisableNestedTransaction: true, DefaultContextTimeout: time.Nanosecond, DefaultTransactionTimeout: time.Nanosecond,
+			}
+		})
+		require.NoError(t, repository.AddJobs(withSchedule(t, rawJobs(1, 2, 3)...)))
+		err := repository.AddJobs(withSchedule(t, rawJob(3)))
+		require.ErrorIs(t, err, smallben.ErrJobExists)
+		require.Len(t, list(t, repository), 3)
+		require.Positive(t, counter.statements.Load())
+	})
+}
+
+// statementCounter is a plugin of GORM that counts statements.
+type statementCounter struct{ statements atomic.Int64 }
+
+func (*statementCounter) Name() string { return "counter" }
+
+func (c *statementCounter) Initialize(db *gorm.DB) error {
+	count := func(*gorm.DB) { c.statements.Add(1) }
+	return errors.Join(db.Callback().Raw().Before("*").Register("counter:raw", count), db.Callback().Row().Before("*").Register("counter:row", count))
+}
+
+// Connections that are alive and useless.
+
+func TestAWidenedColumnFailsNoCall(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	db.exec(t, tableWith("group_id", "bigint"))
+	pool := testkit.OpenSQLDB(t, "pgx", db.dsn)
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	pool.SetMaxIdleConns(4)
+	repository := testkit.OpenGorm(t, testkit.OnPostgres(pool), 0)
+	require.NoError(t, repository.AddJobs(withSchedule(t, rawJob(1))))
+	useAll := func() {
+		var calls sync.WaitGroup
+		for range 8 {
+			calls.Go(func() {
+				for range 4 {
+					_, err := repository.ListJobs(nil)
+					assert.NoError(t, err)
+					assert.NoError(t, repository.PauseJobs([]smallben.RawJob{{ID: 1}}))
+				}
+			})
+		}
+		calls.Wait()
+	}
+	useAll()
+	db.exec(t, "ALTER TABLE jobs ALTER COLUMN super_group_id TYPE bigint")
+	useAll()
+	row := rawJob(2)
+	row.SuperGroupID = 1 << 40
+	require.NoError(t, repository.AddJobs(withSchedule(t, row)))
+}
+
+func TestConnectionsThatBecameReadOnlyAreDropped(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	pool := testkit.OpenSQLDB(t, "pgx", db.dsn)
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	pool.SetMaxIdleConns(4)
+	repository := testkit.OpenGorm(t, testkit.OnPostgres(pool), 0)
+	var conns []*sql.Conn
+	for range 4 {
+		conn, err := pool.Conn(t.Context())
+		require.NoError(t, err)
+		_, err = conn.ExecContext(t.Context(), "SET default_transaction_read_only = on")
+		require.NoError(t, err)
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+	require.NoError(t, repository.AddJobs(withSchedule(t, rawJob(1))))
+	require.NoError(t, repository.PauseJobs([]smallben.RawJob{{ID: 1}}))
+}
+
+func TestADatabaseThatIsReadOnlyIsAnError(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	db.open(t)
+	readOnly := &database{name: db.name, dsn: db.dsn + "&default_transaction_read_only=on"}
+	repository := readOnly.open(t)
+	err := repository.AddJobs(withSchedule(t, rawJob(1)))
+	require.ErrorContains(t, err, "read-only")
+	require.Empty(t, list(t, repository))
+}
+
+func TestAConnectionWhosePeerIsGoneCostsSeconds(t *testing.T) {
+	t.Parallel()
+	proxy := pgtest.NewProxy(t, pgtest.DSN(t))
+	pool := testkit.OpenSQLDB(t, "pgx", proxy.DSN())
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	pool.SetMaxIdleConns(8)
+	repository := testkit.OpenGorm(t, testkit.OnPostgres(pool), 0)
+	var calls sync.WaitGroup
+	for id := range int64(8) {
+		calls.Go(func() { assert.NoError(t, repository.AddJobs(withSchedule(t, rawJob(id+1)))) })
+	}
+	calls.Wait()
+	for name, call := range map[string]func() error{
+		"read":  func() error { _, err := repository.ListJobs(nil); return err },
+		"write": func() error { return repository.PauseJobs([]smallben.RawJob{{ID: 1}}) },
+	} {
+		proxy.Forget()
+		start := time.Now()
+		require.NoError(t, call(), name)
+		require.Less(t, time.Since(start), 10*time.Second, name)
+	}
+	proxy.Pass()
+}
+
+// Poolers.
+
+func TestAPoolerInTransactionModeNeedsNothing(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.DSN(t)
+	db := newDatabase(t, "PostgreSQL", dsn, "pgx")
+	own := db.strings(t, "SELECT current_schema()")[0]
+	bounced := pgtest.Bouncer(t, dsn, 3)
+	for _, mode := range []string{"", "exec", "simple_protocol", "cache_describe", "describe_exec"} {
+		t.Run(mode, func(t *testing.T) {
+			dsn := bounced
+			if mode != "" {
+				dsn += "&default_query_exec_mode=" + mode
+			}
+			through := &database{name: db.name, dsn: dsn}
+			var repositories []*smallben.RepositoryGorm
+			for range 2 {
+				repositories = append(repositories, through.open(t, prefixed(own+"."+strings.ReplaceAll(mode, "_", "")+"_")))
+			}
+			var calls sync.WaitGroup
+			for i := range int64(8) {
+				calls.Go(func() {
+					repository := repositories[i%2]
+					for n := range int64(10) {
+						id := 1 + i*100 + n
+						assert.NoError(t, repository.AddJobs(withSchedule(t, rawJob(id))))
+						assert.NoError(t, repository.PauseJobs([]smallben.RawJob{{ID: id}}))
+						rows, err := repository.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{id}})
+						assert.NoError(t, err)
+						assert.Len(t, rows, 1)
+						assert.NoError(t, repository.DeleteJobsByIds([]int64{id}))
+					}
+				})
+			}
+			calls.Wait()
+			recordsAJob(t, repositories[0], 1)
+		})
 	}
 }

@@ -29,8 +29,11 @@ type RepositoryGormConfig struct {
 	Dialector gorm.Dialector
 
 	// Config configures GORM. The repository copies it.
-	// Zero means that nothing is logged. Those fields have no effect that make
-	// GORM ping, open transactions, prepare statements or skip them (DryRun).
+	// Zero means that nothing is logged. A TablePrefix of its NamingStrategy
+	// names every table and index, NowFunc gives the times of rows, and Plugins
+	// and Logger see the statements. README, "In your database", says what each
+	// field does. Those have no effect that make GORM ping, open transactions,
+	// prepare statements or skip them (DryRun).
 	Config gorm.Config
 
 	// SkipMigration leaves the creation of the table "jobs" and its indexes
@@ -43,9 +46,8 @@ type RepositoryGormConfig struct {
 	// Timeout bounds each call, opening included.
 	// Zero means 30 s, negative no bound.
 	//
-	// On SQLite it takes the place of the busy timeout of a connection, also
-	// of one in a pool that the dialector was given; cache_spill is switched
-	// off there.
+	// On SQLite it takes the place of the busy timeout of a connection, and
+	// cache_spill is switched off, for as long as a call has the connection.
 	Timeout time.Duration
 }
 
@@ -126,6 +128,9 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 // Close closes the pool of connections, and with it the repository. It is not
 // for those who passed a pool of their own in the dialector.
 func (r *RepositoryGorm) Close() error { return r.db.Close() }
+
+// now is the time by GORM's NowFunc.
+func (r *RepositoryGorm) now() time.Time { return r.db.Now() }
 
 // ErrorTypeIfMismatchCount returns gorm.ErrRecordNotFound.
 func (r *RepositoryGorm) ErrorTypeIfMismatchCount() error { return gorm.ErrRecordNotFound }

@@ -3,6 +3,7 @@
 #
 #   setup.sh compiler    a C compiler: SQLite's driver is C
 #   setup.sh postgres    PostgreSQL's server package, which the tests start
+#   setup.sh pgbouncer   PgBouncer, which a test of poolers starts
 #   setup.sh prometheus  Prometheus and promtool, which check the dashboard and
 #                        the alerts; tests that lack them are skipped, but fail in CI
 #
@@ -22,6 +23,8 @@ has_postgres() {
 		ls /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb 2>/dev/null | grep -q . ||
 		{ have pg_config && [ -x "$(pg_config --bindir)/initdb" ]; }
 }
+
+has_pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
 
 # install NAME INSTEAD PACKAGE...: INSTEAD says what to do where we cannot.
 install() {

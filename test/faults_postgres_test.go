@@ -4,10 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -390,7 +394,7 @@ func TestARefusalByPostgreSQLChangesNothing(t *testing.T) {
 		session, schema []string
 		message         string
 	}{
-		"read-only transaction": {session: []string{"SET default_transaction_read_only = on"}, message: "read-only transaction"},
+		"read-only transaction": {session: []string{"SET default_transaction_read_only = on"}, message: "read-only"},
 		"trigger":               {schema: []string{refuse, "CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()"}, message: "not today"},
 		"at COMMIT": {schema: []string{refuse,
 			"CREATE CONSTRAINT TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"}, message: "not today"},
@@ -399,7 +403,18 @@ func TestARefusalByPostgreSQLChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dsn := pgtest.DSN(t)
-			pool, db, other := openSQLDB(t, "pgx", dsn), openSQLDB(t, "pgx", dsn), openSQLDB(t, "pgx", dsn)
+			// What the session is SET to holds for a connection in its place as well.
+			var refusing atomic.Bool
+			config, err := pgx.ParseConfig(dsn)
+			require.NoError(t, err)
+			pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+				if !refusing.Load() {
+					return nil
+				}
+				_, err := conn.Exec(ctx, strings.Join(refusal.session, ";"))
+				return err
+			}))
+			db, other := openSQLDB(t, "pgx", dsn), openSQLDB(t, "pgx", dsn)
 			t.Cleanup(func() { assert.NoError(t, errors.Join(pool.Close(), other.Close(), db.Close())) })
 			pool.SetMaxOpenConns(1) // so that what is SET stays
 			other.SetMaxOpenConns(1)
@@ -407,6 +422,7 @@ func TestARefusalByPostgreSQLChangesNothing(t *testing.T) {
 			st := stage{openGorm(t, onPostgres(pool), 0), truth, seed(t, truth, db)}
 			for _, call := range changingCalls {
 				s, o := st.begin(t, call)
+				refusing.Store(true)
 				for _, statement := range refusal.session {
 					_, err := pool.Exec(statement)
 					require.NoError(t, err)
@@ -418,6 +434,7 @@ func TestARefusalByPostgreSQLChangesNothing(t *testing.T) {
 				err := call.call(t, s)
 				assert.ErrorContains(t, err, refusal.message, call.name)
 				assert.NotErrorIs(t, err, smallben.ErrOutcomeUnknown)
+				refusing.Store(false)
 				_, resetErr := pool.Exec("RESET ALL")
 				require.NoError(t, resetErr)
 				for _, statement := range []string{"ALTER TABLE IF EXISTS away RENAME TO jobs", "DROP FUNCTION IF EXISTS refuse CASCADE"} {

@@ -83,10 +83,17 @@ func startShared() {
 // unavailable ends the test for want of a server.
 func unavailable(t testing.TB, err error) {
 	t.Helper()
-	if os.Getenv("CI") == "true" || os.Getenv("SMALLBEN_REQUIRE_POSTGRES") == "1" {
-		t.Fatalf("no PostgreSQL: %v", err)
+	missing(t, "SMALLBEN_REQUIRE_POSTGRES", fmt.Errorf("no PostgreSQL: %w", err))
+}
+
+// missing skips the test, or fails it where the variable or CI wants what is
+// missing.
+func missing(t testing.TB, variable string, err error) {
+	t.Helper()
+	if os.Getenv("CI") == "true" || os.Getenv(variable) == "1" {
+		t.Fatal(err)
 	}
-	t.Skipf("no PostgreSQL: %v", err)
+	t.Skip(err)
 }
 
 // execute runs statements without parameters on a connection of its own: a pool

@@ -5,6 +5,7 @@ package pgtest
 import (
 	"errors"
 	"runtime"
+	"testing"
 )
 
 var errUnsupported = errors.New("no throwaway server on " + runtime.GOOS + ": set SMALLBEN_POSTGRES_DSN")
@@ -14,3 +15,10 @@ func newServer([]string) (*server, error) { return nil, errUnsupported }
 func (s *server) start() error { return errUnsupported }
 func (s *server) stop() error  { return errUnsupported }
 func (s *server) remove()      {}
+
+// Bouncer skips the test.
+func Bouncer(t testing.TB, _ string, _ int) string {
+	t.Helper()
+	missing(t, "SMALLBEN_REQUIRE_PGBOUNCER", errUnsupported)
+	return ""
+}

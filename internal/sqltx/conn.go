@@ -7,16 +7,30 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"gorm.io/gorm"
 )
 
+// probeTimeout is how long a pooled connection may take to answer before it counts
+// as dead: its peer may be gone without a word.
+const probeTimeout = 2 * time.Second
+
 // acquire calls first, which must not commit anything, with a connection, and
-// returns that. A connection that died in the pool, with its server perhaps, fails
-// no call: the next one is tried, until the pool holds only new ones.
+// returns that. A connection that died in the pool, with its server perhaps, or
+// that has become useless, fails no call: the next one is tried, until the pool
+// holds only new ones.
 func (db *DB) acquire(ctx context.Context, first func(conn *sql.Conn) error) (*sql.Conn, error) {
 	for pooled := db.pool.Stats().OpenConnections; ; pooled-- {
-		conn, err := db.conn(ctx)
+		conn, err := db.conn(ctx, pooled > 0)
+		if errors.Is(err, errSilent) {
+			db.weed(ctx)
+			continue
+		}
 		if conn == nil {
 			return nil, overdue(ctx, err)
 		}
@@ -26,20 +40,95 @@ func (db *DB) acquire(ctx context.Context, first func(conn *sql.Conn) error) (*s
 		if err == nil {
 			return conn, nil
 		}
-		dead := pooled > 0 && ctx.Err() == nil && conn.PingContext(ctx) != nil
-		_ = conn.Close()
-		if !dead {
+		again := pooled > 0 && ctx.Err() == nil
+		switch {
+		case useless(err):
+			discard(conn)
+		case again:
+			again = conn.PingContext(ctx) != nil
+		}
+		db.release(conn)
+		if !again {
 			return nil, overdue(ctx, err)
 		}
 	}
 }
 
-// conn takes a connection from the pool. SQLite's drivers connect without a look at
-// the context, and wait for locks as they do.
-func (db *DB) conn(ctx context.Context) (*sql.Conn, error) {
-	if db.gorm.Name() != "sqlite" {
+// errSilent says that a pooled connection did not answer.
+var errSilent = errors.New("the connection does not answer")
+
+// conn takes a connection from the pool. If that may be one that was used before, it
+// has to answer first.
+func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
+	if db.gorm.Name() == "sqlite" {
+		return db.sqliteConn(ctx)
+	}
+	if !pooled {
 		return db.pool.Conn(ctx)
 	}
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := db.pool.Conn(probe)
+	if err == nil {
+		if err = conn.PingContext(probe); err != nil {
+			discard(conn)
+			if ctx.Err() == nil {
+				return nil, errSilent
+			}
+			return nil, err
+		}
+		return conn, nil
+	}
+	if probe.Err() != nil && ctx.Err() == nil {
+		return nil, errSilent
+	}
+	return nil, err
+}
+
+// weed discards, all at a time, those of the idle connections that do not answer.
+func (db *DB) weed(ctx context.Context) {
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var looking sync.WaitGroup
+	for range db.pool.Stats().Idle {
+		looking.Go(func() {
+			conn, err := db.pool.Conn(probe)
+			if err != nil {
+				return
+			}
+			if conn.PingContext(probe) != nil {
+				discard(conn)
+			}
+			_ = conn.Close()
+		})
+	}
+	looking.Wait()
+}
+
+// useless reports whether an error means that another connection might do what this
+// one cannot: it is read-only since a failover, or has prepared statements that do
+// not fit any more. Nothing has happened then.
+func useless(err error) bool {
+	switch sqlState(err) {
+	case readOnlyTransaction, duplicatePreparedStatement, invalidStatementName:
+		return true
+	case featureNotSupported:
+		return strings.Contains(err.Error(), "cached plan must not change result type")
+	}
+	return errors.Is(err, errReadOnly)
+}
+
+var errReadOnly = errors.New("the connection is read-only")
+
+// discard takes a connection out of the pool.
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = conn.Close()
+}
+
+// sqliteConn takes a connection of SQLite, whose drivers connect without a look at
+// the context.
+func (db *DB) sqliteConn(ctx context.Context) (*sql.Conn, error) {
 	type taken struct {
 		conn *sql.Conn
 		err  error
@@ -54,7 +143,7 @@ func (db *DB) conn(ctx context.Context) (*sql.Conn, error) {
 		if t.err != nil {
 			return nil, t.err
 		}
-		return t.conn, readySQLite(ctx, t.conn)
+		return t.conn, db.borrowSQLite(ctx, t.conn)
 	case <-ctx.Done():
 		go func() {
 			if t := <-done; t.conn != nil {
@@ -69,15 +158,45 @@ func (db *DB) conn(ctx context.Context) (*sql.Conn, error) {
 // heed ctx while it waits. It also makes a large transaction keep its pages in
 // memory until it commits: to spill them it would lock readers out for the rest of
 // its time.
-func readySQLite(ctx context.Context, conn interface {
-	ExecContext(context.Context, string, ...any) (sql.Result, error)
-}) error {
+func (db *DB) readySQLite(ctx context.Context, conn gorm.ConnPool) error {
 	wait := int64(math.MaxInt32)
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = min(wait, max(1, time.Until(deadline).Milliseconds()))
 	}
-	_, err := conn.ExecContext(ctx, "PRAGMA cache_spill = 0; PRAGMA busy_timeout = "+strconv.FormatInt(wait, 10))
+	return setSQLite(ctx, conn, sqliteSettings{busyTimeout: wait})
+}
+
+// sqliteSettings are those settings of a connection that we change.
+type sqliteSettings struct{ busyTimeout, cacheSpill int64 }
+
+func setSQLite(ctx context.Context, conn gorm.ConnPool, s sqliteSettings) error {
+	_, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA cache_spill = %d; PRAGMA busy_timeout = %d", s.cacheSpill, s.busyTimeout))
 	return err
+}
+
+// borrowSQLite remembers the settings of a connection of a pool that the user gave,
+// and makes them ours.
+func (db *DB) borrowSQLite(ctx context.Context, conn *sql.Conn) error {
+	if !db.owned {
+		var s sqliteSettings
+		err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&s.busyTimeout)
+		if err == nil {
+			err = conn.QueryRowContext(ctx, "PRAGMA cache_spill").Scan(&s.cacheSpill)
+		}
+		if err != nil {
+			return err
+		}
+		db.borrowed.Store(conn, s)
+	}
+	return db.readySQLite(ctx, conn)
+}
+
+// release gives a connection back, with the settings that it had.
+func (db *DB) release(conn *sql.Conn) {
+	if s, found := db.borrowed.LoadAndDelete(conn); found {
+		_ = setSQLite(context.Background(), conn, s.(sqliteSettings))
+	}
+	_ = conn.Close()
 }
 
 // overdue puts the end of ctx before what drivers and database/sql make of it: pgx
@@ -87,4 +206,65 @@ func overdue(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	return err
+}
+
+// connPool is a connection or transaction as GORM's statements use it. It poses as a
+// transaction, so that dbresolver does not take a read to another database than the
+// writes.
+type connPool struct {
+	gorm.ConnPool
+	mode *pgx.QueryExecMode // of each statement; nil: the driver's own
+}
+
+var _ gorm.TxCommitter = connPool{}
+
+func (connPool) Commit() error   { return gorm.ErrInvalidTransaction }
+func (connPool) Rollback() error { return gorm.ErrInvalidTransaction }
+
+func (c connPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return c.ConnPool.ExecContext(ctx, query, c.with(args)...)
+}
+
+func (c connPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return c.ConnPool.QueryContext(ctx, query, c.with(args)...)
+}
+
+func (c connPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return c.ConnPool.QueryRowContext(ctx, query, c.with(args)...)
+}
+
+// with puts the mode first, where pgx looks for it.
+func (c connPool) with(args []any) []any {
+	if c.mode == nil {
+		return args
+	}
+	return append([]any{*c.mode}, args...)
+}
+
+// learnPooler finds out whether there is a pooler between pgx and the server, whose
+// connections come and go with transactions: a statement that is prepared on one is
+// unknown to the next. Then each statement is parsed anew.
+func (db *DB) learnPooler(ctx context.Context) error {
+	conn, err := db.pool.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.release(conn)
+	return conn.Raw(func(driverConn any) error {
+		c, ok := driverConn.(*stdlib.Conn)
+		if !ok {
+			return nil
+		}
+		var pid uint32
+		if err := c.Conn().QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
+			return err
+		}
+		mode := c.Conn().Config().DefaultQueryExecMode
+		// A pooler makes up the process that it tells its clients.
+		if pid != c.Conn().PgConn().PID() && (mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec) {
+			mode = pgx.QueryExecModeExec
+			db.mode = &mode
+		}
+		return nil
+	})
 }

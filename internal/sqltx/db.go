@@ -17,8 +17,10 @@ import (
 	"maps"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 )
@@ -57,10 +59,14 @@ type DB struct {
 	owned   bool // we opened the pool
 	pinned  bool // to one connection, with which the database would go
 	names   names
-	timeout time.Duration // 0: none
+	mode    *pgx.QueryExecMode // behind a pooler; else nil
+	timeout time.Duration      // 0: none
 	// turn holds one token, which a call has while it writes on SQLite: those of
 	// one process wait in a queue, and not asleep.
 	turn chan struct{}
+	// borrowed are the settings that connections of SQLite had before we took them,
+	// by *sql.Conn.
+	borrowed *sync.Map
 
 	// What follows differs from view to view.
 	ctx      context.Context // of all calls
@@ -70,7 +76,7 @@ type DB struct {
 
 // Open lets GORM open the database, and learns which tables are meant.
 func Open(ctx context.Context, options Options) (*DB, error) {
-	db := &DB{timeout: options.Timeout, turn: make(chan struct{}, 1), owned: ownsPool(options.Dialector), ctx: context.Background(), settings: defaultSettings}
+	db := &DB{timeout: options.Timeout, turn: make(chan struct{}, 1), borrowed: new(sync.Map), owned: ownsPool(options.Dialector), ctx: context.Background(), settings: defaultSettings}
 	if err := db.open(ctx, options); err != nil {
 		return nil, err
 	}
@@ -114,7 +120,9 @@ func (db *DB) open(ctx context.Context, options Options) error {
 			return
 		}
 		pool, err := db.DB()
-		if err != nil {
+		if _, ok := db.ConnPool.(gorm.TxCommitter); ok {
+			err = errors.New("the dialector's Conn is a transaction, which would end without the repository")
+		} else if err != nil {
 			err = fmt.Errorf("the dialector's pool is a %T: %w", db.ConnPool, err)
 		}
 		done <- opened{db, pool, err}
@@ -156,6 +164,11 @@ func (db *DB) learn(ctx context.Context, options Options) error {
 			return err
 		}
 	}
+	if db.kind == Postgres {
+		if err := db.learnPooler(ctx); err != nil {
+			return err
+		}
+	}
 	return db.learnNames(ctx, options)
 }
 
@@ -167,7 +180,12 @@ func (db *DB) pinMemory(ctx context.Context) error {
 		return tx.Row("SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
 	})
 	if err == nil && file == "" {
+		if !db.owned && db.pool.Stats().MaxOpenConnections != 1 {
+			return errors.New("each connection of the pool may have a database of its own in memory: SetMaxOpenConns(1)")
+		}
 		db.pinned = true
+	}
+	if db.pinned && db.owned {
 		db.pool.SetMaxOpenConns(1)
 		db.pool.SetMaxIdleConns(1)
 		db.pool.SetConnMaxLifetime(0)
@@ -230,6 +248,9 @@ func (db *DB) Failed(op string, err error) error {
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: no answer from the database within %v: %w", op, db.timeout, err)
+	}
+	if state := sqlState(err); state == duplicatePreparedStatement || state == invalidStatementName {
+		return fmt.Errorf("%s: %w (a pooler seems to part statements from connections: for pgx, put default_query_exec_mode=exec into the DSN)", op, err)
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }

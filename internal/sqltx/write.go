@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"time"
 )
@@ -26,7 +25,8 @@ func (db *DB) Attempt(ctx context.Context, use func(tx *Tx) error) error {
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	db.release(conn)
+	return nil
 }
 
 // AttemptInTurn is Attempt for one statement that writes, and does no harm if it
@@ -64,7 +64,8 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	db.release(conn)
+	return nil
 }
 
 // Write runs body in one transaction and commits it. If the reply to the COMMIT is
@@ -74,14 +75,19 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 // any other nothing has changed.
 //
 // Body is called again if PostgreSQL ended the transaction because it and another
-// waited for each other. In a transaction that is under way, Write is a savepoint.
+// waited for each other, or if the connection was useless. In a transaction that is under way, Write is a savepoint.
 func (db *DB) Write(ctx context.Context, op string, body func(tx *Tx) error, took func(tx *Tx) (bool, error)) error {
 	if db.tx != nil {
 		return db.Failed(op, db.tx.Savepoint(func() error { return body(db.tx) }))
 	}
-	for {
+	for pooled := db.pool.Stats().OpenConnections; ; {
 		err := db.WriteOnce(ctx, op, body, took)
-		if state := sqlState(err); state != deadlockDetected && state != serializationFailure || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
+		again := sqlState(err) == deadlockDetected || sqlState(err) == serializationFailure
+		if useless(err) {
+			again = pooled > 0
+			pooled--
+		}
+		if !again || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -89,8 +95,12 @@ func (db *DB) Write(ctx context.Context, op string, body func(tx *Tx) error, too
 
 // The states of errors that PostgreSQL gives in SQL.
 const (
-	deadlockDetected     = "40P01"
-	serializationFailure = "40001"
+	deadlockDetected           = "40P01"
+	serializationFailure       = "40001"
+	readOnlyTransaction        = "25006"
+	featureNotSupported        = "0A000"
+	duplicatePreparedStatement = "42P05"
+	invalidStatementName       = "26000"
 )
 
 func sqlState(err error) string {
@@ -116,28 +126,35 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 		defer cancel()
 	}
 	var tx *sql.Tx
+	var session *Tx
 	conn, err := db.acquire(txCtx, func(conn *sql.Conn) (err error) {
-		tx, err = conn.BeginTx(db.beginContext(txCtx), db.isolation())
+		if tx, err = conn.BeginTx(db.beginContext(txCtx), db.isolation()); err != nil {
+			return err
+		}
+		session = db.session(txCtx, tx)
+		if err = session.begin(); err != nil {
+			_ = tx.Rollback()
+		}
 		return err
 	})
 	if err != nil {
 		return db.Failed(op, err)
 	}
-	defer func() { _ = conn.Close() }()
+	defer db.release(conn)
 	defer func() { _ = tx.Rollback() }()
 
-	session := db.session(txCtx, tx)
-	err = session.begin()
-	if err == nil {
-		err = body(session)
-	}
+	err = body(session)
 	if err == nil && db.gorm.Name() == "sqlite" {
-		err = readySQLite(txCtx, tx)
+		err = db.readySQLite(txCtx, tx)
 	}
 	if err == nil {
 		err = txCtx.Err()
 	}
 	if err != nil {
+		if useless(err) {
+			_ = tx.Rollback()
+			discard(conn)
+		}
 		return db.Failed(op, overdue(txCtx, err))
 	}
 	err = tx.Commit()
@@ -176,8 +193,12 @@ func (tx *Tx) begin() error {
 		return nil
 	}
 	var micros int64
-	var set string
-	err := tx.Row("SELECT pg_current_xact_id()::text, {clock}, concat("+tx.db.settings+")", nil, &tx.xid, &micros, &set)
+	var readOnly, set string
+	err := tx.Row("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only'), concat("+tx.db.settings+")",
+		nil, &tx.xid, &micros, &readOnly, &set)
+	if err == nil && readOnly == "on" {
+		err = errReadOnly
+	}
 	tx.now = time.UnixMicro(micros).UTC()
 	return err
 }
@@ -210,8 +231,8 @@ func (db *DB) abandon(ctx context.Context, conn *sql.Conn) {
 	if db.gorm.Name() == "sqlite" {
 		// Not by closing the connection: the database may be in memory.
 		_, _ = conn.ExecContext(ctx, "ROLLBACK")
-		_ = conn.Close()
+		db.release(conn)
 		return
 	}
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	discard(conn)
 }
