@@ -93,8 +93,8 @@ func (c *comparison) compare(given, got reflect.Value) {
 	}
 	switch given.Kind() {
 	case reflect.Struct:
-		for _, i := range f.fields {
-			c.at.push(step{field: given.Type().Field(i).Name})
+		for n, i := range f.fields {
+			c.at.push(step{field: f.names[n]})
 			c.compare(given.Field(i), got.Field(i))
 			c.at.pop()
 		}
@@ -135,8 +135,9 @@ func inside(v reflect.Value) iter.Seq2[step, reflect.Value] {
 				yield(step{}, v.Elem())
 			}
 		case reflect.Struct:
-			for _, i := range factsOf(v.Type()).fields {
-				if !yield(step{field: v.Type().Field(i).Name}, v.Field(i)) {
+			f := factsOf(v.Type())
+			for n, i := range f.fields {
+				if !yield(step{field: f.names[n]}, v.Field(i)) {
 					return
 				}
 			}

@@ -9,10 +9,11 @@ import (
 
 // facts is what is known of a local type.
 type facts struct {
-	writesItself bool  // gob calls a method on it, and looks no further
-	mayRecur     bool  // a value may contain itself, or something of any type
-	mayLose      bool  // a value may come back otherwise, see Loss
-	fields       []int // of a struct: those that gob writes
+	writesItself bool     // gob calls a method on it, and looks no further
+	mayRecur     bool     // a value may contain itself, or something of any type
+	mayLose      bool     // a value may come back otherwise, see Loss
+	fields       []int    // of a struct: those that gob writes,
+	names        []string // and their names
 
 	idle sync.Pool // *sender, unless mayRecur: then definitions depend on the value
 }
@@ -32,6 +33,7 @@ func factsOf(t reflect.Type) *facts {
 		for i := range t.NumField() {
 			if sent(t.Field(i)) {
 				f.fields = append(f.fields, i)
+				f.names = append(f.names, t.Field(i).Name)
 			}
 		}
 	}
