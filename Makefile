@@ -6,13 +6,13 @@ SOAK ?= 10m
 ARGS ?=
 
 # Modules of their own, so that no user downloads what they depend on: the peers
-# of the benchmark, and a queue.
-MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod))
+# of the benchmark, a queue, and a driver of browsers.
+MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod console/*/go.mod))
 
-.PHONY: help demo test lint bench soak cover
+.PHONY: help demo test lint bench soak cover pictures
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## run persistent jobs on a SQLite file; stop with Ctrl-C, and start again (ARGS="-for 5s" ends by itself)
 	@sh scripts/setup.sh compiler
@@ -24,6 +24,8 @@ test: ## run all tests, race detector on, on SQLite and a PostgreSQL of their ow
 	@[ "$$CI" != true ] || sh scripts/setup.sh prometheus
 	SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
 	cd examples/river && SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
+	@sh scripts/setup.sh chromium || [ "$$CI" != true ]
+	cd console/browsertest && SMALLBEN_REQUIRE_POSTGRES=1 go test -shuffle=on ./...
 
 lint: ## gofmt, go vet, staticcheck, go mod tidy: any finding fails
 	@sh scripts/setup.sh compiler
@@ -46,3 +48,8 @@ cover: ## say which statements the tests do not reach
 	@sh scripts/setup.sh postgres
 	SMALLBEN_REQUIRE_POSTGRES=1 go test -coverpkg=. -coverprofile=cover.out . ./test
 	@go tool cover -func=cover.out | awk '$$3 != "100.0%"'
+
+pictures: ## draw the pictures of the console in the README anew
+	@sh scripts/setup.sh compiler
+	@sh scripts/setup.sh chromium
+	cd console/browsertest && SMALLBEN_PICTURES=$(CURDIR)/docs/console go test -count=1 -run Pictures ./...

@@ -190,7 +190,7 @@ func TestAJobThatDidNotRunLastNightTellsWhy(t *testing.T) {
 	s := newSite(t, Options{}, record, jobsOf(1, 2)...)
 	night := time.Now().Add(-5 * time.Hour).Truncate(time.Minute).UnixMicro()
 	put := func(jobID, tick int64, outcome, text string, missed int, first any) {
-		require.NoError(t, s.db.Exec(`INSERT INTO job_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, first_tick, exclusive)
+		require.NoError(t, s.db.Exec(`INSERT INTO `+runsTable+` (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, first_tick, exclusive)
 VALUES (?, ?, false, 1, 1, 1, 'host/7/abc', ?, ?, ?, ?, ?, ?, false)`, jobID, tick, outcome, tick, tick+1_500_000, text, missed, first).Error)
 	}
 	put(1, night, "missed", "", 12, night-3_600_000_000)

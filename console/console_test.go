@@ -197,6 +197,9 @@ func eachDatabase(t *testing.T, test func(t *testing.T, dialector gorm.Dialector
 	})
 }
 
+// runsTable is where runs are recorded: tests put some there.
+const runsTable = "job_runs"
+
 var everyPage = []string{"", "jobs", "jobs/1", "jobs/1/expression", "jobs/1/input", "runs", "processes", "confirm?verb=pause&id=1", "jobs/99", "nowhere", "jobs?state=none"}
 
 func TestEveryPageIsDrawnAndNamesNoOtherHost(t *testing.T) {
@@ -380,7 +383,7 @@ func TestWhatIsStoredIsShownAndNotObeyed(t *testing.T) {
 	})
 	tick := time.Now().Add(-time.Minute).UnixMicro()
 	exec := func(statement string, args ...any) { require.NoError(t, s.db.Exec(statement, args...).Error) }
-	exec(`INSERT INTO job_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
+	exec(`INSERT INTO `+runsTable+` (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
 VALUES (1, ?, false, 1, 0, 0, ?, 'error', ?, ?, ?, 0, false), (1, ?, false, 1, 0, 0, ?, '<b>new</b>', ?, ?, ?, 0, false)`,
 		tick, hostile, tick, tick+1, hostile, tick-1, hostile, tick, tick+1, hostile)
 	exec(`INSERT INTO jobs (id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input)

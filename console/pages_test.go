@@ -70,7 +70,7 @@ func TestPagesOfRunsShowEachRunOnceNewestFirst(t *testing.T) {
 				want = append([]string{itoa(int64(id + 1))}, want...)
 			}
 		}
-		require.NoError(t, s.db.Exec("INSERT INTO job_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive) VALUES "+strings.Join(rows, ", ")).Error)
+		require.NoError(t, s.db.Exec("INSERT INTO "+runsTable+" (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive) VALUES "+strings.Join(rows, ", ")).Error)
 		const link = `data-label="Job"><a href="\./jobs/(\d+)"`
 		require.Equal(t, want, s.walk("runs", link))
 		var ofGroup []string
@@ -142,7 +142,7 @@ func TestTheChartCoversTheWidestTimeThatCanBeCounted(t *testing.T) {
 			at := time.Now().Add(-age).UnixMicro() + int64(i)
 			rows = append(rows, fmt.Sprintf("(1, %d, false, 1, 0, 0, 'p', 'ok', %d, %d, '', 0, false)", at, at, at+1))
 		}
-		require.NoError(t, s.db.Exec("INSERT INTO job_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive) VALUES "+strings.Join(rows, ", ")).Error)
+		require.NoError(t, s.db.Exec("INSERT INTO "+runsTable+" (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive) VALUES "+strings.Join(rows, ", ")).Error)
 	}
 	require.Contains(t, s.page("").text, "Runs in the last 12 minutes")
 	put(time.Minute, 5)

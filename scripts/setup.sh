@@ -6,6 +6,7 @@
 #   setup.sh pgbouncer   PgBouncer, which a test of poolers starts
 #   setup.sh prometheus  Prometheus and promtool, which check the dashboard and
 #                        the alerts; tests that lack them are skipped, but fail in CI
+#   setup.sh chromium    a browser, in which the tests look at the console; the same
 #
 # It knows Debian's and Ubuntu's packages; elsewhere it says what to install.
 set -eu
@@ -25,6 +26,11 @@ has_postgres() {
 }
 
 has_pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
+
+has_chromium() {
+	[ -n "${SMALLBEN_BROWSER:-}" ] || have chromium || have chromium-browser || have google-chrome ||
+		have google-chrome-stable || have chrome
+}
 
 # install NAME INSTEAD PACKAGE...: INSTEAD says what to do where we cannot.
 install() {
@@ -63,12 +69,19 @@ postgres)
 	has_postgres || install "PostgreSQL server" \
 		"install its server package, or set SMALLBEN_POSTGRES_DSN to a database that the tests may use" postgresql
 	;;
+pgbouncer)
+	has_pgbouncer || install PgBouncer "put pgbouncer in PATH" pgbouncer
+	;;
 prometheus)
 	{ have prometheus && have promtool; } || install Prometheus \
 		"put prometheus and promtool in PATH" prometheus
 	;;
+chromium)
+	has_chromium || install "Chromium" \
+		"install Chromium or Chrome, or set SMALLBEN_BROWSER to one; without it no test looks at the console" chromium fonts-liberation
+	;;
 *)
-	echo "usage: $0 compiler|postgres|prometheus" >&2
+	echo "usage: $0 compiler|postgres|pgbouncer|prometheus|chromium" >&2
 	exit 2
 	;;
 esac
