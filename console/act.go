@@ -183,9 +183,19 @@ func (c *console) act(r *request) error {
 	if len(s.IDs) == 0 {
 		return c.ask(r, s, back, "")
 	}
-	err = c.perform(r, s.Verb.Verb, s.IDs, func() error { return c.source.change(s.Verb.Verb, s.IDs) })
+	var remarks []string
+	err = c.perform(r, s.Verb.Verb, s.IDs, func() (err error) {
+		remarks, err = c.source.change(s.Verb.Verb, s.IDs)
+		return err
+	})
 	if err != nil {
 		return err
+	}
+	if len(remarks) > 0 {
+		return &problem{
+			status: http.StatusOK, Heading: fmt.Sprintf("%d of %s started", len(s.IDs)-len(remarks), plural(len(s.IDs), "job")),
+			Text: "What is not named here was started. The others:", Details: atMost(remarks),
+		}
 	}
 	to, query := "jobs", string(s.Filter.query("done", string(s.Verb.Verb), "n", strconv.Itoa(len(s.IDs))))
 	if parsed, err := url.Parse(back); back != "" && err == nil && s.Verb.Verb != Delete {

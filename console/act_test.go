@@ -48,6 +48,24 @@ func TestJobsArePausedResumedRunAndDeleted(t *testing.T) {
 	})
 }
 
+func TestAJobThatIsRunningSaysThatItDoesNotRunTwice(t *testing.T) {
+	t.Parallel()
+	config := record
+	config.SchedulerConfig.SkipIfStillRunning = true
+	s := newSite(t, Options{Authorize: allow}, config, jobsOf(1)...)
+	running, release := make(chan struct{}), make(chan struct{})
+	works.Store(int64(1003), func(smallben.CronJobInput) error { close(running); <-release; return nil })
+	t.Cleanup(func() { close(release) })
+	require.NoError(t, s.scheduler.AddJobs(jobsOf(1003)))
+	s.follow("act", s.post("act", "verb", "run", "id", "1003"))
+	<-running
+	a := s.post("act", "verb", "run", "id", "1", "id", "1003")
+	require.Equal(t, http.StatusOK, a.Code)
+	require.Contains(t, a.text, "1 of 2 jobs started")
+	require.Contains(t, a.text, "job 1003 did not run")
+	require.NotContains(t, a.text, "job 1 did not run")
+}
+
 func TestAnActionOnJobsThatAreGoneChangesNothingAndNamesThem(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Options{Authorize: allow}, record, jobsOf(1)...)

@@ -407,16 +407,21 @@ func unchanged(changes bool) string {
 
 // leaves are the first of the errors of single jobs in an error, or its own text.
 func leaves(err error) []string {
-	const most = 10
 	var texts []string
 	for _, leaf := range jobErrors(err) {
 		texts = append(texts, leaf.Error())
 	}
-	switch {
-	case len(texts) == 0:
+	if len(texts) == 0 {
 		return []string{err.Error()}
-	case len(texts) > most:
-		return append(texts[:most], fmt.Sprintf("and %d more", len(texts)-most))
+	}
+	return atMost(texts)
+}
+
+// atMost bounds how many texts are shown.
+func atMost(texts []string) []string {
+	const most = 20
+	if len(texts) > most {
+		return append(texts[:most:most], fmt.Sprintf("and %d more", len(texts)-most))
 	}
 	return texts
 }

@@ -222,6 +222,9 @@ func policy(status smallben.Status, job smallben.CronJob) []fact {
 		overlap = "one run at a time: a tick that comes during a run is skipped"
 	}
 	facts := []fact{{"Overlap", overlap}}
+	if most := status.SchedulerConfig.MaxConcurrentRuns; most > 0 {
+		facts = append(facts, fact{"At a time", "at most " + plural(most, "run") + " in a process, of all jobs"})
+	}
 	if _, ok := job.(smallben.ContextJob); ok {
 		timeout := "none"
 		if status.SchedulerConfig.RunTimeout > 0 {

@@ -3,6 +3,7 @@ package console
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -118,20 +119,30 @@ func (s *source) nextRuns(expression string, n int) ([]time.Time, error) {
 	return s.scheduler.NextRuns(expression, n)
 }
 
-// change does an action of which the verb says everything.
-func (s *source) change(verb Verb, ids []int64) error {
+// change does an action of which the verb says everything, and returns what there is
+// to say of single jobs.
+func (s *source) change(verb Verb, ids []int64) (remarks []string, err error) {
 	options := smallben.PauseResumeOptions{JobIDs: ids}
 	switch verb {
 	case Pause:
-		return s.scheduler.PauseJobs(&options)
+		return nil, s.scheduler.PauseJobs(&options)
 	case Resume:
-		return s.scheduler.ResumeJobs(&options)
+		return nil, s.scheduler.ResumeJobs(&options)
 	case Run:
-		return s.scheduler.TriggerJobs(&options)
+		triggered, err := s.scheduler.TriggerJobsReport(&options)
+		for _, job := range triggered {
+			switch {
+			case job.Skipped != "":
+				remarks = append(remarks, fmt.Sprintf("job %d did not run: %s", job.JobID, job.Skipped))
+			case job.Waiting:
+				remarks = append(remarks, fmt.Sprintf("job %d waits for another run to end", job.JobID))
+			}
+		}
+		return remarks, err
 	case Delete:
-		return s.scheduler.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: options})
+		return nil, s.scheduler.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: options})
 	}
-	return refusef(http.StatusBadRequest, "There is no such action", "Nothing was changed.")
+	return nil, refusef(http.StatusBadRequest, "There is no such action", "Nothing was changed.")
 }
 
 func (s *source) update(option smallben.UpdateOption) error {
