@@ -21,7 +21,7 @@ demo: ## run persistent jobs on a SQLite file; stop with Ctrl-C, and start again
 test: ## run all tests, race detector on, on SQLite and a PostgreSQL of their own
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
-	@[ "$$CI" != true ] || sh scripts/setup.sh prometheus
+	@[ "$$CI" != true ] || { sh scripts/setup.sh prometheus && sh scripts/setup.sh pgbouncer; }
 	SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
 	cd examples/river && SMALLBEN_REQUIRE_POSTGRES=1 go test -race -shuffle=on ./...
 	@sh scripts/setup.sh chromium || [ "$$CI" != true ]

@@ -178,7 +178,7 @@ func TestWritersThatWaitForEachOtherBothSucceed(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	require.Equal(t, 3, bodies[0]+bodies[1], "one of them twice")
+	require.Greater(t, bodies[0]+bodies[1], 2, "one of them again")
 }
 
 func TestALostReplyToACommitIsLookedUp(t *testing.T) {
