@@ -31,7 +31,21 @@ func (c *change) wrote(err error) error {
 
 // change lets write look at rows and write them: through the repository or, if
 // runs are recorded, in one transaction. It expects changeMu.
-func (s *SmallBen) change(c *change, write func(tx Repository) error) (err error) {
+func (s *SmallBen) change(c *change, write func(tx Repository) error) error {
+	err := s.tryChange(c, write)
+	if err == nil {
+		return nil
+	}
+	if !c.written && errors.Is(err, ErrOutcomeUnknown) {
+		err = unwritten{err}
+	}
+	if s.isMismatch(err) && !errors.Is(err, ErrJobNotFound) {
+		err = notFound{err}
+	}
+	return err
+}
+
+func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err error) {
 	if err := s.settle(c.ids); err != nil {
 		return err
 	}
@@ -86,7 +100,7 @@ func (s *SmallBen) look(repository Repository, c *change, options ListJobsOption
 	// A change could not name them: they stay held back.
 	rows = slices.DeleteFunc(rows, func(row RawJob) bool { return row.nameless() })
 	if len(rows) == 0 {
-		return nil, fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())
+		return nil, notFound{fmt.Errorf("%w: no job matches", s.repository.ErrorTypeIfMismatchCount())}
 	}
 	c.ids = make([]int64, len(rows))
 	for i := range rows {
@@ -673,11 +687,11 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, r
 		return nil, nil, err
 	}
 	if err := s.adopt(jobs); err != nil {
-		return nil, nil, err
+		return nil, nil, unwritten{err}
 	}
 	claims, err := s.claimTriggered(jobs, at)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, unwritten{err} // nothing runs, and that is known
 	}
 	begun, report, ok := s.scheduler.trigger(jobs, at, claims)
 	if !ok {

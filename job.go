@@ -31,6 +31,9 @@ var (
 	// ErrUndecodable is what errors.Is finds when a stored row cannot be
 	// turned back into a job.
 	ErrUndecodable = errors.New("undecodable row")
+	// ErrJobNotFound is what errors.Is finds when ids do not exist, whatever
+	// the repository. So is the repository's own mismatch error.
+	ErrJobNotFound = errors.New("job not found")
 	// ErrOutcomeUnknown is what errors.Is finds when the database did not
 	// say whether a write happened. SmallBen reads the rows again as soon as
 	// the database answers; the caller may list the jobs to learn the same.
@@ -70,6 +73,22 @@ func wrap(operation string, err error) error {
 	}
 	return fmt.Errorf("%s jobs: %w", operation, err)
 }
+
+// notFound is an error about ids that do not exist. It wraps the mismatch error of
+// the repository.
+type notFound struct{ error }
+
+func (e notFound) Unwrap() []error { return []error{ErrJobNotFound, e.error} }
+
+// unwritten is the error of a change that was not tried: whatever became of what
+// prepares it, nothing of the change has happened.
+type unwritten struct{ err error }
+
+func (e unwritten) Error() string { return e.err.Error() }
+func (e unwritten) Is(target error) bool {
+	return target != ErrOutcomeUnknown && errors.Is(e.err, target)
+}
+func (e unwritten) As(target any) bool { return errors.As(e.err, target) }
 
 // join is errors.Join that leaves a single error as it is.
 func join(errs []error) error {

@@ -133,8 +133,8 @@ func (s *SmallBen) find(repository Repository, options ListJobsOptions) ([]RawJo
 		delete(missing, rows[i].ID)
 	}
 	if len(missing) > 0 {
-		return rows, fmt.Errorf("%w: no job with id %s", s.repository.ErrorTypeIfMismatchCount(),
-			idText(slices.Sorted(maps.Keys(missing))))
+		return rows, notFound{fmt.Errorf("%w: no job with id %s", s.repository.ErrorTypeIfMismatchCount(),
+			idText(slices.Sorted(maps.Keys(missing))))}
 	}
 	return rows, nil
 }

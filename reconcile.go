@@ -25,6 +25,8 @@ func (s *SmallBen) failed(err error, ids []int64) {
 	var outcome interface{ Settled() (bool, error) }
 	if unknown && errors.As(err, &outcome) {
 		write.settled = outcome.Settled
+	} else if unknown {
+		s.watch(ids)
 	}
 	switch {
 	case unknown:
@@ -46,6 +48,45 @@ func (s *SmallBen) reread(write unsettledWrite) {
 	if s.settle(nil) != nil {
 		s.wakeReconciliation()
 	}
+}
+
+// A COMMIT of which nobody can tell may yet happen: the network or the server may
+// hold it up for a while. Its rows are read again every watchEvery until watchFor
+// has passed.
+const (
+	watchEvery = 2 * time.Second
+	watchFor   = 5 * time.Minute
+)
+
+// watchedWrite is a write that may yet happen, until an instant.
+type watchedWrite struct {
+	ids   []int64
+	until time.Time
+}
+
+func (s *SmallBen) watch(ids []int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watched = append(s.watched, watchedWrite{ids, time.Now().Add(watchFor)})
+}
+
+// lookAtWatched reads the rows of watched writes again, and reports whether any are
+// left.
+func (s *SmallBen) lookAtWatched() bool {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	s.mu.RLock()
+	watched := s.watched
+	s.mu.RUnlock()
+	for _, write := range watched {
+		// A database that does not answer is asked the next time.
+		_, _ = s.settleWrite(unsettledWrite{ids: write.ids})
+	}
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watched = slices.DeleteFunc(slices.Clone(s.watched), func(write watchedWrite) bool { return now.After(write.until) })
+	return len(s.watched) > 0
 }
 
 func (s *SmallBen) wakeReconciliation() {
@@ -150,12 +191,20 @@ func (s *SmallBen) refuseUnsettled(ids []int64) error {
 // answers.
 func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
 	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
+	var watch <-chan time.Time // nil: no write is watched
 	for {
 		select {
 		case <-stop:
 			return
+		case <-watch:
+			watch = nil
+			if s.lookAtWatched() {
+				watch = time.After(watchEvery)
+			}
+			continue
 		case <-s.reconcile:
 		}
+		watch = time.After(watchEvery)
 		for delay := shortest; !s.reconciled(); delay = min(2*delay, longest) {
 			select {
 			case <-stop:

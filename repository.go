@@ -15,7 +15,12 @@ package smallben
 //     means that every id that exists was changed and that the others do not
 //     exist;
 //   - an error that wraps ErrOutcomeUnknown means that the write may have
-//     happened, and was a COMMIT whose reply was lost.
+//     happened, and was a COMMIT whose reply was lost. It may have a method
+//     Settled() (bool, error), which errors.As finds: SmallBen asks it until it
+//     reports true, which says that what the rows are now is the outcome, and
+//     reads the rows then. An error of Settled means that there was no answer.
+//     Without the method, SmallBen reads the rows every two seconds, for five
+//     minutes, since the COMMIT may yet happen.
 //
 // The mismatch error is wrapped, with the missing ids in the message; errors.Is
 // finds it. Repeated ids count once. An empty or nil slice of jobs or ids is a

@@ -452,7 +452,7 @@ func mismatch(op string, missing []int64) error {
 	if len(missing) == 1 {
 		noun = "job"
 	}
-	return fmt.Errorf("%s: %w: %s %s", op, gorm.ErrRecordNotFound, noun, idText(missing))
+	return notFound{fmt.Errorf("%s: %w: %s %s", op, gorm.ErrRecordNotFound, noun, idText(missing))}
 }
 
 // changeKind is what a change does to rows.

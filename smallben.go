@@ -82,6 +82,7 @@ type SmallBen struct {
 	paused      map[int64]struct{}
 	undecodable map[int64]struct{}
 	unsettled   []unsettledWrite
+	watched     []watchedWrite
 }
 
 // New returns a SmallBen that schedules the jobs of repository, without doing
@@ -171,7 +172,7 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	}
 	s.scheduler.forget(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
 	go s.reconcileUntil(session.stop)
-	if len(s.unsettled) > 0 {
+	if len(s.unsettled)+len(s.watched) > 0 {
 		s.wakeReconciliation()
 	}
 	return true, loaded, nil

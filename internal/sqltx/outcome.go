@@ -25,8 +25,9 @@ const (
 	obscure // the database will not say any more than it has
 )
 
-// settle asks what became of a COMMIT until ctx ends. It returns u if it cannot
-// learn that.
+// settle asks what became of a COMMIT until ctx ends. If it cannot learn that, it
+// returns an error that wraps ErrOutcomeUnknown. That has a method Settled, unless
+// the database is one that nobody can ask.
 func (db *DB) settle(ctx context.Context, u *unknownOutcome) error {
 	if db.timeout == 0 {
 		var cancel context.CancelFunc
@@ -43,11 +44,11 @@ func (db *DB) settle(ctx context.Context, u *unknownOutcome) error {
 		case f == aborted:
 			return db.Failed(u.op, fmt.Errorf("commit: %w", u.cause))
 		default:
-			return u
+			return u.error()
 		}
 		select {
 		case <-ctx.Done():
-			return u
+			return u.error()
 		case <-time.After(pause):
 		}
 	}
@@ -63,6 +64,17 @@ type unknownOutcome struct {
 	took  func(tx *Tx) (bool, error)
 }
 
+func (u *unknownOutcome) error() error {
+	if u.db.kind == Portable {
+		return u
+	}
+	return askableOutcome{u}
+}
+
+// askableOutcome is the error of a write of which the database may say later
+// whether it happened.
+type askableOutcome struct{ *unknownOutcome }
+
 func (u *unknownOutcome) Error() string {
 	return fmt.Sprintf("%s: %v: commit: %v", u.op, ErrOutcomeUnknown, u.cause)
 }
@@ -71,7 +83,7 @@ func (u *unknownOutcome) Unwrap() []error { return []error{ErrOutcomeUnknown, u.
 
 // Settled reports whether what the database holds now is the outcome. Its error
 // means that the database does not answer.
-func (u *unknownOutcome) Settled() (bool, error) {
+func (u askableOutcome) Settled() (bool, error) {
 	ctx, cancel := u.db.Context()
 	defer cancel()
 	if u.db.timeout == 0 {
