@@ -6,6 +6,7 @@ package timetable
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -19,6 +20,8 @@ const (
 	// the step back from which on entries are armed anew.
 	clockInterval = 30 * time.Second
 	clockStep     = time.Minute
+	// maxLateness is how far the time that cron takes for now may be behind the clock.
+	maxLateness = 100 * time.Millisecond
 )
 
 // Table fires the keys of its entries, each at the ticks of its schedule. New
@@ -59,18 +62,26 @@ type Entry[K any] struct {
 	Key      K
 	Schedule cron.Schedule // does not change while the entry is in a Table
 
-	page  *page[K] // nil if it was never added
-	id    int32    // in the page
-	ticks queue
+	page *page[K] // nil if it was never added
+	id   int32    // in the page
+
+	// mu guards the fields below. The Next of the schedule is called under it. Times
+	// are Unix microseconds, and 0 is none.
+	mu    sync.Mutex
+	armed int64   // the tick that cron waits for
+	at    int64   // when Run took it, if Next has not been asked for the one after it
+	ready []int64 // ticks of starts whose Run has not come
 }
 
 // page is one cron.Cron, filled to the page size at most and never restarted.
-// The fields are guarded by the Table's mu, except table.
+// The fields are guarded by the Table's mu, except table and waking.
 type page[K any] struct {
 	table  *Table[K]
 	cron   *cron.Cron
 	live   int  // entries in it; 0 means that it is stopped
 	listed bool // stands in Table.roomy
+
+	waking atomic.Bool // it is about to read the clock
 }
 
 // New returns a Table that runs.
@@ -263,22 +274,21 @@ func (t *Table[K]) rearm() {
 		p.cron = t.newCron()
 		for _, old := range armed {
 			e := old.Job.(*Entry[K])
-			if !old.Next.IsZero() {
-				e.ticks.dropLast() // it was armed for, by the old clock
-			}
+			e.disarm()
 			e.id = int32(p.cron.Schedule(e, e))
 		}
 		p.cron.Start()
 	}
 }
 
-// Next implements cron.Schedule. cron calls it once when it arms the entry and
-// once after each start, in that order, so that the ticks wait in the queue in
-// the order of the starts that they are for.
+// Next implements cron.Schedule. cron calls it once when it arms the entry and once
+// after each start, in that order. It goes by the clock, and not by what cron takes
+// for now: that is the nominal time of a timer, which is long past when the process
+// was stopped.
 func (e *Entry[K]) Next(now time.Time) time.Time {
-	next := e.Schedule.Next(now)
-	if !next.IsZero() {
-		e.ticks.push(next.UnixMicro())
+	next := e.arm(now)
+	if e.page.table.now().Sub(now) > maxLateness {
+		e.page.readClock()
 	}
 	return next
 }
@@ -286,48 +296,97 @@ func (e *Entry[K]) Next(now time.Time) time.Time {
 // Run implements cron.Job.
 func (e *Entry[K]) Run() {
 	config := &e.page.table.config
-	config.Fire(e.Key, time.UnixMicro(e.ticks.pop()).In(config.Location))
+	config.Fire(e.Key, time.UnixMicro(e.start()).In(config.Location))
 }
 
-// queue holds the ticks that an entry was armed for and that no start has taken
-// yet: one, nearly always. The zero value is empty. It is goroutine-safe.
-type queue struct {
-	mu    sync.Mutex
-	some  bool
-	first int64   // Unix microseconds, if there are some
-	more  []int64 // the others, in order
-}
-
-func (q *queue) push(tick int64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.some {
-		q.more = append(q.more, tick)
-	} else {
-		q.some, q.first = true, tick
+// arm takes the tick that cron has started, if any, and returns the first one after
+// the clock.
+func (e *Entry[K]) arm(now time.Time) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clock := e.page.table.now()
+	if clock.Before(now) {
+		clock = now // it was set back a little: no tick comes twice
 	}
+	switch {
+	case e.at != 0:
+		// Run came first. What is due since is armed, and starts at once.
+		clock, e.at = time.UnixMicro(e.at).In(now.Location()), 0
+	case e.armed != 0:
+		e.ready = append(e.ready, e.lastTick(clock))
+	}
+	next := e.Schedule.Next(clock)
+	e.armed = 0
+	if !next.IsZero() {
+		e.armed = next.UnixMicro()
+	}
+	return next
 }
 
-func (q *queue) pop() int64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	tick := q.first
-	if q.some = len(q.more) > 0; q.some {
-		q.first = q.more[0]
-		q.more = slices.Delete(q.more, 0, 1)
+// start returns the tick of a start: whichever comes first, arm or start, takes what
+// cron has started.
+func (e *Entry[K]) start() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.ready) > 0 {
+		tick := e.ready[0]
+		e.ready = slices.Delete(e.ready, 0, 1)
+		return tick
 	}
+	clock := e.page.table.now()
+	tick := e.lastTick(clock)
+	e.at = max(clock.UnixMicro(), e.armed)
 	return tick
 }
 
-// dropLast takes back what was pushed last.
-func (q *queue) dropLast() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if n := len(q.more); n > 0 {
-		q.more = q.more[:n-1]
-	} else {
-		q.some = false
+// disarm forgets the tick that cron waits for.
+func (e *Entry[K]) disarm() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.armed = 0
+}
+
+// lastTick returns the last tick up to now, from the one that cron waits for on: the
+// others were missed, all in one. It does not walk through all of them.
+func (e *Entry[K]) lastTick(now time.Time) int64 {
+	tick, end := time.UnixMicro(e.armed).In(now.Location()), now
+	for {
+		// No tick is after end and due.
+		middle := tick
+		if span := end.Sub(tick); span > time.Second {
+			middle = tick.Add(span / 2)
+		}
+		if next := e.Schedule.Next(middle); !next.IsZero() && !next.After(now) {
+			tick = next
+		} else if middle.Equal(tick) {
+			return tick.UnixMicro()
+		} else {
+			end = middle
+		}
 	}
+}
+
+// readClock makes the page read the clock, without waiting for it. What is overdue
+// starts then.
+func (p *page[K]) readClock() {
+	if !p.waking.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer p.waking.Store(false)
+		t := p.table
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if _, runs := t.pages[p]; runs {
+			p.cron.Remove(0) // removes nothing
+		}
+	}()
+}
+
+// now is what the clock shows.
+func (t *Table[K]) now() time.Time {
+	wall, _ := t.config.Clock()
+	return wall.In(t.config.Location)
 }
 
 // processClock gives the wall time, and the time that has passed on the

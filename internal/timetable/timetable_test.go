@@ -1,6 +1,7 @@
 package timetable_test
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -239,6 +240,47 @@ func TestAStepBackOfTheClockArmsEntriesAnew(t *testing.T) {
 		assert.Equal(t, []int{1}, counted)
 		assert.Equal(t, counted, held)
 	})
+}
+
+// every is the schedule of each whole interval since the zero time.
+type every time.Duration
+
+func (d every) Next(t time.Time) time.Time {
+	return t.Truncate(time.Duration(d)).Add(time.Duration(d))
+}
+
+// The clock goes on while cron still takes a past instant for now: so it is when a
+// process was stopped, and goes on.
+func TestAnEntryThatStartsLateIsFiredForItsLatestTickAndArmedAfterTheClock(t *testing.T) {
+	for _, behind := range []time.Duration{time.Second, 45*time.Second + 500*time.Millisecond, time.Minute, 26 * time.Hour, 400 * 24 * time.Hour} {
+		for _, interval := range []time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Hour} {
+			t.Run(fmt.Sprint(behind, " behind, every ", interval), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					var f fired
+					var ahead atomic.Int64
+					origin := time.Now()
+					table := open(t, timetable.Config[int]{Location: time.UTC, Fire: f.fire, Clock: func() (time.Time, time.Duration) {
+						now := time.Now()
+						return now.Add(time.Duration(ahead.Load())), now.Sub(origin)
+					}})
+					table.Add([]*timetable.Entry[int]{{Key: 1, Schedule: every(interval)}})
+					first := every(interval).Next(origin)
+					pass(time.Until(first) - time.Millisecond)
+					ahead.Store(int64(behind))
+					pass(time.Millisecond)
+					clock := time.Now().Add(behind)
+					assert.Equal(t, []time.Time{clock.Truncate(interval).Round(0).UTC()}, f.of(1))
+					pass(min(behind, time.Minute) + 2*interval)
+					for _, tick := range f.of(1)[1:] {
+						assert.True(t, tick.After(clock), "%v is not after %v", tick, clock)
+					}
+					if behind < time.Minute {
+						assert.Greater(t, len(f.of(1)), 1)
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestEntriesComeAndGoWhileTheyFire(t *testing.T) {
