@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // change is one change of jobs: what it is about, and what came of it.
@@ -17,10 +19,6 @@ type change struct {
 	written  bool      // a write was tried
 	revision int64     // in the record of runs, if there is one
 	now      time.Time // of its database, from which accounts begin
-	// missed is how many ticks were found missed, and catchUp what makes up for
-	// them.
-	missed  int
-	catchUp []*claim
 }
 
 // wrote notes that a write was tried, with this error.
@@ -55,38 +53,32 @@ func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err er
 		if err := s.record.open(); err != nil {
 			return err
 		}
-		c.revision, err = s.record.change(func(tx RecordTx) error {
+		c.revision, err = s.record.ledger.Change(func(tx ledger.Tx) error {
 			c.now = tx.Now()
-			return write(tx)
+			return write(tx.(changeTx))
 		})
 	}
-	if err != nil {
-		abandon(c.catchUp, err)
-		if c.written {
-			s.failed(err, c.ids)
-		}
-	} else if c.missed > 0 {
-		s.record.metrics.missed.Add(float64(c.missed))
+	if err != nil && c.written {
+		s.failed(err, c.ids)
 	}
 	return err
 }
 
-// project makes memory agree with the jobs that a change has written, and starts
-// what makes up for ticks that it found missed.
+// project makes memory agree with the jobs that a change has written.
 func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
+	if session := s.scheduler.current(); session != nil && session.ledger != nil {
+		session.ledger.Changed(c.revision)
+	}
 	s.mu.Lock()
 	for _, jobs := range written {
 		for i := range jobs {
-			jobs[i].rawJob.Revision = c.revision
+			jobs[i].rawJob.revision = c.revision
 		}
 		s.projectLocked(jobs)
 	}
 	s.mu.Unlock()
 	for _, jobs := range written {
 		s.fireSince(c.now, jobs)
-	}
-	for _, missed := range c.catchUp {
-		go missed.start(false)
 	}
 }
 
@@ -231,11 +223,13 @@ func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 	defer s.changeMu.Unlock()
 	var c change
 	err := s.change(&c, func(tx Repository) error {
-		rows, err := s.look(tx, &c, options)
-		if err != nil {
+		if _, err := s.look(tx, &c, options); err != nil {
 			return err
 		}
-		if err := s.closeAccounts(tx, &c, rows, MissedSkip); err != nil {
+		if err := s.closeSpans(tx, &c, c.ids, false); err != nil {
+			return err
+		}
+		if err := s.cancelWaiting(tx, c.ids, true, "its job was deleted while it waited"); err != nil {
 			return err
 		}
 		return c.wrote(tx.DeleteJobsByIds(c.ids))
@@ -283,7 +277,10 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 			return err
 		}
 		unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
-		if err := s.closeAccounts(tx, &c, unpaused, MissedSkip); err != nil {
+		if err := s.closeSpans(tx, &c, idsOf(unpaused), false); err != nil {
+			return err
+		}
+		if err := s.cancelWaiting(tx, c.ids, true, "its job was paused while it waited"); err != nil {
 			return err
 		}
 		return c.wrote(tx.PauseJobs(unpaused))
@@ -457,7 +454,7 @@ func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error)
 				return err
 			}
 		}
-		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
+		if err := s.reschedule(tx, &c, idsOf(rescheduled)); err != nil {
 			return err
 		}
 		s.scheduler.number(jobs)
@@ -557,7 +554,7 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 		if len(toAdd)+len(toReplace) == 0 {
 			return errNothingToWrite
 		}
-		if err := s.closeAccounts(tx, &c, rescheduled, s.missedPolicy()); err != nil {
+		if err := s.reschedule(tx, &c, idsOf(rescheduled)); err != nil {
 			return err
 		}
 		s.scheduler.number(toAdd)
@@ -689,14 +686,14 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, r
 	if err := s.adopt(jobs); err != nil {
 		return nil, nil, unwritten{err}
 	}
-	claims, err := s.claimTriggered(jobs, at)
+	grants, err := s.claimTriggered(jobs, at)
 	if err != nil {
 		return nil, nil, unwritten{err} // nothing runs, and that is known
 	}
-	begun, report, ok := s.scheduler.trigger(jobs, at, claims)
+	begun, report, ok := s.scheduler.trigger(jobs, at, grants)
 	if !ok {
-		for _, c := range claims {
-			c.skip("SmallBen was stopped before it started")
+		for _, grant := range grants {
+			grant.Skip("SmallBen was stopped before it started")
 		}
 		return nil, nil, errStopped
 	}

@@ -2,9 +2,11 @@ package smallben
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nbena/smallben/internal/insides"
+	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/timetable"
 )
 
@@ -65,3 +67,31 @@ type RunsTiming = insides.Timing
 // SetRunsTiming sets the timing of a SmallBen that records runs, before Start. What
 // is zero stays.
 func SetRunsTiming(s *SmallBen, timing RunsTiming) { s.setTiming(timing) }
+
+// RunStore is what the record of runs needs of a repository.
+type RunStore = runStore
+
+// Changes is what RunStore.Changes returns.
+type Changes = changedRows
+
+// RevisionOf is the revision of the job with the id.
+func (c changedRows) RevisionOf(id int64) int64 {
+	return c.Revisions[slices.IndexFunc(c.Jobs, func(row RawJob) bool { return row.ID == id })]
+}
+
+// ChangeTx is the transaction of a Change as changes of jobs use it.
+type ChangeTx = changeTx
+
+// RunStoreOf returns the record of runs of a repository.
+func RunStoreOf(r *RepositoryGorm) RunStore { return r.runStore() }
+
+// Recorded makes a repository that embeds it one that has a record of runs.
+type Recorded struct{ Store RunStore }
+
+func (r Recorded) runStore() runStore { return r.Store }
+
+// RunOf is a row of the record as users see it, in UTC.
+func RunOf(row ledger.Run) Run {
+	s := &SmallBen{scheduler: &scheduler{location: time.UTC}}
+	return (&record{host: s}).runs([]ledger.Run{row})[0]
+}

@@ -66,11 +66,11 @@ func TestApplicationsWithPrefixesShareADatabase(t *testing.T) {
 		recordsAJob(t, crm, 2)
 		recordsAJob(t, db.open(t, prefixed("third")), 3)
 		for _, prefix := range []string{"billing_", "Crm_", "third"} {
-			for _, table := range []string{"jobs", "job_runs", "job_marks", "job_running", "job_processes", "job_record"} {
+			for _, table := range []string{"jobs", "smallben_runs", "smallben_job_state", "smallben_closed_spans", "smallben_locks", "smallben_processes", "smallben_ledger"} {
 				require.Contains(t, db.tables(t), prefix+table)
 			}
 		}
-		require.Len(t, db.tables(t), 3*6+1, "and no other table")
+		require.Len(t, db.tables(t), 3*7+1, "and no other table")
 		require.Equal(t, int64(1), list(t, billing)[0].GroupID)
 		require.Equal(t, int64(2), list(t, crm)[0].GroupID)
 		require.Equal(t, int64(1), list(t, db.open(t, prefixed("billing_")))[0].GroupID, "opened again")
@@ -89,10 +89,10 @@ func TestAForeignTableIsAnErrorThatNamesTheWayOut(t *testing.T) {
 
 func TestAForeignTableOfTheRecordIsAnErrorThatNamesTheWayOut(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
-		db.exec(t, "CREATE TABLE job_runs (id bigint PRIMARY KEY, started bigint)")
+		db.exec(t, "CREATE TABLE smallben_runs (id bigint PRIMARY KEY, started bigint)")
 		s := testkit.Create(t, db.open(t), recordingConfig())
 		err := s.Start()
-		require.ErrorContains(t, err, "job_runs")
+		require.ErrorContains(t, err, "smallben_runs")
 		require.ErrorContains(t, err, "TablePrefix")
 	})
 }
@@ -110,7 +110,7 @@ func TestAPrefixMayBeASchema(t *testing.T) {
 	recordsAJob(t, db.open(t, prefixed(app+".cron_")), 2)
 	recordsAJob(t, db.open(t), 3)
 	where := strings.Join(db.strings(t, "SELECT schemaname || '.' || indexname FROM pg_indexes WHERE schemaname LIKE '"+own+"%'"), " ")
-	for _, index := range []string{app + ".paused_idx", app + ".cron_paused_idx", own + ".paused_idx", app + ".job_runs_job_idx", app + ".cron_job_runs_job_idx"} {
+	for _, index := range []string{app + ".paused_idx", app + ".cron_paused_idx", own + ".paused_idx", app + ".smallben_runs_job_idx", app + ".cron_smallben_runs_job_idx"} {
 		require.Contains(t, where, index)
 	}
 	require.Equal(t, int64(2), list(t, db.open(t, prefixed(app+".cron_")))[0].GroupID)
@@ -131,7 +131,7 @@ func TestATableElsewhereInTheSearchPathIsNotOurs(t *testing.T) {
 	require.ErrorContains(t, err, "the table jobs is missing in the schema "+app)
 	recordsAJob(t, other.open(t), 2)
 	require.Equal(t, int64(1), list(t, db.open(t))[0].GroupID)
-	require.Len(t, db.strings(t, "SELECT tablename FROM pg_tables WHERE schemaname = '"+app+"'"), 6)
+	require.Len(t, db.strings(t, "SELECT tablename FROM pg_tables WHERE schemaname = '"+app+"'"), 7)
 }
 
 func TestTheSchemaStaysWhenTheSearchPathOfAConnectionChanges(t *testing.T) {

@@ -37,7 +37,7 @@ func (s *SmallBen) setTiming(timing insides.Timing) {
 		{&s.record.timing.SweepEvery, &timing.SweepEvery},
 		{&s.record.timing.MissedAfter, &timing.MissedAfter},
 		{&s.record.timing.ClaimPatience, &timing.ClaimPatience},
-		{&s.record.timing.FlushPatience, &timing.FlushPatience},
+		{&s.record.timing.StopPatience, &timing.FlushPatience},
 	} {
 		if *d.from != 0 {
 			*d.to = *d.from

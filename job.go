@@ -38,9 +38,6 @@ var (
 	// say whether a write happened. SmallBen reads the rows again as soon as
 	// the database answers; the caller may list the jobs to learn the same.
 	ErrOutcomeUnknown = sqltx.ErrOutcomeUnknown
-	// ErrNotRegistered is what errors.Is finds when a Recorder is asked in the
-	// name of a process that it does not know, or no longer does.
-	ErrNotRegistered = errors.New("process not registered")
 )
 
 // JobError is an error of one job. errors.As gives it, and so the job's id;
@@ -246,9 +243,8 @@ type Job struct {
 	input     string         // as it is stored; empty for a Job that does not come from ListJobs
 	schedule  cron.Schedule  // nil for a Job that does not come from ListJobs
 	location  *time.Location // where the schedule is read
-	lastRun   RunResult
+	lastRun   Run
 	running   bool
-	recorded  Run // the last one in the record
 }
 
 // CreatedAt returns when the job was added, in UTC. It is the zero time for a
@@ -272,18 +268,16 @@ func (j *Job) DecodeInput(v any) error {
 // Paused reports whether the job was paused when it was listed.
 func (j *Job) Paused() bool { return j.paused }
 
-// LastRun returns the run of the job that had ended last in this process when it
-// was listed. The zero value means none. It outlives Stop, pauses and updates, but
-// not the job nor the process.
-func (j *Job) LastRun() RunResult { return j.lastRun }
+// LastRun returns the last run of the job when it was listed, or the zero value if
+// there is none. If runs are recorded (Config.Runs) it is the one of the newest tick
+// that ran in any process, one in progress included; ticks that were missed or
+// skipped, or that wait, are none. Otherwise it is the one that had ended last in
+// this process: it outlives Stop, pauses and updates, but not the job nor the
+// process.
+func (j *Job) LastRun() Run { return j.lastRun }
 
-// LastRecordedRun returns the newest run of the job in the record, of any process,
-// one in progress included; ticks that were missed or skipped are none. It is the
-// zero value if there is none or runs are not recorded (Config.Runs).
-func (j *Job) LastRecordedRun() Run { return j.recorded }
-
-// Running reports whether a run of the job was in progress in this process when
-// it was listed.
+// Running reports whether a run of the job was in progress when it was listed: in
+// any process if runs are recorded, and otherwise in this one.
 func (j *Job) Running() bool { return j.running }
 
 // NextRun returns the first tick of the job after the call: the zero time if the

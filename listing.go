@@ -41,7 +41,8 @@ func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err e
 		jobs[i] = found[i].toJob()
 		jobs[i].schedule = inLocation(jobs[i].schedule, s.scheduler.location)
 		jobs[i].location = s.scheduler.location
-		jobs[i].lastRun, jobs[i].running = s.scheduler.runsOf(jobs[i].ID)
+		last, running := s.scheduler.runsOf(jobs[i].ID)
+		jobs[i].lastRun, jobs[i].running = last.run(jobs[i].ID), running
 	}
 	if s.record != nil && len(jobs) > 0 {
 		err = s.record.describe(jobs)

@@ -147,7 +147,7 @@ func putRuns(t testing.TB, db *database, jobID int64, first time.Time, step time
 		if outcome == smallben.OutcomeMissed {
 			missed = 3
 		}
-		db.exec(t, fmt.Sprintf(`INSERT INTO job_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
+		db.exec(t, fmt.Sprintf(`INSERT INTO smallben_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
 VALUES (%d, %d, false, 1, 0, 0, 'host/1/abc', '%s', %d, %d, '', %d, false)`, jobID, tick, outcome, tick, tick+1, missed))
 	}
 }

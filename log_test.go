@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // Rule 19.
@@ -145,8 +146,8 @@ func TestASinkThatBlocksHoldsUpNeitherClaimedRunsNorStop(t *testing.T) {
 					require.NoError(t, recorder.Join("ghost"))
 					changes, err := recorder.Changes(0, []int64{1})
 					require.NoError(t, err)
-					_, err = recorder.Claim("ghost", []smallben.Claim{{RunKey: smallben.RunKey{JobID: 1, Tick: begin, Attempt: 1},
-						Revision: changes.Jobs[0].Revision, Exclusive: true}})
+					_, err = recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: begin, Attempt: 1},
+						Revision: changes.Revisions[0], Overlap: ledger.Skip}})
 					require.NoError(t, err)
 				case "ticks missed":
 					recorder.away(true)

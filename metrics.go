@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // RegisterMetrics registers the metrics of this SmallBen, which Collector lists.
@@ -127,9 +129,9 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 		seconds := func(desc *prometheus.Desc, d time.Duration) {
 			metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, d.Seconds())
 		}
-		seconds(syncLagDesc, health.syncLag)
-		seconds(clockOffsetDesc, health.clockOffset)
-		seconds(heartbeatAgeDesc, health.heartbeatAge)
+		seconds(syncLagDesc, health.SyncLag)
+		seconds(clockOffsetDesc, health.ClockOffset)
+		seconds(heartbeatAgeDesc, health.HeartbeatAge)
 	}
 }
 
@@ -211,7 +213,7 @@ func (m *typeMetrics) started(lateness time.Duration) {
 	m.lateness.Observe(lateness.Seconds())
 }
 
-func (m *typeMetrics) ended(result *RunResult) {
+func (m *typeMetrics) ended(result *runResult) {
 	m.inProgress.Dec()
 	m.duration.Observe(result.Duration.Seconds())
 	m.outcomes[result.Outcome].Inc()
@@ -259,19 +261,26 @@ func (m *recordMetrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.claims, m.duration, m.unclaimed, m.lostRuns, m.missed}
 }
 
-func (m *recordMetrics) claimed(sent time.Time) { m.duration.Observe(time.Since(sent).Seconds()) }
+// Claimed implements ledger.Metrics.
+func (m *recordMetrics) Claimed(took time.Duration) { m.duration.Observe(took.Seconds()) }
 
-// health is how a recording does.
-type health struct{ syncLag, clockOffset, heartbeatAge time.Duration }
+// Count implements ledger.Metrics.
+func (m *recordMetrics) Count(event ledger.Event, n int) {
+	map[ledger.Event]prometheus.Counter{
+		ledger.ClaimsWon:     m.won,
+		ledger.ClaimsLost:    m.lost,
+		ledger.ClaimsRefused: m.refused,
+		ledger.RunsUnclaimed: m.unclaimed,
+		ledger.RunsLost:      m.lostRuns,
+		ledger.TicksMissed:   m.missed,
+	}[event].Add(float64(n))
+}
 
-// health reports false while nothing is started.
-func (s *SmallBen) health() (health, bool) {
+// health tells how the record of runs does, and false while nothing is started.
+func (s *SmallBen) health() (ledger.Health, bool) {
 	session := s.scheduler.current()
-	if session == nil || session.recording == nil {
-		return health{}, false
+	if session == nil || session.ledger == nil {
+		return ledger.Health{}, false
 	}
-	r := session.recording
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return health{time.Since(r.inSync), r.offset, time.Since(r.lastBeat)}, true
+	return session.ledger.Health(), true
 }

@@ -39,9 +39,9 @@ type RawJob struct {
 	// SerializedJobInput is the JSON of the input.
 	SerializedJobInput string `gorm:"column:serialized_job_input;not null"`
 
-	// Revision is that of the last change of the job, as a Recorder gives it. It
-	// is no column of the table, and 0 elsewhere.
-	Revision int64 `gorm:"-"`
+	// revision is that of the last change of the job, if runs are recorded. It is
+	// no column of the table.
+	revision int64
 
 	// defect says why a column could not be read, if so.
 	defect string

@@ -20,6 +20,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
 )
@@ -39,8 +40,8 @@ func eachShared(t *testing.T, test func(t *testing.T, db *database)) {
 // recorder opens another repository on the database, as another process would.
 func (db *database) recorder(t testing.TB) records {
 	t.Helper()
-	r := records{Recorder: db.open(t), put: db.put}
-	require.NoError(t, r.OpenRecord(recordLocation))
+	r := records{recordStore: recordOf(db.open(t)), put: db.put}
+	require.NoError(t, r.Open(recordLocation))
 	return r
 }
 
@@ -82,11 +83,11 @@ func skipMigration(config *smallben.RepositoryGormConfig) { config.SkipMigration
 
 func TestNoRecordIsCreatedUntilItIsOpened(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
-		r := db.open(t)
+		r := recordOf(db.open(t))
 		require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(1, 2)...)))
 		require.Empty(t, db.recordTables(t))
-		require.NoError(t, r.OpenRecord(recordLocation))
-		require.ElementsMatch(t, []string{"job_runs", "job_marks", "job_running", "job_processes", "job_record"}, db.recordTables(t))
+		require.NoError(t, r.Open(recordLocation))
+		require.ElementsMatch(t, []string{"smallben_runs", "smallben_job_state", "smallben_closed_spans", "smallben_locks", "smallben_processes", "smallben_ledger"}, db.recordTables(t))
 	})
 }
 
@@ -107,44 +108,44 @@ func TestRunsSchemaIsWhatIsCreated(t *testing.T) {
 func TestSkipMigrationLeavesTheRecordToTheUser(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
 		db.open(t)
-		r := db.open(t, skipMigration)
-		err := r.OpenRecord(recordLocation)
-		require.ErrorContains(t, err, "job_r")
+		r := recordOf(db.open(t, skipMigration))
+		err := r.Open(recordLocation)
+		require.ErrorContains(t, err, "smallben_")
 		require.ErrorContains(t, err, "RunsSchema")
 		require.Empty(t, db.recordTables(t))
 
-		db.apply(t, r.RunsSchema())
-		require.NoError(t, r.OpenRecord(recordLocation))
+		db.apply(t, r.(gormRecord).RunsSchema())
+		require.NoError(t, r.Open(recordLocation))
 		require.NoError(t, r.Join("a"))
-		_, err = r.Beat("a")
+		_, err = r.Beat("a", true)
 		require.NoError(t, err)
 	})
 }
 
 func TestATableOfTheRecordWithoutAColumnIsAnErrorAtOpening(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
-		r := db.open(t)
-		db.exec(t, "CREATE TABLE job_running (job_id bigint PRIMARY KEY)")
-		require.ErrorContains(t, r.OpenRecord(recordLocation), "table job_running")
+		r := recordOf(db.open(t))
+		db.exec(t, "CREATE TABLE smallben_locks (job_id bigint PRIMARY KEY)")
+		require.ErrorContains(t, r.Open(recordLocation), "table smallben_locks")
 	})
 }
 
 func TestOtherDatabasesHoldNoRecord(t *testing.T) {
 	t.Parallel()
-	r := newPortable(t).open(t)
-	require.EqualError(t, r.OpenRecord("UTC"), "open record: the record of runs needs PostgreSQL or SQLite, not sqlite")
-	require.Empty(t, r.RunsSchema())
+	r := recordOf(newPortable(t).open(t))
+	require.EqualError(t, r.Open("UTC"), "open record: the record of runs needs PostgreSQL or SQLite, not sqlite")
+	require.Empty(t, r.(gormRecord).RunsSchema())
 	calls := map[string]func() error{
 		"Join": func() error { return r.Join("a") }, "Leave": func() error { return r.Leave("a") },
-		"Beat":         func() error { _, err := r.Beat("a"); return err },
-		"Claim":        func() error { _, err := r.Claim("a", claimsOf(1, runKey(1, 1))); return err },
-		"Finish":       func() error { return r.Finish("a", []smallben.FinishedRun{finished(runKey(1, 1))}) },
-		"Change":       func() error { _, err := r.Change(func(smallben.RecordTx) error { return nil }); return err },
-		"Changes":      func() error { _, err := r.Changes(0, nil); return err },
-		"CompareMarks": r.CompareMarks,
-		"PruneRuns":    func() error { _, err := r.PruneRuns(dawn, 1); return err },
-		"ListRuns":     func() error { _, err := r.ListRuns(smallben.ListRunsOptions{}); return err },
-		"LastRuns":     func() error { _, err := r.LastRuns([]int64{1}); return err },
+		"Beat":     func() error { _, err := r.Beat("a", true); return err },
+		"Claim":    func() error { _, err := r.Claim("a", claimsOf(1, runKey(1, 1))); return err },
+		"Finish":   func() error { return r.Finish("a", []ledger.End{finished(runKey(1, 1))}) },
+		"Change":   func() error { _, err := r.Change(func(ledger.Tx) error { return nil }); return err },
+		"Changes":  func() error { _, err := r.Changes(0, nil); return err },
+		"Compare":  r.Compare,
+		"Prune":    func() error { _, err := r.Prune(dawn, 1); return err },
+		"ListRuns": func() error { _, err := r.ListRuns(ledger.Query{}); return err },
+		"LastRuns": func() error { _, err := r.LastRuns([]int64{1}); return err },
 	}
 	for name, call := range calls {
 		assert.ErrorContains(t, call(), "the record of runs needs PostgreSQL or SQLite", name)
@@ -154,15 +155,15 @@ func TestOtherDatabasesHoldNoRecord(t *testing.T) {
 func TestAFileOfSQLiteMustBeInWALMode(t *testing.T) {
 	t.Parallel()
 	db := newSQLite(t)
-	r := db.open(t)
-	err := r.OpenRecord(recordLocation)
+	r := recordOf(db.open(t))
+	err := r.Open(recordLocation)
 	require.ErrorContains(t, err, "WAL")
 	require.ErrorContains(t, err, "_journal_mode=WAL")
 	require.Empty(t, db.recordTables(t))
 	require.Equal(t, []string{"delete"}, db.strings(t, "PRAGMA journal_mode"))
 
 	db.exec(t, "PRAGMA journal_mode = WAL")
-	require.NoError(t, r.OpenRecord(recordLocation))
+	require.NoError(t, r.Open(recordLocation))
 }
 
 func TestADatabaseInMemoryHoldsARecordOfOneProcess(t *testing.T) {
@@ -171,7 +172,7 @@ func TestADatabaseInMemoryHoldsARecordOfOneProcess(t *testing.T) {
 	revision := r.start(t, 1)
 	require.NoError(t, r.Join("a"))
 	r.win(t, "a", claimsOf(revision, runKey(1, 1)))
-	require.NoError(t, r.Finish("a", []smallben.FinishedRun{finished(runKey(1, 1))}))
+	require.NoError(t, r.Finish("a", []ledger.End{finished(runKey(1, 1))}))
 	require.Len(t, r.runs(t), 1)
 }
 
@@ -185,13 +186,13 @@ func TestStatementsOfTheRecordDoNotGrowWithTheRuns(t *testing.T) {
 			for i := range ids {
 				ids[i] = int64(100 + i)
 			}
-			r := records{Recorder: b.repository}
+			r := records{recordStore: b.repository}
 			revision := r.start(t, ids...)
-			keys, runs := make([]smallben.RunKey, n), make([]smallben.FinishedRun, n)
+			keys, runs := make([]ledger.Key, n), make([]ledger.End, n)
 			for i, id := range ids {
 				keys[i] = runKey(id, 1)
 				runs[i] = finished(keys[i])
-				runs[i].Exclusive = true
+				runs[i].Overlap = ledger.Skip
 			}
 			claims := exclusively(claimsOf(revision, keys...))
 			for _, call := range []func(){
@@ -220,8 +221,8 @@ func TestOnPostgreSQLClaimsAndFinishesReadTheirOwnRowsOnly(t *testing.T) {
 		repository, err := db.tryOpen()
 		require.NoError(t, err)
 		defer repository.Close() // and with it the server's processes, which count then
-		r := records{Recorder: repository}
-		require.NoError(t, r.OpenRecord(recordLocation))
+		r := records{recordStore: recordOf(repository)}
+		require.NoError(t, r.Open(recordLocation))
 		require.NoError(t, r.Join("a"))
 		ids := make([]int64, jobs)
 		for i := range ids {
@@ -229,7 +230,7 @@ func TestOnPostgreSQLClaimsAndFinishesReadTheirOwnRowsOnly(t *testing.T) {
 		}
 		revision := r.start(t, ids...)
 		for tick := range ticks {
-			keys, runs := make([]smallben.RunKey, jobs), make([]smallben.FinishedRun, jobs)
+			keys, runs := make([]ledger.Key, jobs), make([]ledger.End, jobs)
 			for i, id := range ids {
 				keys[i] = runKey(id, tick+1)
 				runs[i] = finished(keys[i])
@@ -253,10 +254,10 @@ func TestNoClaimIsWonAfterThePauseOfItsJobWasAcknowledged(t *testing.T) {
 		const claimers, jobs, ticks, pauses = 3, 8, 400, 40
 		writer := db.recorder(t)
 		ids := make([]int64, jobs)
-		spans := make([]smallben.TickSpan, jobs)
+		spans := make([]ledger.Span, jobs)
 		for i := range ids {
 			ids[i] = int64(i + 1)
-			spans[i] = smallben.TickSpan{JobID: ids[i], After: dawn, Until: tickAt(ticks)}
+			spans[i] = ledger.Span{JobID: ids[i], After: dawn, Until: tickAt(ticks)}
 		}
 		writer.start(t, ids...)
 		var (
@@ -276,10 +277,10 @@ func TestNoClaimIsWonAfterThePauseOfItsJobWasAcknowledged(t *testing.T) {
 						return
 					}
 					for range 3 { // the last ones with an old revision, perhaps
-						var claims []smallben.Claim
+						var claims []ledger.Claim
 						for _, row := range changes.Jobs {
 							key := runKey(row.ID, 1+rand.IntN(ticks))
-							claims = append(claims, smallben.Claim{RunKey: key, Revision: row.Revision})
+							claims = append(claims, ledger.Claim{Key: key, Revision: changes.RevisionOf(row.ID)})
 						}
 						rand.Shuffle(len(claims), func(i, j int) { claims[i], claims[j] = claims[j], claims[i] })
 						results, err := r.Claim(process, claims)
@@ -287,7 +288,7 @@ func TestNoClaimIsWonAfterThePauseOfItsJobWasAcknowledged(t *testing.T) {
 							return
 						}
 						for _, result := range results {
-							if result == smallben.ClaimWon {
+							if result == ledger.Won {
 								won.Add(1)
 							}
 						}
@@ -303,7 +304,7 @@ func TestNoClaimIsWonAfterThePauseOfItsJobWasAcknowledged(t *testing.T) {
 		defer done.Store(true)
 		var before, after [][]time.Time
 		for range pauses {
-			writer.change(t, func(tx smallben.RecordTx) (err error) {
+			writer.change(t, func(tx smallben.ChangeTx) (err error) {
 				if err = tx.PauseJobs(rawJobs(ids[:jobs/2]...)); err == nil {
 					before, err = tx.RecordedTicks(spans[:jobs/2])
 				}
@@ -311,7 +312,7 @@ func TestNoClaimIsWonAfterThePauseOfItsJobWasAcknowledged(t *testing.T) {
 			})
 			<-turns
 			<-turns
-			writer.change(t, func(tx smallben.RecordTx) (err error) {
+			writer.change(t, func(tx smallben.ChangeTx) (err error) {
 				if after, err = tx.RecordedTicks(spans[:jobs/2]); err == nil {
 					err = tx.ResumeJobs(withSchedule(t, rawJobs(ids[:jobs/2]...)...))
 				}
@@ -342,8 +343,8 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 		open := func() records {
 			faults := db.faults(t)
 			pools = append(pools, faults)
-			r := records{Recorder: testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 0)}
-			require.NoError(t, r.OpenRecord(recordLocation))
+			r := records{recordStore: recordOf(testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 0))}
+			require.NoError(t, r.Open(recordLocation))
 			faults.Reset()
 			return r
 		}
@@ -353,13 +354,13 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 			wg.Go(func() {
 				for round := range rounds {
 					turns <- struct{}{}
-					var claims []smallben.Claim
+					var claims []ledger.Claim
 					for _, n := range rand.Perm(jobs) {
 						claim := claimsOf(revision, runKey(ids[n], round+1))[0]
-						claim.Exclusive = n%3 == 0
+						claim.Overlap = lockedIf(n%3 == 0)
 						claims = append(claims, claim)
 						if n%10 == 0 {
-							claim.RunKey = triggered(claim.RunKey)
+							claim.Key = triggered(claim.Key)
 							claims = append(claims, claim)
 						}
 					}
@@ -367,11 +368,11 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 					if !assert.NoError(t, err) {
 						return
 					}
-					var runs []smallben.FinishedRun
+					var runs []ledger.End
 					for i, result := range results {
-						if result == smallben.ClaimWon {
-							run := finished(claims[i].RunKey)
-							run.Exclusive = claims[i].Exclusive
+						if result == ledger.Won {
+							run := finished(claims[i].Key)
+							run.Overlap = claims[i].Overlap
 							runs = append(runs, run)
 						}
 					}
@@ -380,7 +381,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 					finishing.Go(func() { assert.NoError(t, r.Finish(process, runs[:half])) })
 					finishing.Go(func() { assert.NoError(t, r.Finish(process, runs)) })
 					finishing.Wait()
-					_, err = r.Beat(process)
+					_, err = r.Beat(process, true)
 					assert.NoError(t, err)
 				}
 			})
@@ -388,20 +389,20 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 		writer, another := open(), open()
 		writers.Go(func() {
 			for range turns {
-				_, err := writer.Change(func(tx smallben.RecordTx) error {
+				_, err := writer.Change(inJobs(func(tx smallben.ChangeTx) error {
 					some := ids[rand.IntN(jobs/2):]
-					if _, err := tx.Accounts(some); err != nil {
+					if _, err := tx.Watermarks(some); err != nil {
 						return err
 					}
-					_, err := tx.Bury([]smallben.Peer{{Process: "process 1", Beats: -1}})
+					_, err := tx.Expire([]ledger.Member{{Process: "process 1", Beats: -1}})
 					return errors.Join(err, tx.Record(accountsAt(dawn, some...), nil))
-				})
+				}))
 				assert.NoError(t, err)
 			}
 		})
 		writers.Go(func() {
 			for range turns {
-				_, err := another.PruneRuns(dawn, 10)
+				_, err := another.Prune(dawn, 10)
 				assert.NoError(t, err)
 				assert.NoError(t, another.Join("guest"))
 				assert.NoError(t, another.Leave("guest"))
@@ -417,7 +418,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 		runs := r.runs(t)
 		require.Len(t, runs, rounds*(jobs+jobs/10))
 		for _, run := range runs {
-			require.Contains(t, []smallben.Outcome{smallben.OutcomeOK, smallben.OutcomeSkipped}, run.Outcome)
+			require.Contains(t, []ledger.Outcome{ledger.Outcome(smallben.OutcomeOK), ledger.Skipped}, run.Outcome)
 		}
 		for _, account := range r.accounts(t, ids...) {
 			require.False(t, account.Busy)
@@ -429,8 +430,8 @@ func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *
 	t.Parallel()
 	for name, stop := range map[string]func(op faultsql.Op) bool{
 		"with its claims made":    func(op faultsql.Op) bool { return op.Kind == faultsql.Commit },
-		"within a Change":         func(op faultsql.Op) bool { return strings.Contains(op.SQL, "UPDATE jobs SET paused") },
-		"with its claims at hand": func(op faultsql.Op) bool { return strings.Contains(op.SQL, "job_processes") },
+		"within a Change":         func(op faultsql.Op) bool { return strings.Contains(op.SQL, "paused = true") },
+		"with its claims at hand": func(op faultsql.Op) bool { return strings.Contains(op.SQL, "smallben_processes") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -440,8 +441,8 @@ func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *
 			require.NoError(t, r.Join("a"))
 			faults := db.faults(t)
 			t.Cleanup(func() { require.NoError(t, faults.DB().Close()) })
-			stopped := records{Recorder: testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 0)}
-			require.NoError(t, stopped.OpenRecord(recordLocation))
+			stopped := records{recordStore: recordOf(testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 0))}
+			require.NoError(t, stopped.Open(recordLocation))
 
 			reached, goOn := make(chan struct{}), make(chan struct{})
 			var once sync.Once
@@ -451,7 +452,7 @@ func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *
 				}
 			})
 			pause := func(r records) error {
-				_, err := r.Change(func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1)) })
+				_, err := r.Change(inJobs(func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1)) }))
 				return err
 			}
 			failed := make(chan error)
@@ -481,7 +482,7 @@ func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *
 type faultyRecord struct {
 	*database
 	faults     *faultsql.Faults
-	repository *smallben.RepositoryGorm // over the faults
+	repository recordStore // over the faults
 	truth      records
 	revision   int64
 }
@@ -511,14 +512,14 @@ func eachFaultyRecord(t *testing.T, test func(t *testing.T, b *faultyRecord)) {
 			b.faults.Heal()
 			assert.NoError(t, b.faults.DB().Close())
 		})
-		b.repository = testkit.OpenGorm(t, db.dialectorOn(b.faults.DB()), 0)
+		b.repository = recordOf(testkit.OpenGorm(t, db.dialectorOn(b.faults.DB()), 0))
 		test(t, b)
 	})
 }
 
 func (b *faultyRecord) reset(t testing.TB) {
 	t.Helper()
-	for _, table := range []string{"jobs", "job_runs", "job_marks", "job_running", "job_processes"} {
+	for _, table := range []string{"jobs", "smallben_runs", "smallben_job_state", "smallben_locks", "smallben_processes"} {
 		b.exec(t, "DELETE FROM "+table)
 	}
 	b.revision = b.truth.start(t, 1, 2)
@@ -533,11 +534,11 @@ func (b *faultyRecord) contents(t testing.TB) []string {
 	t.Helper()
 	return slices.Concat(
 		b.strings(t, "SELECT concat_ws(' ', 'job', id, paused) FROM jobs ORDER BY id"),
-		b.strings(t, "SELECT concat_ws(' ', 'run', job_id, tick, attempt, process, outcome) FROM job_runs ORDER BY job_id, tick, attempt"),
-		b.strings(t, fmt.Sprintf("SELECT concat_ws(' ', 'mark', job_id, revision - %d, deleted_at IS NULL) FROM job_marks ORDER BY job_id", b.revision)),
-		b.strings(t, "SELECT concat_ws(' ', 'key', job_id, tick, process) FROM job_running ORDER BY job_id"),
-		b.strings(t, "SELECT concat_ws(' ', 'process', process) FROM job_processes ORDER BY process"),
-		b.strings(t, fmt.Sprintf("SELECT concat_ws(' ', 'record', revision - %d, leader) FROM job_record", b.revision)))
+		b.strings(t, "SELECT concat_ws(' ', 'run', job_id, tick, attempt, process, outcome) FROM smallben_runs ORDER BY job_id, tick, attempt"),
+		b.strings(t, fmt.Sprintf("SELECT concat_ws(' ', 'mark', job_id, revision - %d, deleted_at IS NULL) FROM smallben_job_state ORDER BY job_id", b.revision)),
+		b.strings(t, "SELECT concat_ws(' ', 'key', job_id, tick, process) FROM smallben_locks ORDER BY job_id"),
+		b.strings(t, "SELECT concat_ws(' ', 'process', process) FROM smallben_processes ORDER BY process"),
+		b.strings(t, fmt.Sprintf("SELECT concat_ws(' ', 'record', revision - %d, leader) FROM smallben_ledger", b.revision)))
 }
 
 // recordCalls are the calls that write the record, but Beat.
@@ -550,40 +551,40 @@ func recordCalls(b *faultyRecord) map[string]func() error {
 			claims := append(claimsOf(b.revision, runKey(2, 1), triggered(runKey(3, 1)), triggered(runKey(9, 1))),
 				exclusively(claimsOf(b.revision, runKey(1, 2), runKey(2, 2), runKey(1, 1)))...)
 			results, err := r.Claim("a", claims)
-			if err == nil && !slices.Equal(results, []smallben.ClaimResult{smallben.ClaimWon, smallben.ClaimWon, smallben.ClaimStale,
-				smallben.ClaimSkipped, smallben.ClaimWon, smallben.ClaimWon}) {
+			if err == nil && !slices.Equal(results, []ledger.Result{ledger.Won, ledger.Won, ledger.Stale,
+				ledger.Overlapped, ledger.Won, ledger.Won}) {
 				err = fmt.Errorf("the results are %v", results)
 			}
 			return err
 		},
 		"Finish": func() error {
 			run, unclaimed := finished(runKey(1, 1)), finished(runKey(2, 7))
-			run.Exclusive, unclaimed.Unclaimed = true, true
-			return r.Finish("a", []smallben.FinishedRun{run, unclaimed})
+			run.Overlap, unclaimed.Unclaimed = ledger.Skip, true
+			return r.Finish("a", []ledger.End{run, unclaimed})
 		},
 		"Change": func() error {
-			_, err := r.Change(func(tx smallben.RecordTx) error {
-				if _, err := tx.Accounts([]int64{1, 2}); err != nil {
+			_, err := r.Change(inJobs(func(tx smallben.ChangeTx) error {
+				if _, err := tx.Watermarks([]int64{1, 2}); err != nil {
 					return err
 				}
 				if err := tx.PauseJobs(rawJobs(1)); err != nil {
 					return err
 				}
-				if err := tx.Record(accountsAt(tickAt(5), 1), []smallben.Run{ended(runKey(1, 5), smallben.OutcomeMissed)}); err != nil {
+				if err := tx.Record(accountsAt(tickAt(5), 1), []ledger.Run{ended(runKey(1, 5), ledger.Missed)}); err != nil {
 					return err
 				}
 				_, err := tx.Lead("b")
 				return err
-			})
+			}))
 			return err
 		},
-		"CompareMarks": r.CompareMarks,
+		"Compare": r.Compare,
 	}
 }
 
 func TestAWriteOfTheRecordThatADeadlockEndedIsTriedAgainUnlessItIsAChange(t *testing.T) {
 	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
-		require.NoError(t, b.repository.OpenRecord(recordLocation))
+		require.NoError(t, b.repository.Open(recordLocation))
 		for name, call := range recordCalls(b) {
 			b.reset(t)
 			before := b.contents(t)
@@ -593,7 +594,7 @@ func TestAWriteOfTheRecordThatADeadlockEndedIsTriedAgainUnlessItIsAChange(t *tes
 			}, faultsql.Fault{Mode: faultsql.Before, Err: testkit.Deadlock{}})
 			err := call()
 			b.faults.Heal()
-			if name == "Change" || name == "CompareMarks" {
+			if name == "Change" || name == "Compare" {
 				require.ErrorAs(t, err, new(testkit.Deadlock), name)
 				require.Equal(t, before, b.contents(t))
 				continue
@@ -609,9 +610,10 @@ func TestACommitOfTheRecordWhoseReplyIsLostIsLearned(t *testing.T) {
 	db := newPostgres(t)
 	b := &faultyRecord{database: db, truth: db.recorder(t)}
 	proxy := pgtest.NewProxy(t, db.dsn)
-	b.repository = testkit.OpenGorm(t, postgres.Open(proxy.DSN()), 0)
-	t.Cleanup(func() { require.NoError(t, b.repository.Close()) })
-	require.NoError(t, b.repository.OpenRecord(recordLocation))
+	repository := testkit.OpenGorm(t, postgres.Open(proxy.DSN()), 0)
+	b.repository = recordOf(repository)
+	t.Cleanup(func() { require.NoError(t, repository.Close()) })
+	require.NoError(t, b.repository.Open(recordLocation))
 	for name, call := range recordCalls(b) {
 		b.reset(t)
 		require.NoError(t, call(), name)
@@ -628,7 +630,7 @@ func TestACommitOfTheRecordWhoseReplyIsLostIsLearned(t *testing.T) {
 // What another does to the rows before we ask must not hide that ours happened.
 func TestAChangeWhoseReplyIsLostIsLearnedThoughOthersFollow(t *testing.T) {
 	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
-		require.NoError(t, b.repository.OpenRecord(recordLocation))
+		require.NoError(t, b.repository.Open(recordLocation))
 		for _, happens := range []bool{true, false} {
 			b.reset(t)
 			mode := faultsql.After
@@ -639,13 +641,13 @@ func TestAChangeWhoseReplyIsLostIsLearnedThoughOthersFollow(t *testing.T) {
 			b.faults.FailWhen(func(op faultsql.Op) bool { return op.Kind == faultsql.Commit }, faultsql.Fault{Mode: mode})
 			b.faults.OnOp(func(op faultsql.Op) {
 				if lost {
-					b.truth.change(t, func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(2)) })
+					b.truth.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(2)) })
 					b.faults.OnOp(nil)
 				}
 				lost = lost || op.Kind == faultsql.Commit
 			})
 			var revision int64
-			revision, err := b.repository.Change(func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(2)) })
+			revision, err := b.repository.Change(inJobs(func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(2)) }))
 			b.faults.OnOp(nil)
 			b.faults.Heal()
 			if happens {
@@ -662,23 +664,23 @@ func TestAChangeWhoseReplyIsLostIsLearnedThoughOthersFollow(t *testing.T) {
 func TestWritersOfTheRecordOnOneRepositoryQueue(t *testing.T) {
 	t.Parallel()
 	db := newSQLiteWAL(t)
-	r := records{Recorder: db.open(t, timeout(time.Second))}
-	require.NoError(t, r.OpenRecord(recordLocation))
+	r := records{recordStore: recordOf(db.open(t, timeout(time.Second)))}
+	require.NoError(t, r.Open(recordLocation))
 	require.NoError(t, r.Join("a"))
 	revision := r.start(t, 1)
 	var wg sync.WaitGroup
 	for n := range 50 {
 		wg.Go(func() {
 			r.win(t, "a", claimsOf(revision, runKey(1, n+1)))
-			assert.NoError(t, r.Finish("a", []smallben.FinishedRun{finished(runKey(1, n+1))}))
-			_, err := r.Beat("a")
+			assert.NoError(t, r.Finish("a", []ledger.End{finished(runKey(1, n+1))}))
+			_, err := r.Beat("a", true)
 			assert.NoError(t, err)
 		})
 	}
 	wg.Wait()
 	// One that waits for its turn does not wait for longer than its timeout.
-	_, err := r.Change(func(smallben.RecordTx) error {
-		_, err := r.Beat("a")
+	_, err := r.Change(func(ledger.Tx) error {
+		_, err := r.Beat("a", true)
 		require.ErrorContains(t, err, "no answer from the database within 1s")
 		return errUndo
 	})
@@ -696,13 +698,13 @@ func BenchmarkClaimAndFinish(b *testing.B) {
 			}
 			revision := r.start(b, ids...)
 			require.NoError(b, r.Join("a"))
-			claims, runs := make([]smallben.Claim, batch), make([]smallben.FinishedRun, batch)
+			claims, runs := make([]ledger.Claim, batch), make([]ledger.End, batch)
 			n := 0
 			begun := time.Now()
 			for b.Loop() {
 				for i := range claims {
 					key := runKey(int64(n%jobs+1), n/jobs+1)
-					claims[i] = smallben.Claim{RunKey: key, Revision: revision}
+					claims[i] = ledger.Claim{Key: key, Revision: revision}
 					runs[i] = finished(key)
 					n++
 				}

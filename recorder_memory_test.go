@@ -10,21 +10,23 @@ import (
 	"time"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 var (
 	errAway     = errors.New("the database is away")
-	errNoRecord = errors.New("there is no record: OpenRecord comes first")
+	errNoRecord = errors.New("there is no record: Open comes first")
 )
 
-// memoryRecorder is a Recorder written from outside the package, against nothing
+// memoryRecorder is a repository with a record of runs, written from outside the package, against nothing
 // but the contract. Several SmallBens that are given the same one share it, as
 // processes share a database.
 //
 // Each method of it and, as "tx.PauseJobs", each method of a RecordTx is a call,
 // which tests can watch and let fail. "commit" is the end of a Change.
 type memoryRecorder struct {
-	writing chan struct{} // holds a token while a call writes
+	smallben.Recorded               // by itself
+	writing           chan struct{} // holds a token while a call writes
 
 	mu     sync.RWMutex
 	record *memoryRecord
@@ -38,24 +40,27 @@ type memoryRecorder struct {
 }
 
 var (
-	_ smallben.Recorder = (*memoryRecorder)(nil)
+	_ recordStore       = (*memoryRecorder)(nil)
 	_ smallben.Upserter = (*memoryRecorder)(nil)
 	_ smallben.Pager    = (*memoryRecorder)(nil)
-	_ smallben.RecordTx = (*memoryTx)(nil)
+	_ smallben.ChangeTx = (*memoryTx)(nil)
 )
 
 func newMemoryRecorder() *memoryRecorder {
-	return &memoryRecorder{
+	r := &memoryRecorder{
 		writing: make(chan struct{}, 1),
 		record: &memoryRecord{
 			memoryRepository: newMemoryRepository(),
 			marks:            make(map[int64]memoryMark),
-			runs:             make(map[smallben.RunKey]smallben.Run),
+			runs:             make(map[ledger.Key]ledger.Run),
 			running:          make(map[int64]memoryHolder),
-			processes:        make(map[string]int64),
+			processes:        make(map[string]memoryProcess),
+			spans:            make(map[memorySpan]ledger.ClosedSpan),
 		},
 		fails: make(map[string]error), loses: make(map[string]bool), counts: make(map[string]int),
 	}
+	r.Store = r
+	return r
 }
 
 // memoryRecord is what memoryRecorder holds.
@@ -66,10 +71,20 @@ type memoryRecord struct {
 	revision  int64
 	leader    string
 	marks     map[int64]memoryMark
-	runs      map[smallben.RunKey]smallben.Run
+	runs      map[ledger.Key]ledger.Run
 	running   map[int64]memoryHolder
-	processes map[string]int64 // to their beats
+	processes map[string]memoryProcess
+	spans     map[memorySpan]ledger.ClosedSpan
 }
+
+// memoryProcess is a process that is registered.
+type memoryProcess struct {
+	beats  int64
+	claims bool
+}
+
+// memorySpan names a closed span.
+type memorySpan struct{ jobID, revision int64 }
 
 type memoryMark struct {
 	revision  int64
@@ -84,10 +99,11 @@ func (d *memoryRecord) mark(id int64) (mark memoryMark, marked bool) {
 	return mark, mark.revision > 0 && mark.deletedAt.IsZero()
 }
 
-// memoryHolder is the run that holds a running key, and its process.
+// memoryHolder is the run that holds a lock, and its process.
 type memoryHolder struct {
 	process string
-	run     smallben.RunKey
+	run     ledger.Key
+	delayed bool // another run waits for it
 }
 
 func (d *memoryRecord) clone() *memoryRecord {
@@ -96,6 +112,7 @@ func (d *memoryRecord) clone() *memoryRecord {
 	c := *d
 	c.memoryRepository = &memoryRepository{rows: maps.Clone(d.rows)}
 	c.marks, c.runs, c.running, c.processes = maps.Clone(d.marks), maps.Clone(d.runs), maps.Clone(d.running), maps.Clone(d.processes)
+	c.spans = maps.Clone(d.spans)
 	return &c
 }
 
@@ -147,8 +164,11 @@ func (r *memoryRecorder) contents() *memoryRecord {
 }
 
 // runs are all runs, oldest tick first.
-func (r *memoryRecorder) runs() []smallben.Run {
-	return slices.SortedFunc(maps.Values(r.contents().runs), func(a, b smallben.Run) int { return compareKeys(a.RunKey, b.RunKey) })
+func (r *memoryRecorder) runs() (runs []smallben.Run) {
+	for _, row := range slices.SortedFunc(maps.Values(r.contents().runs), func(a, b ledger.Run) int { return compareKeys(a.Key, b.Key) }) {
+		runs = append(runs, smallben.RunOf(row))
+	}
+	return runs
 }
 
 // put stores rows as they are, as another program would: tests put broken ones.
@@ -182,10 +202,17 @@ func (r *memoryRecorder) call(name string, do func() error) error {
 	defer r.faultMu.Unlock()
 	if r.loses[name] {
 		delete(r.loses, name)
-		return fmt.Errorf("%s: %w: the reply was lost", name, smallben.ErrOutcomeUnknown)
+		return fmt.Errorf("%s: %w", name, errReplyLost{})
 	}
 	return nil
 }
+
+// errReplyLost is the error of a call that happened all the same.
+type errReplyLost struct{}
+
+func (errReplyLost) Error() string          { return "the reply was lost" }
+func (errReplyLost) Unwrap() error          { return smallben.ErrOutcomeUnknown }
+func (errReplyLost) Settled() (bool, error) { return true, nil }
 
 func (r *memoryRecorder) fault(name string) error {
 	r.faultMu.Lock()
@@ -291,8 +318,8 @@ func (r *memoryRecorder) ListJobsAfter(options smallben.ToListOptions, after *in
 
 // The record.
 
-func (r *memoryRecorder) OpenRecord(location string) error {
-	return r.write("OpenRecord", func(d *memoryRecord) error {
+func (r *memoryRecorder) Open(location string) error {
+	return r.write("Open", func(d *memoryRecord) error {
 		if d.open && d.location != location {
 			return fmt.Errorf("open record: its location is %s, not %s", d.location, location)
 		}
@@ -304,7 +331,7 @@ func (r *memoryRecorder) OpenRecord(location string) error {
 
 func (r *memoryRecorder) Join(process string) error {
 	return r.write("Join", recorded(func(d *memoryRecord) error {
-		d.processes[process] += 0
+		d.processes[process] = d.processes[process]
 		return nil
 	}))
 }
@@ -316,30 +343,33 @@ func (r *memoryRecorder) Leave(process string) error {
 	}))
 }
 
-func (r *memoryRecorder) Beat(process string) (smallben.Pulse, error) {
-	var pulse smallben.Pulse
+func (r *memoryRecorder) Beat(process string, claims bool) (ledger.Heartbeat, error) {
+	var beat ledger.Heartbeat
 	err := r.write("Beat", recorded(func(d *memoryRecord) error {
 		if err := d.registered("beat", process); err != nil {
 			return err
 		}
-		d.processes[process]++
-		pulse = smallben.Pulse{Now: storedNow(), Revision: d.revision}
+		d.processes[process] = memoryProcess{d.processes[process].beats + 1, claims}
+		beat = ledger.Heartbeat{Now: storedNow(), Revision: d.revision}
 		if _, registered := d.processes[d.leader]; registered {
-			pulse.Leader = d.leader
+			beat.Leader = d.leader
 		}
-		for _, peer := range slices.Sorted(maps.Keys(d.processes)) {
-			pulse.Peers = append(pulse.Peers, smallben.Peer{Process: peer, Beats: d.processes[peer]})
+		for _, name := range slices.Sorted(maps.Keys(d.processes)) {
+			beat.Members = append(beat.Members, ledger.Member{Process: name, Beats: d.processes[name].beats, Claims: d.processes[name].claims})
+		}
+		if waiting := d.waiting(); len(waiting) > 0 {
+			beat.Due = waiting[0].Due
 		}
 		return nil
 	}))
 	if err != nil {
-		return smallben.Pulse{}, err
+		return ledger.Heartbeat{}, err
 	}
-	return pulse, nil
+	return beat, nil
 }
 
-func (r *memoryRecorder) Claim(process string, claims []smallben.Claim) ([]smallben.ClaimResult, error) {
-	results := make([]smallben.ClaimResult, len(claims))
+func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.Result, error) {
+	results := make([]ledger.Result, len(claims))
 	err := r.write("Claim", recorded(func(d *memoryRecord) error {
 		if err := d.registered("claim", process); err != nil {
 			return err
@@ -349,9 +379,12 @@ func (r *memoryRecorder) Claim(process string, claims []smallben.Claim) ([]small
 		for i := range order {
 			order[i] = i
 		}
-		slices.SortStableFunc(order, func(i, j int) int { return compareKeys(claims[i].RunKey, claims[j].RunKey) })
+		slices.SortStableFunc(order, func(i, j int) int { return compareKeys(claims[i].Key, claims[j].Key) })
 		for _, i := range order {
 			results[i] = d.claim(process, claims[i], now)
+			if results[i] == ledger.Won && claims[i].Supersedes {
+				d.supersede(claims[i].Key, now)
+			}
 		}
 		return nil
 	}))
@@ -361,70 +394,191 @@ func (r *memoryRecorder) Claim(process string, claims []smallben.Claim) ([]small
 	return results, nil
 }
 
-func (d *memoryRecord) claim(process string, claim smallben.Claim, now time.Time) smallben.ClaimResult {
-	key := storedKey(claim.RunKey)
+func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) ledger.Result {
+	key := storedKey(claim.Key)
 	run, taken := d.runs[key]
-	if taken && run.Process == process && run.Outcome == smallben.OutcomeRunning {
-		return smallben.ClaimWon
+	if taken && run.Process == process && run.Outcome == ledger.Running {
+		return ledger.Won
 	}
 	row, exists := d.rows[key.JobID]
 	mark, marked := d.mark(key.JobID)
 	switch {
 	case !exists, !key.Triggered && (row.Paused || !marked || mark.revision != claim.Revision):
-		return smallben.ClaimStale
+		return ledger.Stale
+	case claim.FromQueue && (!taken || run.Outcome != ledger.Waiting || run.Due.After(now.Add(ledger.MaxClockLead))):
+		return ledger.Taken
+	case claim.FromQueue:
+		if _, busy := d.running[key.JobID]; busy && claim.Overlap != ledger.Allow {
+			run.Due = now
+			d.runs[key] = run
+			return ledger.Taken
+		}
 	case !key.Triggered && !mark.until.Before(key.Tick):
-		return smallben.ClaimLate
-	case !key.Triggered && key.Tick.After(now.Add(time.Second)):
-		return smallben.ClaimEarly
+		return ledger.Late
+	case !key.Triggered && key.Tick.After(now.Add(ledger.MaxClockLead)):
+		return ledger.Early
 	case taken:
-		return smallben.ClaimTaken
+		return ledger.Taken
+	default:
+		run = ledger.Run{Key: key, GroupID: claim.GroupID, SuperGroupID: claim.SuperGroupID}
 	}
-	run = smallben.Run{
-		RunKey: key, GroupID: claim.GroupID, SuperGroupID: claim.SuperGroupID, Process: process,
-		Start: now, Outcome: smallben.OutcomeRunning, Exclusive: claim.Exclusive,
-	}
-	result := smallben.ClaimWon
-	if claim.Exclusive {
-		if _, busy := d.running[key.JobID]; busy {
-			run.Outcome, run.End, result = smallben.OutcomeSkipped, now, smallben.ClaimSkipped
-		} else {
-			d.running[key.JobID] = memoryHolder{process, key}
+	run.Process, run.Start, run.Outcome, run.Exclusive, run.Due = process, now, ledger.Running, claim.Overlap != ledger.Allow, time.Time{}
+	result := ledger.Won
+	if claim.Overlap != ledger.Allow {
+		holder, busy := d.running[key.JobID]
+		switch {
+		case !busy:
+			d.running[key.JobID] = memoryHolder{process: process, run: key}
+		case claim.Overlap == ledger.Delay && !holder.delayed:
+			holder.delayed = true
+			d.running[key.JobID] = holder
+			run.Process, run.Start, run.Outcome, run.Due, result = "", time.Time{}, ledger.Waiting, now, ledger.Delayed
+		default:
+			run.Outcome, run.End, result = ledger.Skipped, now, ledger.Overlapped
 		}
 	}
 	d.runs[key] = run
 	return result
 }
 
-func (r *memoryRecorder) Finish(process string, runs []smallben.FinishedRun) error {
+// supersede ends the waiting attempts of earlier ticks of a job.
+func (d *memoryRecord) supersede(by ledger.Key, now time.Time) {
+	for key, run := range d.runs {
+		if key.JobID == by.JobID && run.Outcome == ledger.Waiting && key.Attempt > 1 && !key.Triggered && key.Tick.Before(by.Tick) {
+			d.cancel(run, now, "a later tick of its job came")
+		}
+	}
+}
+
+func (d *memoryRecord) cancel(run ledger.Run, now time.Time, reason string) {
+	run.Outcome, run.Start, run.End, run.Due, run.Error = ledger.Skipped, now, now, time.Time{}, reason
+	d.runs[run.Key] = run
+}
+
+// waiting are the waiting runs, those that are due first first.
+func (d *memoryRecord) waiting() (runs []ledger.Run) {
+	for _, run := range d.runs {
+		if run.Outcome == ledger.Waiting {
+			runs = append(runs, run)
+		}
+	}
+	slices.SortFunc(runs, compareDue)
+	return runs
+}
+
+func compareDue(a, b ledger.Run) int { return cmp.Or(a.Due.Compare(b.Due), a.Key.Compare(b.Key)) }
+
+func (r *memoryRecorder) Waiting(after *ledger.Run, limit int) (runs []ledger.Run, err error) {
+	err = r.read("Waiting", recorded(func(d *memoryRecord) error {
+		all := d.waiting()
+		for _, run := range all {
+			_, busy := d.running[run.JobID]
+			earlier := func(o ledger.Run) bool {
+				return o.JobID == run.JobID && o.Exclusive && !o.Due.After(run.Due) && o.Key.Compare(run.Key) < 0
+			}
+			if len(runs) < limit && (after == nil || compareDue(run, *after) > 0) && !(run.Exclusive && (busy || slices.ContainsFunc(all, earlier))) {
+				runs = append(runs, run)
+			}
+		}
+		return nil
+	}))
+	return runs, err
+}
+
+func (r *memoryRecorder) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
+	err = r.read("Unclaimed", recorded(func(d *memoryRecord) error {
+		for i, key := range keys {
+			if _, claimed := d.runs[storedKey(key)]; !claimed {
+				unclaimed = append(unclaimed, i)
+			}
+		}
+		return nil
+	}))
+	return unclaimed, err
+}
+
+func (r *memoryRecorder) Watermarks(ids []int64) (marks []ledger.Watermark, err error) {
+	err = r.read("Watermarks", recorded(func(d *memoryRecord) error {
+		marks = d.watermarks(ids)
+		return nil
+	}))
+	return marks, err
+}
+
+func (d *memoryRecord) watermarks(ids []int64) (marks []ledger.Watermark) {
+	wanted := idSet(ids)
+	for _, row := range d.find(func(row smallben.RawJob) bool { return wanted[row.ID] }) {
+		if mark, marked := d.mark(row.ID); marked {
+			_, busy := d.running[row.ID]
+			marks = append(marks, ledger.Watermark{JobID: row.ID, Until: mark.until, Revision: mark.revision, CreatedAt: row.CreatedAt, Paused: row.Paused, Busy: busy})
+		}
+	}
+	return marks
+}
+
+func (r *memoryRecorder) Closed(limit int) (spans []ledger.ClosedSpan, err error) {
+	err = r.read("Closed", recorded(func(d *memoryRecord) error {
+		spans = slices.SortedFunc(maps.Values(d.spans), func(a, b ledger.ClosedSpan) int {
+			return cmp.Or(a.After.Compare(b.After), cmp.Compare(a.JobID, b.JobID), cmp.Compare(a.Revision, b.Revision))
+		})
+		spans = spans[:min(limit, len(spans))]
+		return nil
+	}))
+	return spans, err
+}
+
+func (r *memoryRecorder) Finish(process string, ends []ledger.End) error {
 	return r.write("Finish", recorded(func(d *memoryRecord) error {
-		for _, f := range runs {
-			key := storedKey(f.RunKey)
+		for _, f := range ends {
+			key := storedKey(f.Key)
 			run, exists := d.runs[key]
 			switch {
-			case exists && run.Process == process && (run.Outcome == smallben.OutcomeRunning || run.Outcome == smallben.OutcomeLost):
-			case f.Unclaimed && (!exists || run.Outcome == smallben.OutcomeMissed && run.Missed == 1):
-				run = smallben.Run{RunKey: key, GroupID: f.GroupID, SuperGroupID: f.SuperGroupID, Process: process, Exclusive: f.Exclusive}
+			case exists && run.Process == process && (run.Outcome == ledger.Running || run.Outcome == ledger.Lost):
+			case f.Unclaimed && (!exists || run.Outcome == ledger.Missed && run.Missed == 1 || run.Outcome == ledger.Waiting):
+				run = ledger.Run{Key: key, GroupID: f.GroupID, SuperGroupID: f.SuperGroupID, Process: process, Exclusive: f.Overlap != ledger.Allow}
 			default:
 				continue
 			}
 			run.Start, run.End, run.Outcome, run.Error = storedTime(f.Start), storedTime(f.End), f.Outcome, f.Error
 			d.runs[key] = run
-			if f.Exclusive {
+			if f.Overlap != ledger.Allow {
 				d.free(process, key)
+			}
+			if !f.Retry.IsZero() {
+				d.retry(run, storedTime(f.Retry))
 			}
 		}
 		return nil
 	}))
 }
 
-// free takes the running key from a run, if it holds it.
-func (d *memoryRecord) free(process string, key smallben.RunKey) {
-	if d.running[key.JobID] == (memoryHolder{process, key}) {
+// retry adds the next attempt of a run, unless its job is paused or deleted, or has a
+// later tick.
+func (d *memoryRecord) retry(run ledger.Run, due time.Time) {
+	row, exists := d.rows[run.JobID]
+	if !exists || row.Paused && !run.Triggered {
+		return
+	}
+	for key := range d.runs {
+		if key.JobID == run.JobID && !key.Triggered && !run.Triggered && key.Tick.After(run.Tick) {
+			return
+		}
+	}
+	run.Attempt++
+	if _, exists := d.runs[run.Key]; exists {
+		return
+	}
+	d.runs[run.Key] = ledger.Run{Key: run.Key, GroupID: run.GroupID, SuperGroupID: run.SuperGroupID, Outcome: ledger.Waiting, Missed: run.Missed, Exclusive: run.Exclusive, Due: due}
+}
+
+// free takes the lock from a run, if it holds it.
+func (d *memoryRecord) free(process string, key ledger.Key) {
+	if holder := d.running[key.JobID]; holder.process == process && holder.run == key {
 		delete(d.running, key.JobID)
 	}
 }
 
-func (r *memoryRecorder) Change(change func(tx smallben.RecordTx) error) (int64, error) {
+func (r *memoryRecorder) Change(change func(tx ledger.Tx) error) (int64, error) {
 	var revision int64
 	err := r.call("Change", func() error {
 		r.writing <- struct{}{}
@@ -466,7 +620,7 @@ func (r *memoryRecorder) Changes(since int64, ids []int64) (smallben.Changes, er
 		}
 		changes.Jobs = d.find(func(row smallben.RawJob) bool { return wanted[row.ID] })
 		for i := range changes.Jobs {
-			changes.Jobs[i].Revision = d.marks[changes.Jobs[i].ID].revision
+			changes.Revisions = append(changes.Revisions, d.marks[changes.Jobs[i].ID].revision)
 			delete(wanted, changes.Jobs[i].ID)
 		}
 		changes.Gone = slices.Sorted(maps.Keys(wanted))
@@ -478,8 +632,8 @@ func (r *memoryRecorder) Changes(since int64, ids []int64) (smallben.Changes, er
 	return changes, nil
 }
 
-func (r *memoryRecorder) CompareMarks() error {
-	return r.write("CompareMarks", recorded(func(d *memoryRecord) error {
+func (r *memoryRecorder) Compare() error {
+	return r.write("Compare", recorded(func(d *memoryRecord) error {
 		d.compareMarks()
 		return nil
 	}))
@@ -503,13 +657,13 @@ func (d *memoryRecord) compareMarks() {
 	}
 }
 
-func (r *memoryRecorder) PruneRuns(before time.Time, limit int) (pruned int, err error) {
-	err = r.write("PruneRuns", recorded(func(d *memoryRecord) error {
-		newest := d.newestRuns(func(row smallben.RawJob, run smallben.Run) bool { return true })
-		var old []smallben.RunKey
+func (r *memoryRecorder) Prune(before time.Time, limit int) (pruned int, err error) {
+	err = r.write("Prune", recorded(func(d *memoryRecord) error {
+		newest := d.newestRuns(func(row smallben.RawJob, run ledger.Run) bool { return true })
+		var old []ledger.Key
 		for key, run := range d.runs {
 			mark, marked := d.mark(key.JobID)
-			if run.Outcome != smallben.OutcomeRunning && key.Tick.Before(before) && newest[key.JobID].RunKey != key &&
+			if run.Outcome != ledger.Running && run.Outcome != ledger.Waiting && key.Tick.Before(before) && newest[key.JobID].Key != key &&
 				!(marked && key.Tick.After(mark.until)) {
 				old = append(old, key)
 			}
@@ -532,21 +686,21 @@ func (r *memoryRecorder) PruneRuns(before time.Time, limit int) (pruned int, err
 
 // newestRuns returns the newest run of each job that exists which was neither
 // missed nor skipped, of those that count.
-func (d *memoryRecord) newestRuns(counts func(row smallben.RawJob, run smallben.Run) bool) map[int64]smallben.Run {
-	newest := make(map[int64]smallben.Run)
+func (d *memoryRecord) newestRuns(counts func(row smallben.RawJob, run ledger.Run) bool) map[int64]ledger.Run {
+	newest := make(map[int64]ledger.Run)
 	for key, run := range d.runs {
 		row, exists := d.rows[key.JobID]
-		if !exists || run.Outcome == smallben.OutcomeMissed || run.Outcome == smallben.OutcomeSkipped || !counts(row, run) {
+		if !exists || run.Outcome == ledger.Missed || run.Outcome == ledger.Skipped || run.Outcome == ledger.Waiting || !counts(row, run) {
 			continue
 		}
-		if other, ok := newest[key.JobID]; !ok || compareKeys(key, other.RunKey) > 0 {
+		if other, ok := newest[key.JobID]; !ok || compareKeys(key, other.Key) > 0 {
 			newest[key.JobID] = run
 		}
 	}
 	return newest
 }
 
-func (r *memoryRecorder) ListRuns(options smallben.ListRunsOptions) (runs []smallben.Run, err error) {
+func (r *memoryRecorder) ListRuns(options ledger.Query) (runs []ledger.Run, err error) {
 	jobIDs, groupIDs, superGroupIDs := idSet(options.JobIDs), idSet(options.GroupIDs), idSet(options.SuperGroupIDs)
 	err = r.read("ListRuns", recorded(func(d *memoryRecord) error {
 		for _, run := range d.runs {
@@ -561,18 +715,14 @@ func (r *memoryRecorder) ListRuns(options smallben.ListRunsOptions) (runs []smal
 		}
 		return nil
 	}))
-	slices.SortFunc(runs, func(a, b smallben.Run) int { return compareKeys(b.RunKey, a.RunKey) })
-	limit := options.Limit
-	if limit <= 0 {
-		limit = 1000
-	}
-	return runs[:min(limit, len(runs))], err
+	slices.SortFunc(runs, func(a, b ledger.Run) int { return compareKeys(b.Key, a.Key) })
+	return runs[:min(options.Most(), len(runs))], err
 }
 
-func (r *memoryRecorder) LastRuns(jobIDs []int64) (runs []smallben.Run, err error) {
+func (r *memoryRecorder) LastRuns(jobIDs []int64) (runs []ledger.Run, err error) {
 	wanted := idSet(jobIDs)
 	err = r.read("LastRuns", recorded(func(d *memoryRecord) error {
-		newest := d.newestRuns(func(row smallben.RawJob, run smallben.Run) bool {
+		newest := d.newestRuns(func(row smallben.RawJob, run ledger.Run) bool {
 			return wanted[row.ID] && !run.Tick.Before(row.CreatedAt)
 		})
 		for _, id := range slices.Sorted(maps.Keys(newest)) {
@@ -585,7 +735,7 @@ func (r *memoryRecorder) LastRuns(jobIDs []int64) (runs []smallben.Run, err erro
 
 func (d *memoryRecord) registered(op, process string) error {
 	if _, registered := d.processes[process]; !registered {
-		return fmt.Errorf("%s: %w: %s", op, smallben.ErrNotRegistered, process)
+		return fmt.Errorf("%s: %w: %s", op, ledger.ErrNotRegistered, process)
 	}
 	return nil
 }
@@ -713,23 +863,68 @@ func (tx *memoryTx) UpsertJobs(add, replace []smallben.JobWithSchedule) error {
 	})
 }
 
-func (tx *memoryTx) Accounts(ids []int64) (accounts []smallben.Account, err error) {
-	err = tx.do("Accounts", func(d *memoryRecord) error {
-		wanted := idSet(ids)
-		for _, row := range d.find(func(row smallben.RawJob) bool { return wanted[row.ID] }) {
-			if _, marked := d.mark(row.ID); !marked {
-				tx.mark([]int64{row.ID}, true)
+func (tx *memoryTx) Watermarks(ids []int64) (marks []ledger.Watermark, err error) {
+	err = tx.do("Watermarks", func(d *memoryRecord) error {
+		for _, id := range ids {
+			if _, marked := d.mark(id); !marked {
+				tx.mark([]int64{id}, true)
 			}
-			mark := d.marks[row.ID]
-			_, busy := d.running[row.ID]
-			accounts = append(accounts, smallben.Account{JobID: row.ID, Until: mark.until, Revision: mark.revision, Busy: busy})
+		}
+		marks = d.watermarks(ids)
+		return nil
+	})
+	return marks, err
+}
+
+func (tx *memoryTx) Close(ids []int64, makeUp bool) error {
+	return tx.do("Close", func(d *memoryRecord) error {
+		wanted := idSet(ids)
+		for _, row := range d.find(func(row smallben.RawJob) bool { return wanted[row.ID] && !row.Paused }) {
+			mark, marked := d.mark(row.ID)
+			if !marked || !mark.until.Before(tx.now) {
+				continue
+			}
+			d.spans[memorySpan{row.ID, d.revision}] = ledger.ClosedSpan{Span: ledger.Span{JobID: row.ID, After: mark.until, Until: tx.now}, Revision: d.revision,
+				CreatedAt: row.CreatedAt, Expression: row.CronExpression, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, MakeUp: makeUp}
+			mark.until = tx.now
+			d.marks[row.ID] = mark
 		}
 		return nil
 	})
-	return accounts, err
 }
 
-func (tx *memoryTx) RecordedTicks(spans []smallben.TickSpan) (ticks [][]time.Time, err error) {
+func (tx *memoryTx) Settle(spans []ledger.ClosedSpan) error {
+	return tx.do("Settle", func(d *memoryRecord) error {
+		for _, settled := range spans {
+			name := memorySpan{settled.JobID, settled.Revision}
+			span, exists := d.spans[name]
+			span.After = settled.After
+			if !exists {
+				continue
+			}
+			if d.spans[name] = span; !span.After.Before(span.Until) {
+				delete(d.spans, name)
+			}
+		}
+		return nil
+	})
+}
+
+func (tx *memoryTx) Cancel(ids []int64, triggered bool, reason string) (n int, err error) {
+	err = tx.do("Cancel", func(d *memoryRecord) error {
+		wanted := idSet(ids)
+		for _, run := range d.waiting() {
+			if wanted[run.JobID] && (triggered || !run.Triggered) {
+				d.cancel(run, tx.now, reason)
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
+func (tx *memoryTx) RecordedTicks(spans []ledger.Span) (ticks [][]time.Time, err error) {
 	err = tx.do("RecordedTicks", func(d *memoryRecord) error {
 		ticks = make([][]time.Time, len(spans))
 		for key := range d.runs {
@@ -748,51 +943,52 @@ func (tx *memoryTx) RecordedTicks(spans []smallben.TickSpan) (ticks [][]time.Tim
 	return ticks, err
 }
 
-func (tx *memoryTx) Record(accounts []smallben.Account, runs []smallben.Run) error {
+func (tx *memoryTx) Record(marks []ledger.Watermark, runs []ledger.Run) error {
 	return tx.do("Record", func(d *memoryRecord) error {
 		recorded, running := maps.Clone(d.runs), maps.Clone(d.running)
 		for _, run := range runs {
-			run.RunKey = storedKey(run.RunKey)
+			run.Key = storedKey(run.Key)
 			run.Start, run.End, run.FirstTick = storedTime(run.Start), storedTime(run.End), storedTime(run.FirstTick)
-			if _, exists := recorded[run.RunKey]; exists {
+			run.Due = storedTime(run.Due)
+			if _, exists := recorded[run.Key]; exists {
 				return fmt.Errorf("record: there is a run already: %v", run)
 			}
-			recorded[run.RunKey] = run
-			if run.Exclusive && run.Outcome == smallben.OutcomeRunning {
+			recorded[run.Key] = run
+			if run.Exclusive && run.Outcome == ledger.Running {
 				if _, busy := running[run.JobID]; busy {
 					return fmt.Errorf("record: another run holds the running key: %v", run)
 				}
-				running[run.JobID] = memoryHolder{run.Process, run.RunKey}
+				running[run.JobID] = memoryHolder{process: run.Process, run: run.Key}
 			}
 		}
 		d.runs, d.running = recorded, running
-		for _, account := range accounts {
-			if mark, marked := d.mark(account.JobID); marked {
-				mark.until = storedTime(account.Until)
-				d.marks[account.JobID] = mark
+		for _, moved := range marks {
+			if mark, marked := d.mark(moved.JobID); marked {
+				mark.until = storedTime(moved.Until)
+				d.marks[moved.JobID] = mark
 			}
 		}
 		return nil
 	})
 }
 
-func (tx *memoryTx) Bury(dead []smallben.Peer) (lost []smallben.Run, err error) {
-	err = tx.do("Bury", func(d *memoryRecord) error {
+func (tx *memoryTx) Expire(dead []ledger.Member) (lost []ledger.Run, err error) {
+	err = tx.do("Expire", func(d *memoryRecord) error {
 		for _, peer := range dead {
-			if beats, registered := d.processes[peer.Process]; registered && beats == peer.Beats {
+			if process, registered := d.processes[peer.Process]; registered && process.beats == peer.Beats {
 				delete(d.processes, peer.Process)
 			}
 		}
 		for key, run := range d.runs {
-			if _, registered := d.processes[run.Process]; registered || run.Outcome != smallben.OutcomeRunning {
+			if _, registered := d.processes[run.Process]; registered || run.Outcome != ledger.Running {
 				continue
 			}
-			run.Outcome, run.End = smallben.OutcomeLost, tx.now
+			run.Outcome, run.End = ledger.Lost, tx.now
 			d.runs[key] = run
 			d.free(run.Process, key)
 			lost = append(lost, run)
 		}
-		slices.SortFunc(lost, func(a, b smallben.Run) int { return compareKeys(a.RunKey, b.RunKey) })
+		slices.SortFunc(lost, func(a, b ledger.Run) int { return compareKeys(a.Key, b.Key) })
 		return nil
 	})
 	return lost, err
@@ -810,7 +1006,7 @@ func (tx *memoryTx) Lead(process string) (leads bool, err error) {
 }
 
 // storedKey is the key as it is stored.
-func storedKey(key smallben.RunKey) smallben.RunKey {
+func storedKey(key ledger.Key) ledger.Key {
 	key.Tick = storedTime(key.Tick)
 	return key
 }
@@ -818,8 +1014,8 @@ func storedKey(key smallben.RunKey) smallben.RunKey {
 func storedTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
 // compareKeys compares by tick, job, attempt, and puts the tick before the call.
-func compareKeys(a, b smallben.RunKey) int {
-	triggered := func(k smallben.RunKey) int {
+func compareKeys(a, b ledger.Key) int {
+	triggered := func(k ledger.Key) int {
 		if k.Triggered {
 			return 1
 		}

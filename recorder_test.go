@@ -24,6 +24,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
 )
@@ -38,10 +39,27 @@ func newSQLiteWAL(t testing.TB) *database {
 	return db
 }
 
-// records is a Recorder under the conformance suite.
+// recordStore is a repository with a record of runs.
+type recordStore interface {
+	smallben.Repository
+	smallben.Upserter
+	smallben.RunStore
+}
+
+// gormRecord is the record of a RepositoryGorm.
+type gormRecord struct {
+	*smallben.RepositoryGorm
+	smallben.RunStore
+}
+
+func recordOf(r *smallben.RepositoryGorm) recordStore {
+	return gormRecord{r, smallben.RunStoreOf(r)}
+}
+
+// records is a store under the conformance suite.
 type records struct {
-	smallben.Recorder
-	connect func(t testing.TB) smallben.Recorder    // as another process does
+	recordStore
+	connect func(t testing.TB) recordStore          // as another process does
 	put     func(t testing.TB, row smallben.RawJob) // stores a row as it is
 }
 
@@ -52,13 +70,13 @@ func eachRecordStore(t *testing.T, test func(t *testing.T, r records)) {
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
 		r := newMemoryRecorder()
-		test(t, records{r, func(testing.TB) smallben.Recorder { return r }, func(_ testing.TB, row smallben.RawJob) { r.put(row) }})
+		test(t, records{r, func(testing.TB) recordStore { return r }, func(_ testing.TB, row smallben.RawJob) { r.put(row) }})
 	})
 	for name, open := range map[string]func(t testing.TB) *database{"SQLite": newSQLiteWAL, "PostgreSQL": newPostgres} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := open(t)
-			connect := func(t testing.TB) smallben.Recorder { return db.open(t) }
+			connect := func(t testing.TB) recordStore { return recordOf(db.open(t)) }
 			test(t, records{connect(t), connect, db.put})
 		})
 	}
@@ -70,7 +88,7 @@ const recordLocation = "Europe/Rome"
 func eachRecorder(t *testing.T, test func(t *testing.T, r records)) {
 	t.Helper()
 	eachRecordStore(t, func(t *testing.T, r records) {
-		require.NoError(t, r.OpenRecord(recordLocation))
+		require.NoError(t, r.Open(recordLocation))
 		require.NoError(t, r.Join("a"))
 		require.NoError(t, r.Join("b"))
 		test(t, r)
@@ -78,10 +96,10 @@ func eachRecorder(t *testing.T, test func(t *testing.T, r records)) {
 }
 
 // another is the Recorder of another process.
-func (r records) another(t testing.TB) smallben.Recorder {
+func (r records) another(t testing.TB) recordStore {
 	t.Helper()
 	recorder := r.connect(t)
-	require.NoError(t, recorder.OpenRecord(recordLocation))
+	require.NoError(t, recorder.Open(recordLocation))
 	return recorder
 }
 
@@ -91,92 +109,105 @@ var dawn = time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
 
 func tickAt(n int) time.Time { return dawn.Add(time.Duration(n) * time.Second) }
 
-func runKey(id int64, n int) smallben.RunKey {
-	return smallben.RunKey{JobID: id, Tick: tickAt(n), Attempt: 1}
+func runKey(id int64, n int) ledger.Key {
+	return ledger.Key{JobID: id, Tick: tickAt(n), Attempt: 1}
 }
 
-func triggered(key smallben.RunKey) smallben.RunKey {
+func triggered(key ledger.Key) ledger.Key {
 	key.Triggered = true
 	return key
 }
 
-func attempt(n int, key smallben.RunKey) smallben.RunKey {
+func attempt(n int, key ledger.Key) ledger.Key {
 	key.Attempt = n
 	return key
 }
 
 // claimsOf are claims of the runs, as made by who knows revision.
-func claimsOf(revision int64, keys ...smallben.RunKey) []smallben.Claim {
-	claims := make([]smallben.Claim, len(keys))
+func claimsOf(revision int64, keys ...ledger.Key) []ledger.Claim {
+	claims := make([]ledger.Claim, len(keys))
 	for i, key := range keys {
-		claims[i] = smallben.Claim{RunKey: key, GroupID: key.JobID % 5, SuperGroupID: key.JobID % 3, Revision: revision}
+		claims[i] = ledger.Claim{Key: key, GroupID: key.JobID % 5, SuperGroupID: key.JobID % 3, Revision: revision}
 	}
 	return claims
 }
 
-func exclusively(claims []smallben.Claim) []smallben.Claim {
+func exclusively(claims []ledger.Claim) []ledger.Claim {
 	for i := range claims {
-		claims[i].Exclusive = true
+		claims[i].Overlap = ledger.Skip
 	}
 	return claims
 }
 
 // finished is the end of a run.
-func finished(key smallben.RunKey) smallben.FinishedRun {
-	return smallben.FinishedRun{RunKey: key, Start: key.Tick.Add(time.Millisecond), End: key.Tick.Add(time.Minute), Outcome: smallben.OutcomeOK}
+func finished(key ledger.Key) ledger.End {
+	return ledger.End{Key: key, Start: key.Tick.Add(time.Millisecond), End: key.Tick.Add(time.Minute), Outcome: ledger.Outcome(smallben.OutcomeOK)}
 }
 
 // ended is a run that the record is to hold.
-func ended(key smallben.RunKey, outcome smallben.Outcome) smallben.Run {
-	run := smallben.Run{RunKey: key, Process: "a", Start: key.Tick, End: key.Tick.Add(time.Second), Outcome: outcome}
-	if outcome == smallben.OutcomeRunning {
+func ended(key ledger.Key, outcome ledger.Outcome) ledger.Run {
+	run := ledger.Run{Key: key, Process: "a", Start: key.Tick, End: key.Tick.Add(time.Second), Outcome: outcome}
+	if outcome == ledger.Running {
 		run.End = time.Time{}
 	}
-	if outcome == smallben.OutcomeMissed {
+	if outcome == ledger.Missed {
 		run.Missed, run.FirstTick = 1, key.Tick
 	}
 	return run
 }
 
 // change is a Change that succeeds.
-func (r records) change(t testing.TB, change func(tx smallben.RecordTx) error) (revision int64) {
+func (r records) change(t testing.TB, change func(tx smallben.ChangeTx) error) (revision int64) {
 	t.Helper()
-	revision, err := r.Change(change)
+	revision, err := r.Change(inJobs(change))
 	require.NoError(t, err)
 	return revision
+}
+
+// lockedIf is the overlap of a run that needs the lock of its job, or not.
+func lockedIf(locked bool) ledger.Overlap {
+	if locked {
+		return ledger.Skip
+	}
+	return ledger.Allow
+}
+
+// inJobs is a function for a Change that changes jobs as well.
+func inJobs(change func(tx smallben.ChangeTx) error) func(tx ledger.Tx) error {
+	return func(tx ledger.Tx) error { return change(tx.(smallben.ChangeTx)) }
 }
 
 var errUndo = errors.New("undo it")
 
 // look is a Change that undoes itself.
-func (r records) look(t testing.TB, look func(tx smallben.RecordTx)) {
+func (r records) look(t testing.TB, look func(tx smallben.ChangeTx)) {
 	t.Helper()
-	_, err := r.Change(func(tx smallben.RecordTx) error { look(tx); return errUndo })
+	_, err := r.Change(inJobs(func(tx smallben.ChangeTx) error { look(tx); return errUndo }))
 	require.Equal(t, errUndo, err)
 }
 
 // start adds jobs whose ticks count from dawn.
 func (r records) start(t testing.TB, ids ...int64) (revision int64) {
 	t.Helper()
-	return r.change(t, func(tx smallben.RecordTx) error {
+	return r.change(t, func(tx smallben.ChangeTx) error {
 		return errors.Join(tx.AddJobs(withSchedule(t, rawJobs(ids...)...)), tx.Record(accountsAt(dawn, ids...), nil))
 	})
 }
 
-func accountsAt(until time.Time, ids ...int64) []smallben.Account {
-	accounts := make([]smallben.Account, len(ids))
+func accountsAt(until time.Time, ids ...int64) []ledger.Watermark {
+	accounts := make([]ledger.Watermark, len(ids))
 	for i, id := range ids {
-		accounts[i] = smallben.Account{JobID: id, Until: until}
+		accounts[i] = ledger.Watermark{JobID: id, Until: until}
 	}
 	return accounts
 }
 
-func (r records) record(t testing.TB, runs ...smallben.Run) {
+func (r records) record(t testing.TB, runs ...ledger.Run) {
 	t.Helper()
-	r.change(t, func(tx smallben.RecordTx) error { return tx.Record(nil, runs) })
+	r.change(t, func(tx smallben.ChangeTx) error { return tx.Record(nil, runs) })
 }
 
-func (r records) claim(t testing.TB, process string, claims []smallben.Claim) []smallben.ClaimResult {
+func (r records) claim(t testing.TB, process string, claims []ledger.Claim) []ledger.Result {
 	t.Helper()
 	results, err := r.Claim(process, claims)
 	require.NoError(t, err)
@@ -184,20 +215,31 @@ func (r records) claim(t testing.TB, process string, claims []smallben.Claim) []
 }
 
 // win claims what must be won.
-func (r records) win(t testing.TB, process string, claims []smallben.Claim) {
+func (r records) win(t testing.TB, process string, claims []ledger.Claim) {
 	t.Helper()
 	for i, result := range r.claim(t, process, claims) {
-		require.Equal(t, smallben.ClaimWon, result, "%+v", claims[i])
+		require.Equal(t, ledger.Won, result, "%+v", claims[i])
 	}
 }
 
-func (r records) accounts(t testing.TB, ids ...int64) (accounts []smallben.Account) {
+// watermarks are those that a Change reads.
+func (r records) watermarks(t testing.TB, ids ...int64) (marks []ledger.Watermark) {
 	t.Helper()
-	r.look(t, func(tx smallben.RecordTx) {
+	r.look(t, func(tx smallben.ChangeTx) {
 		var err error
-		accounts, err = tx.Accounts(ids)
+		marks, err = tx.Watermarks(ids)
 		require.NoError(t, err)
 	})
+	return marks
+}
+
+// accounts are watermarks without what they say of the jobs.
+func (r records) accounts(t testing.TB, ids ...int64) []ledger.Watermark {
+	t.Helper()
+	accounts := r.watermarks(t, ids...)
+	for i := range accounts {
+		accounts[i].CreatedAt, accounts[i].Paused = time.Time{}, false
+	}
 	return accounts
 }
 
@@ -209,13 +251,13 @@ func (r records) changes(t testing.TB, since int64, ids []int64) smallben.Change
 }
 
 // runs are all runs by their keys.
-func (r records) runs(t testing.TB) map[smallben.RunKey]smallben.Run {
+func (r records) runs(t testing.TB) map[ledger.Key]ledger.Run {
 	t.Helper()
-	runs, err := r.ListRuns(smallben.ListRunsOptions{Limit: math.MaxInt32})
+	runs, err := r.ListRuns(ledger.Query{Limit: math.MaxInt32})
 	require.NoError(t, err)
-	byKey := make(map[smallben.RunKey]smallben.Run, len(runs))
+	byKey := make(map[ledger.Key]ledger.Run, len(runs))
 	for _, run := range runs {
-		byKey[run.RunKey] = run
+		byKey[run.Key] = run
 	}
 	require.Len(t, byKey, len(runs), "a key twice")
 	return byKey
@@ -233,7 +275,7 @@ func (r records) busy(t testing.TB, id int64) bool {
 func (r records) settled(t testing.TB) {
 	t.Helper()
 	before := r.changes(t, 0, nil)
-	require.NoError(t, r.CompareMarks())
+	require.NoError(t, r.Compare())
 	after := r.changes(t, 0, nil)
 	require.Equal(t, before.Jobs, after.Jobs)
 	require.Equal(t, before.Gone, after.Gone)
@@ -243,13 +285,13 @@ func (r records) settled(t testing.TB) {
 
 func TestARecordKeepsTheLocationItWasOpenedWith(t *testing.T) {
 	eachRecordStore(t, func(t *testing.T, r records) {
-		require.NoError(t, r.OpenRecord("Europe/Rome"))
+		require.NoError(t, r.Open("Europe/Rome"))
 		other := r.connect(t)
-		err := other.OpenRecord("Asia/Tokyo")
+		err := other.Open("Asia/Tokyo")
 		require.ErrorContains(t, err, "Europe/Rome")
 		require.ErrorContains(t, err, "Asia/Tokyo")
-		require.NoError(t, other.OpenRecord("Europe/Rome"))
-		require.NoError(t, r.OpenRecord("Europe/Rome"))
+		require.NoError(t, other.Open("Europe/Rome"))
+		require.NoError(t, r.Open("Europe/Rome"))
 	})
 }
 
@@ -259,18 +301,18 @@ func TestSeveralProcessesOpenOneRecordAtOnce(t *testing.T) {
 		for _, row := range rows {
 			r.put(t, row)
 		}
-		recorders := []smallben.Recorder{r.Recorder, r.Recorder, r.connect(t), r.connect(t)}
+		recorders := []recordStore{r.recordStore, r.recordStore, r.connect(t), r.connect(t)}
 		var wg sync.WaitGroup
 		for i, recorder := range recorders {
 			wg.Go(func() {
-				assert.NoError(t, recorder.OpenRecord(recordLocation))
+				assert.NoError(t, recorder.Open(recordLocation))
 				assert.NoError(t, recorder.Join(fmt.Sprint(i)))
 			})
 		}
 		wg.Wait()
-		pulse, err := r.Beat("0")
+		pulse, err := r.Beat("0", true)
 		require.NoError(t, err)
-		require.Len(t, pulse.Peers, 4)
+		require.Len(t, pulse.Members, 4)
 		require.Equal(t, []int64{1, 2, 3}, rowIDs(r.changes(t, 0, nil).Jobs))
 		r.settled(t)
 	})
@@ -284,7 +326,7 @@ func TestOpenRecordMarksTheRowsThatAreThere(t *testing.T) {
 			r.put(t, row)
 		}
 		start := time.Now()
-		require.NoError(t, r.OpenRecord(recordLocation))
+		require.NoError(t, r.Open(recordLocation))
 		changes := r.changes(t, 0, nil)
 		require.Equal(t, []int64{1, 2, 3}, rowIDs(changes.Jobs))
 		for _, account := range r.accounts(t, 1, 2, 3) {
@@ -296,7 +338,7 @@ func TestOpenRecordMarksTheRowsThatAreThere(t *testing.T) {
 		other := r.another(t)
 		require.Equal(t, changes.Jobs, r.changes(t, 0, nil).Jobs)
 		require.NoError(t, r.PauseJobs(rawJobs(2)))
-		require.NoError(t, other.OpenRecord(recordLocation))
+		require.NoError(t, other.Open(recordLocation))
 		require.Equal(t, []int64{2}, rowIDs(r.changes(t, changes.Revision, nil).Jobs))
 	})
 }
@@ -306,24 +348,24 @@ func TestOpenRecordMarksTheRowsThatAreThere(t *testing.T) {
 func TestAProcessIsRegisteredFromJoinToLeave(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		other := r.another(t)
-		beat := func(process string, peers ...smallben.Peer) {
+		beat := func(process string, peers ...ledger.Member) {
 			t.Helper()
-			pulse, err := other.Beat(process)
+			pulse, err := other.Beat(process, true)
 			require.NoError(t, err)
-			require.ElementsMatch(t, peers, pulse.Peers)
+			require.ElementsMatch(t, peers, pulse.Members)
 		}
-		beat("a", smallben.Peer{Process: "a", Beats: 1}, smallben.Peer{Process: "b"})
-		beat("b", smallben.Peer{Process: "a", Beats: 1}, smallben.Peer{Process: "b", Beats: 1})
+		beat("a", ledger.Member{Process: "a", Beats: 1, Claims: true}, ledger.Member{Process: "b"})
+		beat("b", ledger.Member{Process: "a", Beats: 1, Claims: true}, ledger.Member{Process: "b", Beats: 1, Claims: true})
 		require.NoError(t, other.Join("a"), "it is registered already, and keeps its beats")
-		beat("a", smallben.Peer{Process: "a", Beats: 2}, smallben.Peer{Process: "b", Beats: 1})
+		beat("a", ledger.Member{Process: "a", Beats: 2, Claims: true}, ledger.Member{Process: "b", Beats: 1, Claims: true})
 		require.NoError(t, r.Leave("a"))
 		require.NoError(t, r.Leave("a"))
 		require.NoError(t, r.Leave("nobody"))
-		_, err := r.Beat("a")
-		require.ErrorIs(t, err, smallben.ErrNotRegistered)
-		beat("b", smallben.Peer{Process: "b", Beats: 2})
+		_, err := r.Beat("a", true)
+		require.ErrorIs(t, err, ledger.ErrNotRegistered)
+		beat("b", ledger.Member{Process: "b", Beats: 2, Claims: true})
 		require.NoError(t, r.Join("a"))
-		beat("b", smallben.Peer{Process: "b", Beats: 3}, smallben.Peer{Process: "a"})
+		beat("b", ledger.Member{Process: "b", Beats: 3, Claims: true}, ledger.Member{Process: "a"})
 	})
 }
 
@@ -332,16 +374,16 @@ func TestABeatTellsTheTimeOfTheRecord(t *testing.T) {
 		for range 3 {
 			revision := r.start(t, rand.Int64N(math.MaxInt64)+1)
 			start := time.Now()
-			pulse, err := r.Beat("a")
+			pulse, err := r.Beat("a", true)
 			require.NoError(t, err)
 			recent(t, pulse.Now, start)
 			require.Equal(t, revision, pulse.Revision)
 			require.Equal(t, revision, r.changes(t, 0, nil).Revision)
 		}
 		// A Change of no job counts, too; one that was undone does not.
-		revision := r.change(t, func(smallben.RecordTx) error { return nil })
-		r.look(t, func(tx smallben.RecordTx) { require.NoError(t, tx.DeleteJobsByIds(rowIDs(list(t, tx)))) })
-		pulse, err := r.Beat("a")
+		revision := r.change(t, func(smallben.ChangeTx) error { return nil })
+		r.look(t, func(tx smallben.ChangeTx) { require.NoError(t, tx.DeleteJobsByIds(rowIDs(list(t, tx)))) })
+		pulse, err := r.Beat("a", true)
 		require.NoError(t, err)
 		require.Equal(t, revision, pulse.Revision)
 	})
@@ -350,20 +392,20 @@ func TestABeatTellsTheTimeOfTheRecord(t *testing.T) {
 func TestEveryBeatCounts(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		var wg sync.WaitGroup
-		for _, recorder := range []smallben.Recorder{r.Recorder, r.another(t)} {
+		for _, recorder := range []recordStore{r.recordStore, r.another(t)} {
 			for range 2 {
 				wg.Go(func() {
 					for range 5 {
-						_, err := recorder.Beat("a")
+						_, err := recorder.Beat("a", true)
 						assert.NoError(t, err)
 					}
 				})
 			}
 		}
 		wg.Wait()
-		pulse, err := r.Beat("a")
+		pulse, err := r.Beat("a", true)
 		require.NoError(t, err)
-		require.ElementsMatch(t, []smallben.Peer{{Process: "a", Beats: 21}, {Process: "b"}}, pulse.Peers)
+		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 21, Claims: true}, {Process: "b"}}, pulse.Members)
 	})
 }
 
@@ -371,17 +413,17 @@ func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		lead := func(process string) (leads bool) {
 			t.Helper()
-			r.change(t, func(tx smallben.RecordTx) (err error) { leads, err = tx.Lead(process); return err })
+			r.change(t, func(tx smallben.ChangeTx) (err error) { leads, err = tx.Lead(process); return err })
 			return leads
 		}
 		leader := func() string {
 			t.Helper()
-			pulse, err := r.Beat("b")
+			pulse, err := r.Beat("b", true)
 			require.NoError(t, err)
 			return pulse.Leader
 		}
 		require.Empty(t, leader())
-		r.look(t, func(tx smallben.RecordTx) {
+		r.look(t, func(tx smallben.ChangeTx) {
 			leads, err := tx.Lead("a")
 			require.NoError(t, err)
 			require.True(t, leads)
@@ -399,8 +441,8 @@ func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
 		require.Equal(t, "b", leader())
 
 		// In one Change with its burial.
-		r.change(t, func(tx smallben.RecordTx) error {
-			_, err := tx.Bury([]smallben.Peer{{Process: "b", Beats: 5}})
+		r.change(t, func(tx smallben.ChangeTx) error {
+			_, err := tx.Expire([]ledger.Member{{Process: "b", Beats: 5}})
 			require.NoError(t, err)
 			leads, err := tx.Lead("a")
 			require.True(t, leads)
@@ -419,50 +461,50 @@ func TestAChangeThatFailsChangesNothing(t *testing.T) {
 		type picture struct {
 			rows     []smallben.RawJob
 			changes  smallben.Changes
-			runs     map[smallben.RunKey]smallben.Run
-			accounts []smallben.Account
-			pulse    smallben.Pulse
+			runs     map[ledger.Key]ledger.Run
+			accounts []ledger.Watermark
+			pulse    ledger.Heartbeat
 		}
 		look := func() (p picture) {
 			t.Helper()
 			var err error
 			p = picture{rows: list(t, r), changes: r.changes(t, 0, nil), runs: r.runs(t), accounts: r.accounts(t, 1, 2, 3, 4)}
-			p.pulse, err = r.Beat("a")
+			p.pulse, err = r.Beat("a", true)
 			require.NoError(t, err)
 			p.pulse.Now = time.Time{}
-			p.pulse.Peers = slices.DeleteFunc(p.pulse.Peers, func(p smallben.Peer) bool { return p.Process == "a" })
+			p.pulse.Members = slices.DeleteFunc(p.pulse.Members, func(p ledger.Member) bool { return p.Process == "a" })
 			return p
 		}
-		everything := func(tx smallben.RecordTx) {
+		everything := func(tx smallben.ChangeTx) {
 			assert.NoError(t, tx.AddJobs(withSchedule(t, rawJob(4))))
 			assert.NoError(t, tx.PauseJobs(rawJobs(1)))
 			assert.NoError(t, tx.DeleteJobsByIds([]int64{2}))
 			assert.NoError(t, tx.SetCronId(withSchedule(t, rawJob(3))))
-			lost, err := tx.Bury([]smallben.Peer{{Process: "b"}})
+			lost, err := tx.Expire([]ledger.Member{{Process: "b"}})
 			assert.NoError(t, err)
 			assert.Len(t, lost, 1)
 			_, err = tx.Lead("a")
 			assert.NoError(t, err)
-			assert.NoError(t, tx.Record(accountsAt(tickAt(9), 3), []smallben.Run{ended(runKey(3, 5), smallben.OutcomeMissed)}))
+			assert.NoError(t, tx.Record(accountsAt(tickAt(9), 3), []ledger.Run{ended(runKey(3, 5), ledger.Missed)}))
 		}
 		before := look()
 		for name, fail := range map[string]func(t *testing.T){
 			"error": func(t *testing.T) {
 				calls := 0
-				revision, err := r.Change(func(tx smallben.RecordTx) error { calls++; everything(tx); return errUndo })
+				revision, err := r.Change(inJobs(func(tx smallben.ChangeTx) error { calls++; everything(tx); return errUndo }))
 				require.True(t, err == errUndo, "%v", err) // as it is, not wrapped
 				require.Zero(t, revision)
 				require.Equal(t, 1, calls)
 			},
 			"panic": func(t *testing.T) {
 				require.PanicsWithValue(t, "enough", func() {
-					_, _ = r.Change(func(tx smallben.RecordTx) error { everything(tx); panic("enough") })
+					_, _ = r.Change(inJobs(func(tx smallben.ChangeTx) error { everything(tx); panic("enough") }))
 				})
 			},
 			"Goexit": func(t *testing.T) {
 				var wg sync.WaitGroup
 				wg.Go(func() {
-					_, _ = r.Change(func(tx smallben.RecordTx) error { everything(tx); runtime.Goexit(); return nil })
+					_, _ = r.Change(inJobs(func(tx smallben.ChangeTx) error { everything(tx); runtime.Goexit(); return nil }))
 				})
 				wg.Wait()
 			},
@@ -472,7 +514,7 @@ func TestAChangeThatFailsChangesNothing(t *testing.T) {
 				require.Equal(t, before, look())
 			})
 		}
-		require.Greater(t, r.change(t, func(tx smallben.RecordTx) error { everything(tx); return nil }), revision)
+		require.Greater(t, r.change(t, func(tx smallben.ChangeTx) error { everything(tx); return nil }), revision)
 		require.Equal(t, []int64{1, 3, 4}, rowIDs(list(t, r)))
 		require.Len(t, r.runs(t), 2)
 	})
@@ -485,12 +527,12 @@ func TestChangesComeOneAfterAnother(t *testing.T) {
 		var mu sync.Mutex
 		counted := make(map[int64]int64) // by revision
 		var wg sync.WaitGroup
-		for _, recorder := range []smallben.Recorder{r.Recorder, r.another(t)} {
+		for _, recorder := range []recordStore{r.recordStore, r.another(t)} {
 			for range 3 {
 				wg.Go(func() {
 					for range 4 {
 						var count int64
-						revision, err := recorder.Change(func(tx smallben.RecordTx) error {
+						revision, err := recorder.Change(inJobs(func(tx smallben.ChangeTx) error {
 							assert.EqualValues(t, 1, inside.Add(1))
 							defer inside.Add(-1)
 							rows, err := tx.ListJobs(nil)
@@ -500,7 +542,7 @@ func TestChangesComeOneAfterAnother(t *testing.T) {
 							rows[0].CronID++
 							count = rows[0].CronID
 							return tx.SetCronId(withSchedule(t, rows...))
-						})
+						}))
 						assert.NoError(t, err)
 						mu.Lock()
 						counted[revision] = count
@@ -526,13 +568,13 @@ func TestAChangeReadsWhatItWroteAndOthersDoNot(t *testing.T) {
 		r.start(t, 1, 2, 3)
 		other, before := r.another(t), list(t, r)
 		start := time.Now()
-		r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(tx smallben.ChangeTx) error {
 			recent(t, tx.Now(), start)
 			now := tx.Now()
 			require.NoError(t, tx.PauseJobs(rawJobs(2)))
 			require.NoError(t, tx.DeleteJobsByIds([]int64{1}))
 			require.NoError(t, tx.AddJobs(withSchedule(t, rawJobs(5)...)))
-			require.NoError(t, tx.Record(accountsAt(tickAt(9), 3), []smallben.Run{ended(runKey(3, 5), smallben.OutcomeMissed)}))
+			require.NoError(t, tx.Record(accountsAt(tickAt(9), 3), []ledger.Run{ended(runKey(3, 5), ledger.Missed)}))
 
 			rows := list(t, tx)
 			require.Equal(t, []int64{2, 3, 4, 5}, rowIDs(rows))
@@ -554,16 +596,16 @@ func TestAChangeReadsWhatItWroteAndOthersDoNot(t *testing.T) {
 			require.ErrorIs(t, err, tx.ErrorTypeIfMismatchCount())
 			_, err = tx.GetJob(5)
 			require.NoError(t, err)
-			accounts, err := tx.Accounts([]int64{3})
+			accounts, err := tx.Watermarks([]int64{3})
 			require.NoError(t, err)
 			require.Equal(t, tickAt(9), accounts[0].Until)
-			ticks, err := tx.RecordedTicks([]smallben.TickSpan{{JobID: 3, After: dawn, Until: tickAt(9)}})
+			ticks, err := tx.RecordedTicks([]ledger.Span{{JobID: 3, After: dawn, Until: tickAt(9)}})
 			require.NoError(t, err)
 			require.Equal(t, [][]time.Time{{tickAt(5)}}, ticks)
 			require.Equal(t, now, tx.Now(), "the time at which the Change began")
 
 			require.Equal(t, before, list(t, other))
-			require.Empty(t, records{Recorder: other}.runs(t))
+			require.Empty(t, records{recordStore: other}.runs(t))
 			return nil
 		})
 		require.Equal(t, []int64{2, 3, 4, 5}, rowIDs(list(t, other)))
@@ -573,7 +615,7 @@ func TestAChangeReadsWhatItWroteAndOthersDoNot(t *testing.T) {
 func TestAnErrorWithinAChangeUndoesItsMethodAlone(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		r.start(t, 1, 2)
-		revision := r.change(t, func(tx smallben.RecordTx) error {
+		revision := r.change(t, func(tx smallben.ChangeTx) error {
 			require.NoError(t, tx.PauseJobs(rawJobs(1)))
 			err := tx.AddJobs(withSchedule(t, rawJobs(3, 2, 4)...))
 			require.Equal(t, []int64{2}, jobErrors(t, err, smallben.ErrJobExists))
@@ -593,18 +635,18 @@ func TestAnErrorWithinAChangeUndoesItsMethodAlone(t *testing.T) {
 func TestTheMismatchErrorUndoesAChangeIfItIsReturned(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2, 3, 4, 5)
-		for name, write := range map[string]func(tx smallben.RecordTx) error{
-			"pause":  func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1, 9)) },
-			"resume": func(tx smallben.RecordTx) error { return tx.ResumeJobs(withSchedule(t, rawJobs(2, 9)...)) },
-			"delete": func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{3, 9}) },
-			"update": func(tx smallben.RecordTx) error {
+		for name, write := range map[string]func(tx smallben.ChangeTx) error{
+			"pause":  func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1, 9)) },
+			"resume": func(tx smallben.ChangeTx) error { return tx.ResumeJobs(withSchedule(t, rawJobs(2, 9)...)) },
+			"delete": func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{3, 9}) },
+			"update": func(tx smallben.ChangeTx) error {
 				return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(4, 9)...))
 			},
-			"upsert":    func(tx smallben.RecordTx) error { return tx.UpsertJobs(nil, withSchedule(t, rawJobs(5, 9)...)) },
-			"SetCronId": func(tx smallben.RecordTx) error { return tx.SetCronId(withSchedule(t, rawJobs(1, 9)...)) },
+			"upsert":    func(tx smallben.ChangeTx) error { return tx.UpsertJobs(nil, withSchedule(t, rawJobs(5, 9)...)) },
+			"SetCronId": func(tx smallben.ChangeTx) error { return tx.SetCronId(withSchedule(t, rawJobs(1, 9)...)) },
 		} {
 			before := list(t, r)
-			_, err := r.Change(write)
+			_, err := r.Change(inJobs(write))
 			require.ErrorIs(t, err, r.ErrorTypeIfMismatchCount(), name)
 			require.ErrorContains(t, err, "9", name)
 			require.Equal(t, before, list(t, r), name)
@@ -612,7 +654,7 @@ func TestTheMismatchErrorUndoesAChangeIfItIsReturned(t *testing.T) {
 		}
 		// Those that exist are changed, and they alone are marked.
 		since := revision
-		revision = r.change(t, func(tx smallben.RecordTx) error {
+		revision = r.change(t, func(tx smallben.ChangeTx) error {
 			for _, err := range []error{
 				tx.PauseJobs(rawJobs(1, 9)),
 				tx.DeleteJobsByIds([]int64{3, 10}),
@@ -641,46 +683,46 @@ func TestAMethodMarksTheJobsThatItWrites(t *testing.T) {
 		all := []int64{1, 2, 3, 4, 5, 6, 7}
 		for _, c := range []struct {
 			name                 string
-			do                   func(tx smallben.RecordTx) error
+			do                   func(tx smallben.ChangeTx) error
 			marked, begun, ended []int64 // jobs with the new revision; whose account begins now; which are gone
 		}{
-			{name: "add", do: func(tx smallben.RecordTx) error { return tx.AddJobs(withSchedule(t, rawJobs(6, 5)...)) }, marked: []int64{5, 6}, begun: []int64{5, 6}},
-			{name: "pause", do: func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1, 2, 1)) }, marked: []int64{1, 2}},
-			{name: "resume", do: func(tx smallben.RecordTx) error { return tx.ResumeJobs(withSchedule(t, rawJob(1))) }, marked: []int64{1}, begun: []int64{1}},
-			{name: "SetCronId", do: func(tx smallben.RecordTx) error { return tx.SetCronId(withSchedule(t, changed)) }},
-			{name: "update", do: func(tx smallben.RecordTx) error {
+			{name: "add", do: func(tx smallben.ChangeTx) error { return tx.AddJobs(withSchedule(t, rawJobs(6, 5)...)) }, marked: []int64{5, 6}, begun: []int64{5, 6}},
+			{name: "pause", do: func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1, 2, 1)) }, marked: []int64{1, 2}},
+			{name: "resume", do: func(tx smallben.ChangeTx) error { return tx.ResumeJobs(withSchedule(t, rawJob(1))) }, marked: []int64{1}, begun: []int64{1}},
+			{name: "SetCronId", do: func(tx smallben.ChangeTx) error { return tx.SetCronId(withSchedule(t, changed)) }},
+			{name: "update", do: func(tx smallben.ChangeTx) error {
 				return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed))
 			}, marked: []int64{2}},
-			{name: "upsert", do: func(tx smallben.RecordTx) error {
+			{name: "upsert", do: func(tx smallben.ChangeTx) error {
 				return tx.UpsertJobs(withSchedule(t, rawJob(7)), withSchedule(t, replaced))
 			}, marked: []int64{3, 7}, begun: []int64{7}},
-			{name: "delete", do: func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{5, 4}) }, ended: []int64{4, 5}},
-			{name: "add again", do: func(tx smallben.RecordTx) error { return tx.AddJobs(withSchedule(t, rawJob(5))) }, marked: []int64{5}, begun: []int64{5}},
-			{name: "upsert again", do: func(tx smallben.RecordTx) error { return tx.UpsertJobs(withSchedule(t, rawJob(4)), nil) }, marked: []int64{4}, begun: []int64{4}},
-			{name: "several", do: func(tx smallben.RecordTx) error {
+			{name: "delete", do: func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{5, 4}) }, ended: []int64{4, 5}},
+			{name: "add again", do: func(tx smallben.ChangeTx) error { return tx.AddJobs(withSchedule(t, rawJob(5))) }, marked: []int64{5}, begun: []int64{5}},
+			{name: "upsert again", do: func(tx smallben.ChangeTx) error { return tx.UpsertJobs(withSchedule(t, rawJob(4)), nil) }, marked: []int64{4}, begun: []int64{4}},
+			{name: "several", do: func(tx smallben.ChangeTx) error {
 				return errors.Join(tx.PauseJobs(rawJobs(7)), tx.DeleteJobsByIds([]int64{6}), tx.AddJobs(withSchedule(t, rawJob(6))), tx.PauseJobs(rawJobs(6)))
 			}, marked: []int64{6, 7}, begun: []int64{6}},
-			{name: "none of them", do: func(tx smallben.RecordTx) error {
+			{name: "none of them", do: func(tx smallben.ChangeTx) error {
 				_, err := tx.Lead("a")
-				_, bury := tx.Bury(nil)
-				_, accounts := tx.Accounts(all)
+				_, bury := tx.Expire(nil)
+				_, accounts := tx.Watermarks(all)
 				_, get := tx.GetJobsByIds(all)
-				return errors.Join(err, bury, accounts, get, tx.Record(nil, []smallben.Run{ended(runKey(1, 1), smallben.OutcomeMissed)}))
+				return errors.Join(err, bury, accounts, get, tx.Record(nil, []ledger.Run{ended(runKey(1, 1), ledger.Missed)}))
 			}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
-				before := make(map[int64]smallben.Account)
+				before := make(map[int64]ledger.Watermark)
 				for _, account := range r.accounts(t, all...) {
 					before[account.JobID] = account
 				}
 				since := r.changes(t, 0, nil).Revision
 				var now time.Time
-				revision := r.change(t, func(tx smallben.RecordTx) error { now = tx.Now(); return c.do(tx) })
+				revision := r.change(t, func(tx smallben.ChangeTx) error { now = tx.Now(); return c.do(tx) })
 				changes := r.changes(t, since, nil)
 				require.ElementsMatch(t, c.marked, rowIDs(changes.Jobs))
 				require.ElementsMatch(t, c.ended, changes.Gone)
 				for _, row := range changes.Jobs {
-					require.Equal(t, revision, row.Revision)
+					require.Equal(t, revision, changes.RevisionOf(row.ID))
 				}
 				for _, account := range r.accounts(t, all...) {
 					want := before[account.JobID]
@@ -701,7 +743,7 @@ func TestAMethodMarksTheJobsThatItWrites(t *testing.T) {
 
 // until keeps a Change busy until something is done, or for so long that it would
 // be if it did not wait for the Change.
-func (r records) until(t testing.TB, tx smallben.RecordTx, done func() bool) {
+func (r records) until(t testing.TB, tx smallben.ChangeTx, done func() bool) {
 	t.Helper()
 	for start := time.Now(); time.Since(start) < 300*time.Millisecond && !done(); {
 		_, err := tx.GetJob(1)
@@ -711,11 +753,11 @@ func (r records) until(t testing.TB, tx smallben.RecordTx, done func() bool) {
 
 // during does something beside a Change, of which it must not see the end before
 // the Change does.
-func (r records) during(t *testing.T, change func(tx smallben.RecordTx), beside func()) {
+func (r records) during(t *testing.T, change func(tx smallben.ChangeTx), beside func()) {
 	t.Helper()
 	var over atomic.Bool
 	waited := make(chan bool, 1)
-	r.change(t, func(tx smallben.RecordTx) error {
+	r.change(t, func(tx smallben.ChangeTx) error {
 		change(tx)
 		go func() {
 			beside()
@@ -732,18 +774,18 @@ func TestAChangeLocksTheJobsThatItReads(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		r.start(t, 1, 2)
 		other := r.another(t)
-		for name, read := range map[string]func(tx smallben.RecordTx) error{
-			"GetJob":              func(tx smallben.RecordTx) error { _, err := tx.GetJob(1); return err },
-			"GetJobsByIds":        func(tx smallben.RecordTx) error { _, err := tx.GetJobsByIds([]int64{2, 1}); return err },
-			"GetAllJobsToExecute": func(tx smallben.RecordTx) error { _, err := tx.GetAllJobsToExecute(); return err },
-			"ListJobs":            func(tx smallben.RecordTx) error { _, err := tx.ListJobs(nil); return err },
-			"ListJobs of one": func(tx smallben.RecordTx) error {
+		for name, read := range map[string]func(tx smallben.ChangeTx) error{
+			"GetJob":              func(tx smallben.ChangeTx) error { _, err := tx.GetJob(1); return err },
+			"GetJobsByIds":        func(tx smallben.ChangeTx) error { _, err := tx.GetJobsByIds([]int64{2, 1}); return err },
+			"GetAllJobsToExecute": func(tx smallben.ChangeTx) error { _, err := tx.GetAllJobsToExecute(); return err },
+			"ListJobs":            func(tx smallben.ChangeTx) error { _, err := tx.ListJobs(nil); return err },
+			"ListJobs of one": func(tx smallben.ChangeTx) error {
 				_, err := tx.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{1}})
 				return err
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
-				r.during(t, func(tx smallben.RecordTx) { require.NoError(t, read(tx)) }, func() {
+				r.during(t, func(tx smallben.ChangeTx) { require.NoError(t, read(tx)) }, func() {
 					assert.NoError(t, other.SetCronId(withSchedule(t, rawJob(1))))
 				})
 			})
@@ -753,21 +795,21 @@ func TestAChangeLocksTheJobsThatItReads(t *testing.T) {
 
 func TestNoClaimIsAnsweredWhileItsAccountIsHeld(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		other := records{Recorder: r.another(t)}
+		other := records{recordStore: r.another(t)}
 		for name, c := range map[string]struct {
-			change func(tx smallben.RecordTx, id int64) error
-			want   smallben.ClaimResult
+			change func(tx smallben.ChangeTx, id int64) error
+			want   ledger.Result
 		}{
-			"nothing": {func(smallben.RecordTx, int64) error { return nil }, smallben.ClaimWon},
-			"account": {func(tx smallben.RecordTx, id int64) error { return tx.Record(accountsAt(tickAt(5), id), nil) }, smallben.ClaimLate},
-			"pause":   {func(tx smallben.RecordTx, id int64) error { return tx.PauseJobs(rawJobs(id)) }, smallben.ClaimStale},
-			"delete":  {func(tx smallben.RecordTx, id int64) error { return tx.DeleteJobsByIds([]int64{id}) }, smallben.ClaimStale},
-			"update": {func(tx smallben.RecordTx, id int64) error {
+			"nothing": {func(smallben.ChangeTx, int64) error { return nil }, ledger.Won},
+			"account": {func(tx smallben.ChangeTx, id int64) error { return tx.Record(accountsAt(tickAt(5), id), nil) }, ledger.Late},
+			"pause":   {func(tx smallben.ChangeTx, id int64) error { return tx.PauseJobs(rawJobs(id)) }, ledger.Stale},
+			"delete":  {func(tx smallben.ChangeTx, id int64) error { return tx.DeleteJobsByIds([]int64{id}) }, ledger.Stale},
+			"update": {func(tx smallben.ChangeTx, id int64) error {
 				return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJob(id)))
-			}, smallben.ClaimStale},
-			"run": {func(tx smallben.RecordTx, id int64) error {
-				return tx.Record(nil, []smallben.Run{ended(runKey(id, 1), smallben.OutcomeRunning)})
-			}, smallben.ClaimTaken},
+			}, ledger.Stale},
+			"run": {func(tx smallben.ChangeTx, id int64) error {
+				return tx.Record(nil, []ledger.Run{ended(runKey(id, 1), ledger.Running)})
+			}, ledger.Taken},
 		} {
 			t.Run(name, func(t *testing.T) {
 				if len(list(t, r)) == 0 {
@@ -775,15 +817,15 @@ func TestNoClaimIsAnsweredWhileItsAccountIsHeld(t *testing.T) {
 				}
 				id := rand.Int64N(math.MaxInt32) + 2
 				revision := r.start(t, id)
-				r.during(t, func(tx smallben.RecordTx) {
-					accounts, err := tx.Accounts([]int64{id})
+				r.during(t, func(tx smallben.ChangeTx) {
+					accounts, err := tx.Watermarks([]int64{id})
 					require.NoError(t, err)
 					require.Len(t, accounts, 1)
 					require.NoError(t, c.change(tx, id))
 				}, func() {
 					results, err := other.Claim("b", claimsOf(revision, runKey(id, 1)))
 					assert.NoError(t, err)
-					assert.Equal(t, []smallben.ClaimResult{c.want}, results)
+					assert.Equal(t, []ledger.Result{c.want}, results)
 				})
 			})
 		}
@@ -793,19 +835,19 @@ func TestNoClaimIsAnsweredWhileItsAccountIsHeld(t *testing.T) {
 func TestAccountsAreThoseOfTheJobsThatExist(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		first := r.start(t, 5, -3, 2)
-		second := r.change(t, func(tx smallben.RecordTx) error {
+		second := r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.PauseJobs(rawJobs(2)), tx.Record(accountsAt(tickAt(7), 5), nil))
 		})
 		gone := r.start(t, 7)
-		r.change(t, func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{7}) })
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{7}) })
 		require.Greater(t, gone, second)
 		r.win(t, "a", exclusively(claimsOf(first, runKey(-3, 1))))
 		r.win(t, "a", claimsOf(first, runKey(5, 8)))
-		require.Equal(t, []smallben.Account{
-			{JobID: -3, Until: dawn, Revision: first, Busy: true},
-			{JobID: 2, Until: dawn, Revision: second},
-			{JobID: 5, Until: tickAt(7), Revision: first},
-		}, r.accounts(t, 7, 5, 99, 2, 5, -3))
+		require.Equal(t, []ledger.Watermark{
+			{JobID: -3, Until: dawn, Revision: first, CreatedAt: rawJob(-3).CreatedAt, Busy: true},
+			{JobID: 2, Until: dawn, Revision: second, CreatedAt: rawJob(2).CreatedAt, Paused: true},
+			{JobID: 5, Until: tickAt(7), Revision: first, CreatedAt: rawJob(5).CreatedAt},
+		}, r.watermarks(t, 7, 5, 99, 2, 5, -3))
 		require.Empty(t, r.accounts(t, 99))
 	})
 }
@@ -820,19 +862,17 @@ func TestChangesAreThoseSinceARevision(t *testing.T) {
 		broken := rawJob(3)
 		broken.SerializedJob = "!"
 		r.put(t, broken)
-		require.NoError(t, r.CompareMarks())
+		require.NoError(t, r.Compare())
 		one := r.start(t, 1, 2, 5)
-		two := r.change(t, func(tx smallben.RecordTx) error {
+		two := r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.PauseJobs(rawJobs(2, 3)), tx.DeleteJobsByIds([]int64{5}))
 		})
-		r.change(t, func(smallben.RecordTx) error { return nil })
-		three := r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(smallben.ChangeTx) error { return nil })
+		three := r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.AddJobs(withSchedule(t, rawJobs(-4)...)), tx.DeleteJobsByIds([]int64{1}))
 		})
 		rows := make(map[int64]smallben.RawJob)
 		for _, row := range list(t, r) {
-			require.Zero(t, row.Revision, "it is that of Changes alone")
-			row.Revision = map[int64]int64{-4: three, 2: two, 3: two}[row.ID]
 			rows[row.ID] = row
 		}
 		for _, c := range []struct {
@@ -869,7 +909,7 @@ func TestChangesAreThoseSinceARevision(t *testing.T) {
 		back := r.start(t, 5)
 		changes := r.changes(t, three, nil)
 		require.Equal(t, []int64{5}, rowIDs(changes.Jobs))
-		require.Equal(t, back, changes.Jobs[0].Revision)
+		require.Equal(t, back, changes.Revisions[0])
 		require.Empty(t, changes.Gone)
 	})
 }
@@ -883,7 +923,7 @@ func TestChangesAreOnePicture(t *testing.T) {
 		go func() {
 			defer close(done)
 			for n := range int64(rounds) {
-				_, err := other.Change(func(tx smallben.RecordTx) error {
+				_, err := other.Change(inJobs(func(tx smallben.ChangeTx) error {
 					changed := rawJobs(1, 2)
 					expression := fmt.Sprintf("%d 4 * * *", n)
 					changed[0].CronExpression, changed[1].CronExpression = expression, expression
@@ -892,18 +932,19 @@ func TestChangesAreOnePicture(t *testing.T) {
 						return errors.Join(tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed...)), tx.DeleteJobsByIds([]int64{99 + n}))
 					}
 					return errors.Join(tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, changed...)), tx.AddJobs(ephemeral))
-				})
+				}))
 				assert.NoError(t, err)
 			}
 		}()
-		seen := make(map[int64]smallben.RawJob)
+		seen, revisions := make(map[int64]smallben.RawJob), make(map[int64]int64)
 		var revision int64
 		follow := func() {
 			t.Helper()
 			changes := r.changes(t, revision, nil)
 			for _, row := range changes.Jobs {
-				require.Greater(t, row.Revision, revision)
-				require.LessOrEqual(t, row.Revision, changes.Revision)
+				require.Greater(t, changes.RevisionOf(row.ID), revision)
+				require.LessOrEqual(t, changes.RevisionOf(row.ID), changes.Revision)
+				revisions[row.ID] = changes.RevisionOf(row.ID)
 				seen[row.ID] = row
 			}
 			for _, id := range changes.Gone {
@@ -912,7 +953,7 @@ func TestChangesAreOnePicture(t *testing.T) {
 			require.GreaterOrEqual(t, changes.Revision, revision)
 			revision = changes.Revision
 			require.Equal(t, seen[1].CronExpression, seen[2].CronExpression)
-			require.Equal(t, seen[1].Revision, seen[2].Revision)
+			require.Equal(t, revisions[1], revisions[2])
 			require.LessOrEqual(t, len(seen), 4)
 			require.GreaterOrEqual(t, len(seen), 3)
 		}
@@ -935,7 +976,7 @@ func TestChangesAreOnePicture(t *testing.T) {
 func TestCompareMarksFindsWhatWasWrittenWithoutTheRecord(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		r.start(t, 1, 2, 3, 4, 5, 6)
-		r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.DeleteJobsByIds([]int64{6}), tx.PauseJobs(rawJobs(2)))
 		})
 		known := r.changes(t, 0, nil)
@@ -967,7 +1008,7 @@ func TestCompareMarksFindsWhatWasWrittenWithoutTheRecord(t *testing.T) {
 				changes := r.changes(t, known.Revision, nil)
 				require.Empty(t, changes.Jobs, "a plain method marks nothing")
 				start := time.Now()
-				require.NoError(t, r.CompareMarks())
+				require.NoError(t, r.Compare())
 				changes = r.changes(t, known.Revision, nil)
 				require.ElementsMatch(t, c.jobs, rowIDs(changes.Jobs))
 				require.ElementsMatch(t, c.gone, changes.Gone)
@@ -990,37 +1031,37 @@ func TestCompareMarksFindsWhatWasWrittenWithoutTheRecord(t *testing.T) {
 func TestAJobThatWasAddedWithoutTheRecordHasNoAccountUntilItIsMarked(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		r.start(t, 2, 4, 6)
-		gone := r.change(t, func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{2, 4, 6}) })
+		gone := r.change(t, func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{2, 4, 6}) })
 		require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(1, 2, 3, 4, 5, 6)...))) // the even ones with tombstones
-		stale := []smallben.ClaimResult{smallben.ClaimStale, smallben.ClaimStale}
+		stale := []ledger.Result{ledger.Stale, ledger.Stale}
 		for id := range int64(6) {
 			require.Equal(t, stale, r.claim(t, "a", append(claimsOf(0, runKey(id+1, 1)), claimsOf(gone, runKey(id+1, 1))...)))
 			r.win(t, "a", claimsOf(0, triggered(runKey(id+1, 1))))
 		}
 		for i, mark := range []func(ids []int64) error{
 			func(ids []int64) error {
-				_, err := r.Change(func(tx smallben.RecordTx) error { _, err := tx.Accounts(ids); return err })
+				_, err := r.Change(inJobs(func(tx smallben.ChangeTx) error { _, err := tx.Watermarks(ids); return err }))
 				return err
 			},
 			func(ids []int64) error {
-				_, err := r.Change(func(tx smallben.RecordTx) error {
+				_, err := r.Change(inJobs(func(tx smallben.ChangeTx) error {
 					return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(ids...)...))
-				})
+				}))
 				return err
 			},
-			func([]int64) error { return r.CompareMarks() },
+			func([]int64) error { return r.Compare() },
 		} {
 			ids := []int64{2*int64(i) + 1, 2*int64(i) + 2}
 			start := time.Now()
 			require.NoError(t, mark(ids))
 			accounts := r.accounts(t, ids...)
 			require.Len(t, accounts, 2)
-			rows := r.changes(t, gone, ids).Jobs
+			changes := r.changes(t, gone, ids)
 			for i, account := range accounts {
 				recent(t, account.Until, start)
-				require.Equal(t, rows[i].Revision, account.Revision)
-				require.Equal(t, []smallben.ClaimResult{smallben.ClaimLate, smallben.ClaimWon}, r.claim(t, "a",
-					claimsOf(account.Revision, runKey(account.JobID, 1), smallben.RunKey{JobID: account.JobID, Tick: time.Now(), Attempt: 1})))
+				require.Equal(t, changes.Revisions[i], account.Revision)
+				require.Equal(t, []ledger.Result{ledger.Late, ledger.Won}, r.claim(t, "a",
+					claimsOf(account.Revision, runKey(account.JobID, 1), ledger.Key{JobID: account.JobID, Tick: time.Now(), Attempt: 1})))
 			}
 		}
 		r.settled(t)
@@ -1032,62 +1073,62 @@ func TestAJobThatWasAddedWithoutTheRecordHasNoAccountUntilItIsMarked(t *testing.
 func TestAClaimIsAnsweredByWhatTheRecordKnows(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2, 3, 4)
-		revision2 := r.change(t, func(tx smallben.RecordTx) error {
+		revision2 := r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.PauseJobs(rawJobs(2)), tx.DeleteJobsByIds([]int64{4}), tx.Record(accountsAt(tickAt(10), 3), nil))
 		})
 		const hour, microsecond = time.Hour, time.Microsecond
-		r.record(t, ended(runKey(1, 50), smallben.OutcomeOK), ended(runKey(1, 51), smallben.OutcomeMissed), ended(runKey(3, 10), smallben.OutcomeOK),
-			ended(triggered(runKey(1, 52)), smallben.OutcomeOK))
+		r.record(t, ended(runKey(1, 50), ledger.Outcome(smallben.OutcomeOK)), ended(runKey(1, 51), ledger.Missed), ended(runKey(3, 10), ledger.Outcome(smallben.OutcomeOK)),
+			ended(triggered(runKey(1, 52)), ledger.Outcome(smallben.OutcomeOK)))
 		r.win(t, "b", claimsOf(revision, runKey(1, 53)))
 		now := time.Now()
-		at := func(id int64, tick time.Time) smallben.RunKey {
-			return smallben.RunKey{JobID: id, Tick: tick, Attempt: 1}
+		at := func(id int64, tick time.Time) ledger.Key {
+			return ledger.Key{JobID: id, Tick: tick, Attempt: 1}
 		}
 		cases := []struct {
 			name     string
-			key      smallben.RunKey
+			key      ledger.Key
 			revision int64
-			want     smallben.ClaimResult
+			want     ledger.Result
 		}{
-			{"its tick", runKey(1, 1), revision, smallben.ClaimWon},
-			{"a tick between seconds", at(1, tickAt(2).Add(microsecond)), revision, smallben.ClaimWon},
-			{"a second attempt", attempt(2, runKey(1, 3)), revision, smallben.ClaimWon},
-			{"a tick that is about to come", at(1, now.Add(900*time.Millisecond)), revision, smallben.ClaimWon},
-			{"a tick to come", at(1, now.Add(time.Minute)), revision, smallben.ClaimEarly},
-			{"a trigger to come", triggered(at(1, now.Add(hour))), revision, smallben.ClaimWon},
+			{"its tick", runKey(1, 1), revision, ledger.Won},
+			{"a tick between seconds", at(1, tickAt(2).Add(microsecond)), revision, ledger.Won},
+			{"a second attempt", attempt(2, runKey(1, 3)), revision, ledger.Won},
+			{"a tick that is about to come", at(1, now.Add(900*time.Millisecond)), revision, ledger.Won},
+			{"a tick to come", at(1, now.Add(time.Minute)), revision, ledger.Early},
+			{"a trigger to come", triggered(at(1, now.Add(hour))), revision, ledger.Won},
 
-			{"an old revision", runKey(1, 4), revision - 1, smallben.ClaimStale},
-			{"a revision to come", runKey(1, 4), revision + 1, smallben.ClaimStale},
-			{"no revision", runKey(1, 4), 0, smallben.ClaimStale},
-			{"a trigger with another revision", triggered(runKey(1, 4)), 0, smallben.ClaimWon},
-			{"paused", runKey(2, 1), revision2, smallben.ClaimStale},
-			{"paused, triggered", triggered(runKey(2, 1)), revision2, smallben.ClaimWon},
-			{"deleted", runKey(4, 1), revision2, smallben.ClaimStale},
-			{"deleted, old revision", runKey(4, 1), revision, smallben.ClaimStale},
-			{"deleted, triggered", triggered(runKey(4, 1)), revision2, smallben.ClaimStale},
-			{"never was", runKey(99, 1), revision, smallben.ClaimStale},
-			{"never was, triggered", triggered(runKey(99, 1)), revision, smallben.ClaimStale},
+			{"an old revision", runKey(1, 4), revision - 1, ledger.Stale},
+			{"a revision to come", runKey(1, 4), revision + 1, ledger.Stale},
+			{"no revision", runKey(1, 4), 0, ledger.Stale},
+			{"a trigger with another revision", triggered(runKey(1, 4)), 0, ledger.Won},
+			{"paused", runKey(2, 1), revision2, ledger.Stale},
+			{"paused, triggered", triggered(runKey(2, 1)), revision2, ledger.Won},
+			{"deleted", runKey(4, 1), revision2, ledger.Stale},
+			{"deleted, old revision", runKey(4, 1), revision, ledger.Stale},
+			{"deleted, triggered", triggered(runKey(4, 1)), revision2, ledger.Stale},
+			{"never was", runKey(99, 1), revision, ledger.Stale},
+			{"never was, triggered", triggered(runKey(99, 1)), revision, ledger.Stale},
 
-			{"recorded by the account", runKey(3, 9), revision, smallben.ClaimLate},
-			{"the last that the account has", at(3, tickAt(10)), revision, smallben.ClaimLate},
-			{"the first that it has not", at(3, tickAt(10).Add(microsecond)), revision, smallben.ClaimWon},
-			{"a trigger before the account", triggered(runKey(3, 9)), revision, smallben.ClaimWon},
+			{"recorded by the account", runKey(3, 9), revision, ledger.Late},
+			{"the last that the account has", at(3, tickAt(10)), revision, ledger.Late},
+			{"the first that it has not", at(3, tickAt(10).Add(microsecond)), revision, ledger.Won},
+			{"a trigger before the account", triggered(runKey(3, 9)), revision, ledger.Won},
 
-			{"finished", runKey(1, 50), revision, smallben.ClaimTaken},
-			{"missed", runKey(1, 51), revision, smallben.ClaimTaken},
-			{"claimed by another", runKey(1, 53), revision, smallben.ClaimTaken},
-			{"triggered at this time", triggered(runKey(1, 52)), revision, smallben.ClaimTaken},
-			{"only triggered at this time", runKey(1, 52), revision, smallben.ClaimWon},
-			{"a trigger at the time of a tick", triggered(runKey(1, 50)), revision, smallben.ClaimWon},
-			{"another attempt than the one that is", attempt(2, runKey(1, 50)), revision, smallben.ClaimWon},
+			{"finished", runKey(1, 50), revision, ledger.Taken},
+			{"missed", runKey(1, 51), revision, ledger.Taken},
+			{"claimed by another", runKey(1, 53), revision, ledger.Taken},
+			{"triggered at this time", triggered(runKey(1, 52)), revision, ledger.Taken},
+			{"only triggered at this time", runKey(1, 52), revision, ledger.Won},
+			{"a trigger at the time of a tick", triggered(runKey(1, 50)), revision, ledger.Won},
+			{"another attempt than the one that is", attempt(2, runKey(1, 50)), revision, ledger.Won},
 
 			// Stale comes before Late, Early and Taken, Late before Taken.
-			{"stale and late", runKey(3, 9), revision - 1, smallben.ClaimStale},
-			{"stale and early", at(1, now.Add(hour)), revision - 1, smallben.ClaimStale},
-			{"stale and taken", runKey(1, 53), revision - 1, smallben.ClaimStale},
-			{"late and taken", runKey(3, 10), revision, smallben.ClaimLate},
+			{"stale and late", runKey(3, 9), revision - 1, ledger.Stale},
+			{"stale and early", at(1, now.Add(hour)), revision - 1, ledger.Stale},
+			{"stale and taken", runKey(1, 53), revision - 1, ledger.Stale},
+			{"late and taken", runKey(3, 10), revision, ledger.Late},
 		}
-		var claims []smallben.Claim
+		var claims []ledger.Claim
 		for _, c := range cases {
 			claims = append(claims, claimsOf(c.revision, c.key)...)
 		}
@@ -1101,7 +1142,7 @@ func TestAClaimIsAnsweredByWhatTheRecordKnows(t *testing.T) {
 			key := c.key
 			key.Tick = storedTime(key.Tick)
 			run, exists := runs[key]
-			if c.want != smallben.ClaimWon {
+			if c.want != ledger.Won {
 				assert.Equal(t, before[key], run, c.name)
 				continue
 			}
@@ -1109,7 +1150,7 @@ func TestAClaimIsAnsweredByWhatTheRecordKnows(t *testing.T) {
 				continue
 			}
 			recent(t, run.Start, now)
-			assert.Equal(t, smallben.Run{RunKey: key, GroupID: key.JobID % 5, SuperGroupID: key.JobID % 3, Process: "a", Start: run.Start, Outcome: smallben.OutcomeRunning}, run, c.name)
+			assert.Equal(t, ledger.Run{Key: key, GroupID: key.JobID % 5, SuperGroupID: key.JobID % 3, Process: "a", Start: run.Start, Outcome: ledger.Running}, run, c.name)
 		}
 	})
 }
@@ -1123,22 +1164,22 @@ func TestAClaimOfOnesOwnUnfinishedRunIsWonAgain(t *testing.T) {
 		r.win(t, "a", claims)
 		r.win(t, "a", append(claims, claims...))
 		for i, result := range r.claim(t, "b", claims) {
-			require.Equal(t, smallben.ClaimTaken, result, "%d", i)
+			require.Equal(t, ledger.Taken, result, "%d", i)
 		}
 		require.True(t, r.busy(t, 4))
-		r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.PauseJobs(rawJobs(1)), tx.DeleteJobsByIds([]int64{2}), tx.Record(accountsAt(tickAt(9), 3), nil))
 		})
 		r.win(t, "a", claims)
 		require.Equal(t, before, r.runs(t))
 
 		// Finished and lost ones are not.
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{finished(runKey(4, 1))}))
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimTaken}, r.claim(t, "a", claims[3:4]))
+		require.NoError(t, r.Finish("a", []ledger.End{finished(runKey(4, 1))}))
+		require.Equal(t, []ledger.Result{ledger.Taken}, r.claim(t, "a", claims[3:4]))
 		require.NoError(t, r.Leave("a"))
-		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury(nil); return err })
+		r.change(t, func(tx smallben.ChangeTx) error { _, err := tx.Expire(nil); return err })
 		require.NoError(t, r.Join("a"))
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimTaken}, r.claim(t, "a", claims[4:]))
+		require.Equal(t, []ledger.Result{ledger.Taken}, r.claim(t, "a", claims[4:]))
 		require.False(t, r.busy(t, 4))
 	})
 }
@@ -1156,10 +1197,10 @@ func TestAClaimNeedsAProcessThatIsRegistered(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1)
 		require.NoError(t, r.Leave("a"))
-		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury([]smallben.Peer{{Process: "b"}}); return err })
+		r.change(t, func(tx smallben.ChangeTx) error { _, err := tx.Expire([]ledger.Member{{Process: "b"}}); return err })
 		for _, process := range []string{"a", "b", "nobody", ""} {
 			results, err := r.Claim(process, claimsOf(revision, runKey(1, 1), triggered(runKey(1, 1))))
-			require.ErrorIs(t, err, smallben.ErrNotRegistered)
+			require.ErrorIs(t, err, ledger.ErrNotRegistered)
 			require.Empty(t, results)
 		}
 		require.Empty(t, r.runs(t))
@@ -1169,48 +1210,48 @@ func TestAClaimNeedsAProcessThatIsRegistered(t *testing.T) {
 func TestOneRunAtATimeHoldsTheRunningKey(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2)
-		result := func(process string, claim []smallben.Claim) smallben.ClaimResult {
+		result := func(process string, claim []ledger.Claim) ledger.Result {
 			t.Helper()
 			return r.claim(t, process, claim)[0]
 		}
 		first := exclusively(claimsOf(revision, runKey(1, 1)))
 		end := finished(runKey(1, 1))
-		end.Exclusive = true
+		end.Overlap = ledger.Skip
 		r.win(t, "a", first)
 		require.True(t, r.busy(t, 1))
 		require.False(t, r.busy(t, 2))
 
 		start := time.Now()
 		skipped := runKey(1, 2)
-		require.Equal(t, smallben.ClaimSkipped, result("b", exclusively(claimsOf(revision, skipped))))
+		require.Equal(t, ledger.Overlapped, result("b", exclusively(claimsOf(revision, skipped))))
 		run := r.runs(t)[skipped]
 		recent(t, run.Start, start)
 		recent(t, run.End, start)
-		require.Equal(t, smallben.Run{RunKey: skipped, GroupID: 1, SuperGroupID: 1, Process: "b", Start: run.Start, End: run.End, Outcome: smallben.OutcomeSkipped, Exclusive: true}, run)
+		require.Equal(t, ledger.Run{Key: skipped, GroupID: 1, SuperGroupID: 1, Process: "b", Start: run.Start, End: run.End, Outcome: ledger.Skipped, Exclusive: true}, run)
 		require.True(t, r.runs(t)[runKey(1, 1)].Exclusive)
-		require.Equal(t, smallben.ClaimTaken, result("b", exclusively(claimsOf(revision, skipped))))
-		require.Equal(t, smallben.ClaimSkipped, result("a", exclusively(claimsOf(revision, triggered(runKey(1, 2))))), "a triggered one, of the same process")
-		require.Equal(t, smallben.ClaimTaken, result("b", first))
-		require.Equal(t, smallben.ClaimStale, result("b", exclusively(claimsOf(revision-1, runKey(1, 3)))))
+		require.Equal(t, ledger.Taken, result("b", exclusively(claimsOf(revision, skipped))))
+		require.Equal(t, ledger.Overlapped, result("a", exclusively(claimsOf(revision, triggered(runKey(1, 2))))), "a triggered one, of the same process")
+		require.Equal(t, ledger.Taken, result("b", first))
+		require.Equal(t, ledger.Stale, result("b", exclusively(claimsOf(revision-1, runKey(1, 3)))))
 		r.win(t, "b", claimsOf(revision, runKey(1, 3)))              // one that is not exclusive
 		r.win(t, "b", exclusively(claimsOf(revision, runKey(2, 1)))) // one of another job
 		r.win(t, "a", first)
 
 		// Only the run that holds it frees it.
 		other := finished(skipped)
-		other.Exclusive = true
-		require.NoError(t, r.Finish("b", []smallben.FinishedRun{end, other}))
+		other.Overlap = ledger.Skip
+		require.NoError(t, r.Finish("b", []ledger.End{end, other}))
 		another := finished(attempt(2, runKey(1, 1)))
-		another.Exclusive = true
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{another}))
-		require.NoError(t, r.Finish("b", []smallben.FinishedRun{finished(runKey(1, 3))}))
+		another.Overlap = ledger.Skip
+		require.NoError(t, r.Finish("a", []ledger.End{another}))
+		require.NoError(t, r.Finish("b", []ledger.End{finished(runKey(1, 3))}))
 		require.True(t, r.busy(t, 1))
 		require.Equal(t, run, r.runs(t)[skipped])
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{end}))
+		require.NoError(t, r.Finish("a", []ledger.End{end}))
 		require.False(t, r.busy(t, 1))
 
 		// A claim that is not won takes none.
-		require.Equal(t, smallben.ClaimTaken, result("b", exclusively(claimsOf(revision, runKey(1, 1)))))
+		require.Equal(t, ledger.Taken, result("b", exclusively(claimsOf(revision, runKey(1, 1)))))
 		require.False(t, r.busy(t, 1))
 		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 4))))
 		require.True(t, r.busy(t, 1))
@@ -1223,17 +1264,17 @@ func TestOneOfSeveralExclusiveClaimsInACallIsWon(t *testing.T) {
 		claims := exclusively(claimsOf(revision, runKey(2, 3), runKey(1, 1), runKey(2, 1), triggered(runKey(2, 1)), runKey(2, 2)))
 		claims = append(claims, claimsOf(revision, runKey(2, 4), runKey(3, 1))...)
 		results := r.claim(t, "a", claims)
-		count := make(map[smallben.ClaimResult]int)
+		count := make(map[ledger.Result]int)
 		for i, claim := range claims {
-			if claim.JobID == 2 && claim.Exclusive {
+			if claim.JobID == 2 && claim.Overlap != ledger.Allow {
 				count[results[i]]++
 			} else {
-				require.Equal(t, smallben.ClaimWon, results[i], "%d", i)
+				require.Equal(t, ledger.Won, results[i], "%d", i)
 			}
-			want := map[smallben.ClaimResult]smallben.Outcome{smallben.ClaimWon: smallben.OutcomeRunning, smallben.ClaimSkipped: smallben.OutcomeSkipped}
-			require.Equal(t, want[results[i]], r.runs(t)[claim.RunKey].Outcome)
+			want := map[ledger.Result]ledger.Outcome{ledger.Won: ledger.Running, ledger.Overlapped: ledger.Skipped}
+			require.Equal(t, want[results[i]], r.runs(t)[claim.Key].Outcome)
 		}
-		require.Equal(t, map[smallben.ClaimResult]int{smallben.ClaimWon: 1, smallben.ClaimSkipped: 3}, count)
+		require.Equal(t, map[ledger.Result]int{ledger.Won: 1, ledger.Overlapped: 3}, count)
 		require.True(t, r.busy(t, 1))
 		require.True(t, r.busy(t, 2))
 		require.False(t, r.busy(t, 3))
@@ -1245,16 +1286,16 @@ func TestALargeCallIsAnsweredInOrder(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		const size = 5_000
 		revision := r.start(t, 1, 2, 3)
-		r.change(t, func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(3)) })
-		var claims []smallben.Claim
-		var ends []smallben.FinishedRun
-		want := make([]smallben.ClaimResult, size)
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(3)) })
+		var claims []ledger.Claim
+		var ends []ledger.End
+		want := make([]ledger.Result, size)
 		for i, n := range rand.New(rand.NewPCG(1, 2)).Perm(size) {
 			claims = append(claims, claimsOf(revision, runKey(int64(n%3)+1, n+1))...)
-			ends = append(ends, finished(claims[i].RunKey))
-			want[i] = smallben.ClaimWon
+			ends = append(ends, finished(claims[i].Key))
+			want[i] = ledger.Won
 			if claims[i].JobID == 3 {
-				want[i] = smallben.ClaimStale
+				want[i] = ledger.Stale
 			}
 		}
 		asked := slices.Clone(claims)
@@ -1267,7 +1308,7 @@ func TestALargeCallIsAnsweredInOrder(t *testing.T) {
 		runs := r.runs(t)
 		require.Len(t, runs, size-size/3)
 		for key, run := range runs {
-			require.Equal(t, smallben.OutcomeOK, run.Outcome, "%v", key)
+			require.Equal(t, ledger.Outcome(smallben.OutcomeOK), run.Outcome, "%v", key)
 			require.Equal(t, key.Tick.Add(time.Minute), run.End)
 		}
 	})
@@ -1276,18 +1317,18 @@ func TestALargeCallIsAnsweredInOrder(t *testing.T) {
 func TestTicksAreTheSameInEveryZoneAndToTheMicrosecond(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1)
-		fine := smallben.RunKey{JobID: 1, Tick: tickAt(1).Add(123456789).In(time.FixedZone("here", 5*3600)), Attempt: 1}
+		fine := ledger.Key{JobID: 1, Tick: tickAt(1).Add(123456789).In(time.FixedZone("here", 5*3600)), Attempt: 1}
 		stored := fine
 		stored.Tick = tickAt(1).Add(123456000)
 		r.win(t, "a", claimsOf(revision, fine))
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimTaken}, r.claim(t, "b", claimsOf(revision, stored)))
+		require.Equal(t, []ledger.Result{ledger.Taken}, r.claim(t, "b", claimsOf(revision, stored)))
 		end := finished(fine)
 		end.Start, end.End = fine.Tick.Add(time.Nanosecond), fine.Tick.Add(time.Second)
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{end}))
+		require.NoError(t, r.Finish("a", []ledger.End{end}))
 		run := r.runs(t)[stored]
 		require.Equal(t, []time.Time{stored.Tick, stored.Tick, stored.Tick.Add(time.Second)}, []time.Time{run.Tick, run.Start, run.End})
-		r.look(t, func(tx smallben.RecordTx) {
-			ticks, err := tx.RecordedTicks([]smallben.TickSpan{{JobID: 1, After: dawn.In(time.Local), Until: fine.Tick}})
+		r.look(t, func(tx smallben.ChangeTx) {
+			ticks, err := tx.RecordedTicks([]ledger.Span{{JobID: 1, After: dawn.In(time.Local), Until: fine.Tick}})
 			require.NoError(t, err)
 			require.Equal(t, [][]time.Time{{stored.Tick}}, ticks)
 		})
@@ -1306,20 +1347,20 @@ func TestEachTickIsWonOnce(t *testing.T) {
 		revision := r.start(t, ids...)
 		var paused [jobs + 1]atomic.Bool
 		var mu sync.Mutex
-		winners := make(map[smallben.RunKey]string)
+		winners := make(map[ledger.Key]string)
 		var wg sync.WaitGroup
 		other := r.another(t)
-		for p, recorder := range []smallben.Recorder{r.Recorder, other, r.Recorder, other} {
+		for p, recorder := range []recordStore{r.recordStore, other, r.recordStore, other} {
 			process := fmt.Sprintf("process %d", p)
 			require.NoError(t, recorder.Join(process))
 			wg.Go(func() {
 				order := rand.Perm(jobs * ticks)
 				for chunk := range slices.Chunk(order, batch) {
-					var claims []smallben.Claim
+					var claims []ledger.Claim
 					var before []bool
 					for _, n := range chunk {
 						claim := claimsOf(revision, runKey(int64(n%jobs)+1, n/jobs+1))[0]
-						claim.Exclusive = claim.JobID%2 == 1
+						claim.Overlap = lockedIf(claim.JobID%2 == 1)
 						claims, before = append(claims, claim), append(before, paused[claim.JobID].Load())
 					}
 					results, err := recorder.Claim(process, claims)
@@ -1328,23 +1369,23 @@ func TestEachTickIsWonOnce(t *testing.T) {
 					}
 					mu.Lock()
 					for i, result := range results {
-						if result != smallben.ClaimWon {
+						if result != ledger.Won {
 							continue
 						}
 						assert.False(t, before[i], "won after the pause: %+v", claims[i])
-						assert.Empty(t, winners[claims[i].RunKey], "won twice: %+v", claims[i])
-						winners[claims[i].RunKey] = process
+						assert.Empty(t, winners[claims[i].Key], "won twice: %+v", claims[i])
+						winners[claims[i].Key] = process
 					}
 					mu.Unlock()
 				}
 			})
 		}
-		for w, recorder := range []smallben.Recorder{r.Recorder, other} {
+		for w, recorder := range []recordStore{r.recordStore, other} {
 			wg.Go(func() {
 				for _, id := range [][]int64{{3, 1}, {2, 4}}[w] {
-					_, err := recorder.Change(func(tx smallben.RecordTx) error {
+					_, err := recorder.Change(inJobs(func(tx smallben.ChangeTx) error {
 						return errors.Join(tx.PauseJobs(rawJobs(id)), tx.SetCronId(withSchedule(t, rawJobs(9, 8, 7)...)))
-					})
+					}))
 					assert.NoError(t, err)
 					paused[id].Store(true)
 				}
@@ -1353,12 +1394,12 @@ func TestEachTickIsWonOnce(t *testing.T) {
 		wg.Wait()
 		running := make(map[int64]int)
 		for key, run := range r.runs(t) {
-			if run.Outcome == smallben.OutcomeRunning {
+			if run.Outcome == ledger.Running {
 				require.Equal(t, winners[key], run.Process)
 				delete(winners, key)
 				running[key.JobID]++
 			} else {
-				require.Equal(t, smallben.OutcomeSkipped, run.Outcome)
+				require.Equal(t, ledger.Skipped, run.Outcome)
 				require.EqualValues(t, 1, key.JobID%2)
 			}
 		}
@@ -1379,19 +1420,19 @@ func TestEachTickIsWonOnce(t *testing.T) {
 
 func TestAFinishMatchesProcessAndKey(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		const OK, Lost, Missed, Skipped = smallben.OutcomeOK, smallben.OutcomeLost, smallben.OutcomeMissed, smallben.OutcomeSkipped
+		const OK, Lost, Missed, Skipped = ledger.Outcome(smallben.OutcomeOK), ledger.Lost, ledger.Missed, ledger.Skipped
 		revision := r.start(t, 1)
 		r.win(t, "b", claimsOf(revision, runKey(1, 4), runKey(1, 14)))
 		r.win(t, "a", claimsOf(revision, runKey(1, 1), attempt(2, runKey(1, 2)), triggered(runKey(1, 3)), runKey(1, 11), runKey(1, 20)))
 		lost := ended(runKey(1, 8), Lost)
 		lost.Process = "b"
-		makesUp := ended(runKey(1, 21), smallben.OutcomeRunning)
+		makesUp := ended(runKey(1, 21), ledger.Running)
 		makesUp.Missed, makesUp.FirstTick = 3, tickAt(18)
 		r.record(t, ended(runKey(1, 5), OK), ended(runKey(1, 6), Lost), ended(runKey(1, 7), Missed), lost, ended(runKey(1, 9), Skipped), makesUp,
 			ended(runKey(1, 12), Missed), ended(runKey(1, 13), OK), ended(runKey(1, 15), Skipped), ended(runKey(1, 16), Lost))
 		cases := []struct {
 			name      string
-			key       smallben.RunKey
+			key       ledger.Key
 			unclaimed bool
 			set       bool
 		}{
@@ -1418,10 +1459,10 @@ func TestAFinishMatchesProcessAndKey(t *testing.T) {
 			{"unclaimed, skipped", runKey(1, 15), true, false},
 			{"unclaimed, lost", runKey(1, 16), true, true},
 		}
-		var ends []smallben.FinishedRun
+		var ends []ledger.End
 		for i, c := range cases {
-			ends = append(ends, smallben.FinishedRun{
-				RunKey: c.key, Start: tickAt(100 + i), End: tickAt(200 + i), Outcome: smallben.OutcomeError, Error: c.name,
+			ends = append(ends, ledger.End{
+				Key: c.key, Start: tickAt(100 + i), End: tickAt(200 + i), Outcome: ledger.Outcome(smallben.OutcomeError), Error: c.name,
 				Unclaimed: c.unclaimed, GroupID: c.key.JobID % 5, SuperGroupID: c.key.JobID % 3,
 			})
 		}
@@ -1442,7 +1483,7 @@ func TestAFinishMatchesProcessAndKey(t *testing.T) {
 			if want.Outcome == Missed {
 				want.Missed, want.FirstTick = after[c.key].Missed, after[c.key].FirstTick
 			}
-			want.RunKey, want.Process = c.key, "a"
+			want.Key, want.Process = c.key, "a"
 			if want.Outcome == "" || want.Outcome == Missed {
 				want.GroupID, want.SuperGroupID = c.key.JobID%5, c.key.JobID%3
 			}
@@ -1464,25 +1505,25 @@ func TestALateFinishCorrectsALostRun(t *testing.T) {
 		revision := r.start(t, 1)
 		first, second := runKey(1, 1), runKey(1, 2)
 		r.win(t, "a", exclusively(claimsOf(revision, first)))
-		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury([]smallben.Peer{{Process: "a"}}); return err })
-		require.Equal(t, smallben.OutcomeLost, r.runs(t)[first].Outcome)
+		r.change(t, func(tx smallben.ChangeTx) error { _, err := tx.Expire([]ledger.Member{{Process: "a"}}); return err })
+		require.Equal(t, ledger.Lost, r.runs(t)[first].Outcome)
 		r.win(t, "b", exclusively(claimsOf(revision, second)))
 		late := finished(first)
-		late.Exclusive = true
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{late}), "although it is not registered")
+		late.Overlap = ledger.Skip
+		require.NoError(t, r.Finish("a", []ledger.End{late}), "although it is not registered")
 		run := r.runs(t)[first]
-		require.Equal(t, smallben.OutcomeOK, run.Outcome)
+		require.Equal(t, ledger.Outcome(smallben.OutcomeOK), run.Outcome)
 		require.Equal(t, late.End, run.End)
 		require.True(t, r.busy(t, 1), "another run holds the key by now")
 
 		// Nor does it free the key of a later run of the same process.
 		require.NoError(t, r.Leave("b"))
-		r.change(t, func(tx smallben.RecordTx) error { _, err := tx.Bury(nil); return err })
+		r.change(t, func(tx smallben.ChangeTx) error { _, err := tx.Expire(nil); return err })
 		require.NoError(t, r.Join("b"))
 		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 3))))
-		late.RunKey = second
-		require.NoError(t, r.Finish("b", []smallben.FinishedRun{late}))
-		require.Equal(t, smallben.OutcomeOK, r.runs(t)[second].Outcome)
+		late.Key = second
+		require.NoError(t, r.Finish("b", []ledger.End{late}))
+		require.Equal(t, ledger.Outcome(smallben.OutcomeOK), r.runs(t)[second].Outcome)
 		require.True(t, r.busy(t, 1))
 	})
 }
@@ -1491,20 +1532,20 @@ func TestAFinishRecordsWhateverAJobSays(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1)
 		texts := []string{"naïve – ✓ 'quoted' \\ {a,NULL}\n", "a zero \x00 byte", "no \xff UTF-8", strings.Repeat("long ", 200_000), ""}
-		var ends []smallben.FinishedRun
+		var ends []ledger.End
 		for i, text := range texts {
 			r.win(t, "a", claimsOf(revision, runKey(1, i+1)))
 			end := finished(runKey(1, i+1))
-			end.Outcome, end.Error = smallben.OutcomePanic, text
+			end.Outcome, end.Error = ledger.Outcome(smallben.OutcomePanic), text
 			unclaimed := end
-			unclaimed.RunKey, unclaimed.Unclaimed = runKey(2, i+1), true
+			unclaimed.Key, unclaimed.Unclaimed = runKey(2, i+1), true
 			ends = append(ends, end, unclaimed)
 		}
 		require.NoError(t, r.Finish("a", ends))
 		runs := r.runs(t)
 		require.Len(t, runs, len(ends))
 		for key, run := range runs {
-			require.Equal(t, smallben.OutcomePanic, run.Outcome, "%v", key)
+			require.Equal(t, ledger.Outcome(smallben.OutcomePanic), run.Outcome, "%v", key)
 			require.Equal(t, key.JobID == 1 && key.Tick.Equal(tickAt(len(texts))) || key.JobID == 2 && key.Tick.Equal(tickAt(len(texts))), run.Error == "")
 		}
 		require.Equal(t, texts[0], runs[runKey(1, 1)].Error)
@@ -1520,33 +1561,33 @@ func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
 		for _, process := range []string{"dead", "left", "revived"} {
 			require.NoError(t, r.Join(process))
 		}
-		_, err := r.Beat("dead")
+		_, err := r.Beat("dead", true)
 		require.NoError(t, err)
-		_, err = r.Beat("revived")
+		_, err = r.Beat("revived", true)
 		require.NoError(t, err)
 		r.win(t, "dead", append(exclusively(claimsOf(revision, runKey(1, 1))), claimsOf(revision, runKey(1, 2), triggered(runKey(2, 2)), runKey(2, 3))...))
 		r.win(t, "left", claimsOf(revision, runKey(2, 1)))
 		r.win(t, "revived", exclusively(claimsOf(revision, runKey(3, 1))))
 		r.win(t, "a", claimsOf(revision, runKey(3, 2)))
-		require.Equal(t, smallben.ClaimSkipped, r.claim(t, "dead", exclusively(claimsOf(revision, runKey(1, 3))))[0])
-		require.NoError(t, r.Finish("dead", []smallben.FinishedRun{finished(runKey(2, 3))}))
+		require.Equal(t, ledger.Overlapped, r.claim(t, "dead", exclusively(claimsOf(revision, runKey(1, 3))))[0])
+		require.NoError(t, r.Finish("dead", []ledger.End{finished(runKey(2, 3))}))
 		require.NoError(t, r.Leave("left"))
 		before := r.runs(t)
 
 		start := time.Now()
-		var lost []smallben.Run
-		r.change(t, func(tx smallben.RecordTx) (err error) {
-			lost, err = tx.Bury([]smallben.Peer{{Process: "dead", Beats: 1}, {Process: "revived"}, {Process: "b", Beats: 7}, {Process: "nobody"}})
+		var lost []ledger.Run
+		r.change(t, func(tx smallben.ChangeTx) (err error) {
+			lost, err = tx.Expire([]ledger.Member{{Process: "dead", Beats: 1}, {Process: "revived"}, {Process: "b", Beats: 7}, {Process: "nobody"}})
 			require.NoError(t, err)
-			again, err := tx.Bury(nil)
+			again, err := tx.Expire(nil)
 			require.Empty(t, again)
 			return err
 		})
 		after := r.runs(t)
-		want := make(map[smallben.RunKey]bool)
-		for _, key := range []smallben.RunKey{runKey(1, 1), runKey(1, 2), triggered(runKey(2, 2)), runKey(2, 1)} {
+		want := make(map[ledger.Key]bool)
+		for _, key := range []ledger.Key{runKey(1, 1), runKey(1, 2), triggered(runKey(2, 2)), runKey(2, 1)} {
 			run := before[key]
-			run.Outcome, run.End = smallben.OutcomeLost, after[key].End
+			run.Outcome, run.End = ledger.Lost, after[key].End
 			recent(t, run.End, start)
 			require.Equal(t, run, after[key])
 			require.Contains(t, lost, run)
@@ -1560,9 +1601,9 @@ func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
 		}
 		require.False(t, r.busy(t, 1))
 		require.True(t, r.busy(t, 3))
-		pulse, err := r.Beat("a")
+		pulse, err := r.Beat("a", true)
 		require.NoError(t, err)
-		require.ElementsMatch(t, []smallben.Peer{{Process: "a", Beats: 1}, {Process: "b"}, {Process: "revived", Beats: 1}}, pulse.Peers)
+		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 1, Claims: true}, {Process: "b"}, {Process: "revived", Beats: 1, Claims: true}}, pulse.Members)
 	})
 }
 
@@ -1580,22 +1621,22 @@ func TestABuriedProcessLeavesNoRunUnfinished(t *testing.T) {
 					close(begun)
 				}
 				if err != nil {
-					assert.ErrorIs(t, err, smallben.ErrNotRegistered)
+					assert.ErrorIs(t, err, ledger.ErrNotRegistered)
 					return
 				}
 			}
 		})
 		<-begun
-		var lost []smallben.Run
-		r.change(t, func(tx smallben.RecordTx) (err error) {
-			lost, err = tx.Bury([]smallben.Peer{{Process: "slow"}})
+		var lost []ledger.Run
+		r.change(t, func(tx smallben.ChangeTx) (err error) {
+			lost, err = tx.Expire([]ledger.Member{{Process: "slow"}})
 			return err
 		})
 		wg.Wait()
 		require.NotEmpty(t, lost)
 		require.Len(t, r.runs(t), len(lost))
 		for key, run := range r.runs(t) {
-			require.Equal(t, smallben.OutcomeLost, run.Outcome, "%v", key)
+			require.Equal(t, ledger.Lost, run.Outcome, "%v", key)
 		}
 	})
 }
@@ -1606,8 +1647,8 @@ func TestABurialThatIsUndoneHurtsNobody(t *testing.T) {
 		revision := r.start(t, 1)
 		other := r.another(t)
 		answered := make(chan error, 1)
-		r.look(t, func(tx smallben.RecordTx) {
-			_, err := tx.Bury([]smallben.Peer{{Process: "b"}})
+		r.look(t, func(tx smallben.ChangeTx) {
+			_, err := tx.Expire([]ledger.Member{{Process: "b"}})
 			require.NoError(t, err)
 			go func() {
 				_, err := other.Claim("b", claimsOf(revision, runKey(1, 1)))
@@ -1626,24 +1667,24 @@ func TestABurialDoesNotWaitForWhoWaitsForIt(t *testing.T) {
 		revision := r.start(t, 1)
 		r.win(t, "a", exclusively(claimsOf(revision, runKey(1, 1))))
 		other := r.another(t)
-		answered := make(chan []smallben.ClaimResult, 1)
-		again := ended(attempt(2, runKey(1, 1)), smallben.OutcomeRunning)
+		answered := make(chan []ledger.Result, 1)
+		again := ended(attempt(2, runKey(1, 1)), ledger.Running)
 		again.Process, again.Exclusive = "b", true
-		r.change(t, func(tx smallben.RecordTx) error {
-			_, bury := tx.Bury([]smallben.Peer{{Process: "a"}})
+		r.change(t, func(tx smallben.ChangeTx) error {
+			_, bury := tx.Expire([]ledger.Member{{Process: "a"}})
 			go func() {
 				results, err := other.Claim("b", exclusively(claimsOf(revision, runKey(1, 2))))
 				assert.NoError(t, err)
 				answered <- results
 			}()
 			r.until(t, tx, func() bool { return len(answered) > 0 })
-			accounts, err := tx.Accounts([]int64{1})
+			accounts, err := tx.Watermarks([]int64{1})
 			if err == nil {
-				assert.Equal(t, []smallben.Account{{JobID: 1, Until: dawn, Revision: revision}}, accounts)
+				assert.Equal(t, []ledger.Watermark{{JobID: 1, Until: dawn, Revision: revision, CreatedAt: rawJob(1).CreatedAt}}, accounts)
 			}
-			return errors.Join(bury, err, tx.Record(nil, []smallben.Run{again}))
+			return errors.Join(bury, err, tx.Record(nil, []ledger.Run{again}))
 		})
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimSkipped}, <-answered)
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, <-answered)
 		require.True(t, r.busy(t, 1))
 	})
 }
@@ -1653,8 +1694,8 @@ func TestABurialDoesNotWaitForWhoWaitsForIt(t *testing.T) {
 func TestABurialIsNotEndedForADeadlock(t *testing.T) {
 	t.Parallel()
 	db := newPostgres(t)
-	r := records{Recorder: db.open(t)}
-	require.NoError(t, r.OpenRecord(recordLocation))
+	r := records{recordStore: recordOf(db.open(t))}
+	require.NoError(t, r.Open(recordLocation))
 	for _, process := range []string{"a", "b"} {
 		require.NoError(t, r.Join(process))
 	}
@@ -1672,7 +1713,7 @@ func TestABurialIsNotEndedForADeadlock(t *testing.T) {
 	// The claim waits for the key of job 1, until the burial waits for the claim.
 	third, err := db.pool.Begin()
 	require.NoError(t, err)
-	_, err = third.Exec("INSERT INTO job_running (job_id, process, tick, triggered, attempt) VALUES (1, 'third', 0, false, 1)")
+	_, err = third.Exec("INSERT INTO smallben_locks (job_id, process, tick, triggered, attempt, delayed) VALUES (1, 'third', 0, false, 1, false)")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -1680,13 +1721,13 @@ func TestABurialIsNotEndedForADeadlock(t *testing.T) {
 		assert.NoError(t, err)
 	})
 	waiting(1)
-	r.change(t, func(tx smallben.RecordTx) error {
+	r.change(t, func(tx smallben.ChangeTx) error {
 		wg.Go(func() {
 			waiting(2)
 			assert.NoError(t, third.Rollback())
 		})
-		_, bury := tx.Bury([]smallben.Peer{{Process: "a"}})
-		_, err := tx.Accounts([]int64{2})
+		_, bury := tx.Expire([]ledger.Member{{Process: "a"}})
+		_, err := tx.Watermarks([]int64{2})
 		return errors.Join(bury, err)
 	})
 	wg.Wait()
@@ -1697,17 +1738,17 @@ func TestABurialIsNotEndedForADeadlock(t *testing.T) {
 func TestRecordedTicksAreThoseInEachSpan(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		r.start(t, 1, 2)
-		var runs []smallben.Run
-		for n, outcome := range []smallben.Outcome{"", smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeLost, smallben.OutcomeRunning, smallben.OutcomeError} {
+		var runs []ledger.Run
+		for n, outcome := range []ledger.Outcome{"", ledger.Outcome(smallben.OutcomeOK), ledger.Missed, ledger.Skipped, ledger.Lost, ledger.Running, ledger.Outcome(smallben.OutcomeError)} {
 			if n > 0 {
 				runs = append(runs, ended(runKey(1, n), outcome))
 			}
 		}
-		runs = append(runs, ended(attempt(2, runKey(1, 4)), smallben.OutcomeOK), ended(attempt(2, runKey(1, 9)), smallben.OutcomeOK),
-			ended(triggered(runKey(1, 7)), smallben.OutcomeOK), ended(triggered(runKey(1, 2)), smallben.OutcomeOK),
-			ended(runKey(2, 3), smallben.OutcomeOK), ended(runKey(2, 8), smallben.OutcomeOK))
+		runs = append(runs, ended(attempt(2, runKey(1, 4)), ledger.Outcome(smallben.OutcomeOK)), ended(attempt(2, runKey(1, 9)), ledger.Outcome(smallben.OutcomeOK)),
+			ended(triggered(runKey(1, 7)), ledger.Outcome(smallben.OutcomeOK)), ended(triggered(runKey(1, 2)), ledger.Outcome(smallben.OutcomeOK)),
+			ended(runKey(2, 3), ledger.Outcome(smallben.OutcomeOK)), ended(runKey(2, 8), ledger.Outcome(smallben.OutcomeOK)))
 		r.record(t, runs...)
-		spans := []smallben.TickSpan{
+		spans := []ledger.Span{
 			{JobID: 2, After: dawn, Until: tickAt(100)},
 			{JobID: 1, After: dawn, Until: tickAt(100)},
 			{JobID: 1, After: tickAt(2), Until: tickAt(4)},
@@ -1724,7 +1765,7 @@ func TestRecordedTicksAreThoseInEachSpan(t *testing.T) {
 			return ticks
 		}
 		want := [][]time.Time{at(3, 8), at(1, 2, 3, 4, 5, 6, 9), at(3, 4), nil, at(2, 3), nil, nil, at(3, 8)}
-		r.look(t, func(tx smallben.RecordTx) {
+		r.look(t, func(tx smallben.ChangeTx) {
 			ticks, err := tx.RecordedTicks(spans)
 			require.NoError(t, err)
 			require.Len(t, ticks, len(spans))
@@ -1737,35 +1778,35 @@ func TestRecordedTicksAreThoseInEachSpan(t *testing.T) {
 
 func TestRecordKeepsRunsAsTheyAre(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		runs := []smallben.Run{
-			{RunKey: runKey(1, 1), Process: "host/1/x", Start: tickAt(2), End: tickAt(3), Outcome: smallben.OutcomeError, Error: "naïve – ✓ 'no' \\ {NULL}\n", GroupID: 7, SuperGroupID: 8},
-			{RunKey: runKey(math.MaxInt64, 2), GroupID: math.MinInt64, SuperGroupID: math.MaxInt64, Process: "a", Start: tickAt(5), Outcome: smallben.OutcomeRunning},
-			{RunKey: triggered(attempt(2, runKey(math.MinInt64, 2))), Process: "a", Start: tickAt(5), Outcome: smallben.OutcomeRunning, Exclusive: true},
-			{RunKey: runKey(1, 9), Process: "b", Start: tickAt(40), End: tickAt(40), Outcome: smallben.OutcomeMissed, Missed: 10_000, FirstTick: tickAt(2).Add(time.Microsecond)},
-			{RunKey: runKey(1, 10), Process: "b", Start: tickAt(40), Outcome: smallben.OutcomeRunning, Missed: 4, FirstTick: tickAt(7), Exclusive: true},
-			{RunKey: runKey(1, 11), Process: "b", Start: tickAt(40), End: tickAt(41), Outcome: smallben.OutcomeSkipped, Exclusive: true},
-			{RunKey: runKey(1, 12), Process: "", Start: tickAt(40), End: tickAt(41), Outcome: smallben.OutcomeLost},
-			{RunKey: smallben.RunKey{JobID: 2, Tick: time.Date(2999, 12, 31, 23, 59, 59, 999999000, time.UTC), Attempt: 1}, Process: "a", Start: time.Date(1969, 12, 31, 23, 59, 59, 999999000, time.UTC), End: tickAt(1), Outcome: smallben.OutcomeOK},
+		runs := []ledger.Run{
+			{Key: runKey(1, 1), Process: "host/1/x", Start: tickAt(2), End: tickAt(3), Outcome: ledger.Outcome(smallben.OutcomeError), Error: "naïve – ✓ 'no' \\ {NULL}\n", GroupID: 7, SuperGroupID: 8},
+			{Key: runKey(math.MaxInt64, 2), GroupID: math.MinInt64, SuperGroupID: math.MaxInt64, Process: "a", Start: tickAt(5), Outcome: ledger.Running},
+			{Key: triggered(attempt(2, runKey(math.MinInt64, 2))), Process: "a", Start: tickAt(5), Outcome: ledger.Running, Exclusive: true},
+			{Key: runKey(1, 9), Process: "b", Start: tickAt(40), End: tickAt(40), Outcome: ledger.Missed, Missed: 10_000, FirstTick: tickAt(2).Add(time.Microsecond)},
+			{Key: runKey(1, 10), Process: "b", Start: tickAt(40), Outcome: ledger.Running, Missed: 4, FirstTick: tickAt(7), Exclusive: true},
+			{Key: runKey(1, 11), Process: "b", Start: tickAt(40), End: tickAt(41), Outcome: ledger.Skipped, Exclusive: true},
+			{Key: runKey(1, 12), Process: "", Start: tickAt(40), End: tickAt(41), Outcome: ledger.Lost},
+			{Key: ledger.Key{JobID: 2, Tick: time.Date(2999, 12, 31, 23, 59, 59, 999999000, time.UTC), Attempt: 1}, Process: "a", Start: time.Date(1969, 12, 31, 23, 59, 59, 999999000, time.UTC), End: tickAt(1), Outcome: ledger.Outcome(smallben.OutcomeOK)},
 		}
 		r.start(t, 1)
 		r.record(t, runs...)
 		byKey := r.runs(t)
 		require.Len(t, byKey, len(runs))
 		for _, run := range runs {
-			require.Equal(t, run, byKey[run.RunKey])
+			require.Equal(t, run, byKey[run.Key])
 		}
 
 		// What it started can be finished, by its process.
 		require.True(t, r.busy(t, 1))
 		end := finished(runKey(1, 10))
-		end.Exclusive = true
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{end}))
+		end.Overlap = ledger.Skip
+		require.NoError(t, r.Finish("a", []ledger.End{end}))
 		require.True(t, r.busy(t, 1))
-		require.NoError(t, r.Finish("b", []smallben.FinishedRun{end}))
+		require.NoError(t, r.Finish("b", []ledger.End{end}))
 		require.False(t, r.busy(t, 1))
 		run := runs[4]
 		run.Start, run.End, run.Outcome = end.Start, end.End, end.Outcome
-		require.Equal(t, run, r.runs(t)[run.RunKey])
+		require.Equal(t, run, r.runs(t)[run.Key])
 	})
 }
 
@@ -1773,12 +1814,12 @@ func TestRecordSetsHowFarTicksAreRecorded(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2)
 		changes := r.changes(t, 0, nil)
-		r.change(t, func(tx smallben.RecordTx) error {
-			return tx.Record([]smallben.Account{{JobID: 1, Until: tickAt(5).In(time.FixedZone("here", 3600)), Revision: 99, Busy: true}}, nil)
+		r.change(t, func(tx smallben.ChangeTx) error {
+			return tx.Record([]ledger.Watermark{{JobID: 1, Until: tickAt(5).In(time.FixedZone("here", 3600)), Revision: 99, Busy: true}}, nil)
 		})
-		require.Equal(t, []smallben.Account{{JobID: 1, Until: tickAt(5), Revision: revision}, {JobID: 2, Until: dawn, Revision: revision}}, r.accounts(t, 1, 2))
+		require.Equal(t, []ledger.Watermark{{JobID: 1, Until: tickAt(5), Revision: revision}, {JobID: 2, Until: dawn, Revision: revision}}, r.accounts(t, 1, 2))
 		require.Equal(t, changes.Jobs, r.changes(t, 0, nil).Jobs)
-		require.Equal(t, []smallben.ClaimResult{smallben.ClaimLate, smallben.ClaimWon, smallben.ClaimWon},
+		require.Equal(t, []ledger.Result{ledger.Late, ledger.Won, ledger.Won},
 			r.claim(t, "a", claimsOf(revision, runKey(1, 5), runKey(1, 6), runKey(2, 5))))
 	})
 }
@@ -1787,31 +1828,31 @@ func TestRecordRefusesAKeyThatExists(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2)
 		r.win(t, "a", exclusively(claimsOf(revision, runKey(1, 1))))
-		r.record(t, ended(runKey(2, 1), smallben.OutcomeMissed))
-		exclusive := ended(runKey(1, 2), smallben.OutcomeRunning)
+		r.record(t, ended(runKey(2, 1), ledger.Missed))
+		exclusive := ended(runKey(1, 2), ledger.Running)
 		exclusive.Exclusive = true
 		one, two := exclusive, exclusive
-		one.RunKey, two.RunKey = runKey(2, 2), runKey(2, 3)
+		one.Key, two.Key = runKey(2, 2), runKey(2, 3)
 		before, accounts := r.runs(t), r.accounts(t, 1, 2)
-		for name, runs := range map[string][]smallben.Run{
-			"of a claim":                       {ended(runKey(1, 1), smallben.OutcomeMissed)},
-			"of a missed tick":                 {ended(runKey(2, 1), smallben.OutcomeMissed)},
-			"twice":                            {ended(runKey(2, 4), smallben.OutcomeMissed), ended(runKey(2, 4), smallben.OutcomeOK)},
+		for name, runs := range map[string][]ledger.Run{
+			"of a claim":                       {ended(runKey(1, 1), ledger.Missed)},
+			"of a missed tick":                 {ended(runKey(2, 1), ledger.Missed)},
+			"twice":                            {ended(runKey(2, 4), ledger.Missed), ended(runKey(2, 4), ledger.Outcome(smallben.OutcomeOK))},
 			"a running key that is held":       {exclusive},
 			"a running key, twice in one call": {one, two},
 		} {
-			_, err := r.Change(func(tx smallben.RecordTx) error {
-				require.NoError(t, tx.Record(accountsAt(tickAt(8), 1), []smallben.Run{ended(runKey(1, 8), smallben.OutcomeMissed)}))
-				return tx.Record(accountsAt(tickAt(9), 1, 2), append([]smallben.Run{ended(runKey(1, 9), smallben.OutcomeMissed)}, runs...))
-			})
+			_, err := r.Change(inJobs(func(tx smallben.ChangeTx) error {
+				require.NoError(t, tx.Record(accountsAt(tickAt(8), 1), []ledger.Run{ended(runKey(1, 8), ledger.Missed)}))
+				return tx.Record(accountsAt(tickAt(9), 1, 2), append([]ledger.Run{ended(runKey(1, 9), ledger.Missed)}, runs...))
+			}))
 			require.Error(t, err, name)
 			require.Equal(t, before, r.runs(t), name)
 			require.Equal(t, accounts, r.accounts(t, 1, 2), name)
 		}
 		// Neither a run that has ended nor one that is not exclusive takes it.
 		ended1, plain := exclusive, exclusive
-		ended1.Outcome, ended1.End = smallben.OutcomeSkipped, tickAt(3)
-		plain.RunKey, plain.Exclusive = runKey(1, 3), false
+		ended1.Outcome, ended1.End = ledger.Skipped, tickAt(3)
+		plain.Key, plain.Exclusive = runKey(1, 3), false
 		r.record(t, ended1, plain, one)
 		require.True(t, r.busy(t, 2))
 	})
@@ -1821,10 +1862,10 @@ func TestRecordRefusesAKeyThatExists(t *testing.T) {
 
 func TestPruneRunsKeepsWhatIsNeeded(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		const OK, Missed, Skipped, Lost, Running = smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeLost, smallben.OutcomeRunning
+		const OK, Missed, Skipped, Lost, Running = ledger.Outcome(smallben.OutcomeOK), ledger.Missed, ledger.Skipped, ledger.Lost, ledger.Running
 		r.start(t, 1, 2, 3, 4, 5, 6)
-		old := []smallben.Run{ // to be pruned
-			ended(runKey(1, 1), OK), ended(runKey(1, 2), smallben.OutcomeError), ended(triggered(runKey(1, 3)), OK), ended(runKey(1, 5), Missed), ended(runKey(1, 6), Skipped),
+		old := []ledger.Run{ // to be pruned
+			ended(runKey(1, 1), OK), ended(runKey(1, 2), ledger.Outcome(smallben.OutcomeError)), ended(triggered(runKey(1, 3)), OK), ended(runKey(1, 5), Missed), ended(runKey(1, 6), Skipped),
 			ended(runKey(2, 1), OK), ended(runKey(2, 2), OK),
 			ended(runKey(3, 1), OK), ended(runKey(3, 2), Lost), // of a job that is no more
 			ended(runKey(4, 1), Lost),
@@ -1832,21 +1873,21 @@ func TestPruneRunsKeepsWhatIsNeeded(t *testing.T) {
 			ended(runKey(6, 1), Missed), ended(runKey(6, 2), Skipped),
 			ended(runKey(99, 1), OK), // of one that never was
 		}
-		kept := []smallben.Run{
+		kept := []ledger.Run{
 			ended(runKey(1, 0), Running), ended(runKey(1, 4), OK), // unfinished; the newest that ran
 			ended(runKey(1, 7), Missed), ended(runKey(1, 8), Skipped), // not before the instant
 			ended(runKey(2, 3), OK), ended(runKey(2, 4), Missed), ended(runKey(2, 5), OK), // what the account has not passed
 			ended(attempt(2, runKey(4, 1)), OK),
 			ended(runKey(5, 2), Running),
 		}
-		r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(tx smallben.ChangeTx) error {
 			accounts := append(accountsAt(tickAt(50), 1, 3, 4, 5, 6), accountsAt(tickAt(2), 2)...)
 			return tx.Record(accounts, slices.Concat(old, kept))
 		})
-		deleted := r.change(t, func(tx smallben.RecordTx) error { return tx.DeleteJobsByIds([]int64{3}) })
+		deleted := r.change(t, func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{3}) })
 		prune := func(before time.Time, limit, want int) {
 			t.Helper()
-			n, err := r.PruneRuns(before, limit)
+			n, err := r.Prune(before, limit)
 			require.NoError(t, err)
 			require.Equal(t, want, n)
 		}
@@ -1858,7 +1899,7 @@ func TestPruneRunsKeepsWhatIsNeeded(t *testing.T) {
 		prune(tickAt(7), 100, 0)
 		runs := r.runs(t)
 		for _, run := range kept {
-			require.Equal(t, run, runs[run.RunKey])
+			require.Equal(t, run, runs[run.Key])
 		}
 		require.Len(t, runs, len(kept))
 		require.Equal(t, []int64{3}, r.changes(t, deleted-1, nil).Gone, "a tombstone stays until then")
@@ -1874,8 +1915,8 @@ func TestPruneRunsKeepsWhatIsNeeded(t *testing.T) {
 
 func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		outcomes := []smallben.Outcome{smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeError, smallben.OutcomeRunning}
-		var all []smallben.Run
+		outcomes := []ledger.Outcome{ledger.Outcome(smallben.OutcomeOK), ledger.Missed, ledger.Outcome(smallben.OutcomeError), ledger.Running}
+		var all []ledger.Run
 		for n := range 30 {
 			id := int64(n%4) - 1
 			for a := range 1 + n%2 {
@@ -1885,13 +1926,13 @@ func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
 			}
 		}
 		r.record(t, all...)
-		slices.SortFunc(all, func(a, b smallben.Run) int { return compareKeys(b.RunKey, a.RunKey) })
+		slices.SortFunc(all, func(a, b ledger.Run) int { return compareKeys(b.Key, a.Key) })
 		ids := [][]int64{nil, {}, {1}, {2, -1, 2, 77}, {0}}
 		for _, jobIDs := range ids {
 			for _, groups := range ids {
 				for _, superGroups := range ids[:4] {
-					for i, outcomes := range [][]smallben.Outcome{nil, {}, {smallben.OutcomeMissed}, {smallben.OutcomeRunning, smallben.OutcomeOK, "none"}} {
-						o := smallben.ListRunsOptions{JobIDs: jobIDs, GroupIDs: groups, SuperGroupIDs: superGroups, Outcomes: outcomes, Limit: []int{0, -1, 3, 1_000_000}[(len(jobIDs)+len(groups)+i)%4]}
+					for i, outcomes := range [][]ledger.Outcome{nil, {}, {ledger.Missed}, {ledger.Running, ledger.Outcome(smallben.OutcomeOK), "none"}} {
+						o := ledger.Query{JobIDs: jobIDs, GroupIDs: groups, SuperGroupIDs: superGroups, Outcomes: outcomes, Limit: []int{0, -1, 3, 1_000_000}[(len(jobIDs)+len(groups)+i)%4]}
 						switch (i + len(superGroups)) % 4 {
 						case 1:
 							o.From = tickAt(3)
@@ -1900,7 +1941,7 @@ func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
 						case 3:
 							o.From, o.Before = tickAt(3).In(time.FixedZone("here", 3600)), tickAt(7)
 						}
-						want := []smallben.Run{}
+						want := []ledger.Run{}
 						for _, run := range all {
 							if (o.JobIDs == nil || slices.Contains(o.JobIDs, run.JobID)) && (o.GroupIDs == nil || slices.Contains(o.GroupIDs, run.GroupID)) &&
 								(o.SuperGroupIDs == nil || slices.Contains(o.SuperGroupIDs, run.SuperGroupID)) && (o.Outcomes == nil || slices.Contains(o.Outcomes, run.Outcome)) &&
@@ -1913,7 +1954,7 @@ func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
 						}
 						got, err := r.ListRuns(o)
 						require.NoError(t, err)
-						require.Equal(t, want, append([]smallben.Run{}, got...), "%+v", o)
+						require.Equal(t, want, append([]ledger.Run{}, got...), "%+v", o)
 					}
 				}
 			}
@@ -1923,14 +1964,14 @@ func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
 
 func TestListRunsReturnsAThousandUnlessTold(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		var runs []smallben.Run
+		var runs []ledger.Run
 		for n := range 1_003 {
-			runs = append(runs, ended(runKey(1, n+1), smallben.OutcomeMissed))
+			runs = append(runs, ended(runKey(1, n+1), ledger.Missed))
 		}
 		r.record(t, runs...)
 		slices.Reverse(runs)
 		for limit, want := range map[int]int{0: 1_000, -5: 1_000, 2: 2, 1_002: 1_002, 5_000: 1_003} {
-			got, err := r.ListRuns(smallben.ListRunsOptions{Limit: limit})
+			got, err := r.ListRuns(ledger.Query{Limit: limit})
 			require.NoError(t, err)
 			require.Equal(t, runs[:want], got, "limit %d", limit)
 		}
@@ -1939,15 +1980,15 @@ func TestListRunsReturnsAThousandUnlessTold(t *testing.T) {
 
 func TestLastRunsAreTheNewestThatRanSinceTheJobWasCreated(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		const OK, Missed, Skipped, Lost, Running = smallben.OutcomeOK, smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeLost, smallben.OutcomeRunning
+		const OK, Missed, Skipped, Lost, Running = ledger.Outcome(smallben.OutcomeOK), ledger.Missed, ledger.Skipped, ledger.Lost, ledger.Running
 		r.start(t, 1, 2, 3, 5, 6, 7, 9)
 		young := rawJobs(4, 8)
 		young[0].CreatedAt, young[1].CreatedAt = tickAt(5), tickAt(5)
-		r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(tx smallben.ChangeTx) error {
 			return errors.Join(tx.AddJobs(withSchedule(t, young...)), tx.DeleteJobsByIds([]int64{5}))
 		})
-		last := []smallben.Run{
-			ended(runKey(1, 2), smallben.OutcomeError),
+		last := []ledger.Run{
+			ended(runKey(1, 2), ledger.Outcome(smallben.OutcomeError)),
 			ended(runKey(2, 2), Running),
 			ended(attempt(2, runKey(6, 1)), OK),
 			ended(triggered(runKey(7, 2)), OK),
@@ -1963,7 +2004,7 @@ func TestLastRunsAreTheNewestThatRanSinceTheJobWasCreated(t *testing.T) {
 		require.Equal(t, last, got)
 		got, err = r.LastRuns([]int64{7, 2})
 		require.NoError(t, err)
-		require.Equal(t, []smallben.Run{last[1], last[3]}, got)
+		require.Equal(t, []ledger.Run{last[1], last[3]}, got)
 	})
 }
 
@@ -1984,24 +2025,24 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 			rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
 			return some[:1+rand.IntN(jobs)]
 		}
-		claim := func(recorder smallben.Recorder, process string) (won []smallben.FinishedRun, err error) {
+		claim := func(recorder recordStore, process string) (won []ledger.End, err error) {
 			changes, err := recorder.Changes(0, ids)
 			if err != nil {
 				return nil, err
 			}
-			var claims []smallben.Claim
+			var claims []ledger.Claim
 			for range 2 {
 				for _, id := range shuffled() {
-					claim := claimsOf(changes.Jobs[id-1].Revision, runKey(id, 1+rand.IntN(20)))[0]
-					claim.Exclusive, claim.Triggered = claim.Tick.Second()%2 == 0, rand.IntN(3) == 0
+					claim := claimsOf(changes.Revisions[id-1], runKey(id, 1+rand.IntN(20)))[0]
+					claim.Overlap, claim.Triggered = lockedIf(claim.Tick.Second()%2 == 0), rand.IntN(3) == 0
 					claims = append(claims, claim)
 				}
 			}
 			results, err := recorder.Claim(process, claims)
 			for i, result := range results {
-				if result == smallben.ClaimWon {
-					end := finished(claims[i].RunKey)
-					end.Exclusive = claims[i].Exclusive
+				if result == ledger.Won {
+					end := finished(claims[i].Key)
+					end.Overlap = claims[i].Overlap
 					won = append(won, end)
 				}
 			}
@@ -2017,13 +2058,13 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 				}
 			})
 		}
-		for p, recorder := range []smallben.Recorder{r.Recorder, r.another(t)} {
+		for p, recorder := range []recordStore{r.recordStore, r.another(t)} {
 			for q := range 2 {
 				process := fmt.Sprintf("process %d %d", p, q)
 				require.NoError(t, recorder.Join(process))
 				often(func() error {
 					won, err := claim(recorder, process)
-					_, beat := recorder.Beat(process)
+					_, beat := recorder.Beat(process, true)
 					rand.Shuffle(len(won), func(i, j int) { won[i], won[j] = won[j], won[i] })
 					return errors.Join(err, beat, recorder.Finish(process, won[:len(won)/2]))
 				})
@@ -2031,39 +2072,39 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 			round := 0
 			often(func() error {
 				round++
-				_, err := recorder.Change(func(tx smallben.RecordTx) error {
+				_, err := recorder.Change(inJobs(func(tx smallben.ChangeTx) error {
 					some := shuffled()
-					accounts, err := tx.Accounts(some)
-					var runs []smallben.Run
+					accounts, err := tx.Watermarks(some)
+					var runs []ledger.Run
 					for i := range accounts {
-						runs = append(runs, ended(runKey(accounts[i].JobID, -2*round-p), smallben.OutcomeMissed))
+						runs = append(runs, ended(runKey(accounts[i].JobID, -2*round-p), ledger.Missed))
 					}
 					slices.Reverse(accounts)
 					return errors.Join(err, tx.Record(accounts, runs), tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(t, rawJobs(some...)...)))
-				})
+				}))
 				return err
 			})
 			often(func() error {
 				victim := fmt.Sprintf("victim %d", p)
 				join := recorder.Join(victim)
 				_, err := claim(recorder, victim)
-				_, bury := recorder.Change(func(tx smallben.RecordTx) error {
-					_, err := tx.Bury([]smallben.Peer{{Process: victim}})
+				_, bury := recorder.Change(inJobs(func(tx smallben.ChangeTx) error {
+					_, err := tx.Expire([]ledger.Member{{Process: victim}})
 					return err
-				})
+				}))
 				return errors.Join(join, err, bury)
 			})
 			often(func() error {
-				_, prune := recorder.PruneRuns(dawn, 3)
-				_, list := recorder.ListRuns(smallben.ListRunsOptions{JobIDs: shuffled()})
+				_, prune := recorder.Prune(dawn, 3)
+				_, list := recorder.ListRuns(ledger.Query{JobIDs: shuffled()})
 				_, last := recorder.LastRuns(shuffled())
-				return errors.Join(prune, list, last, recorder.CompareMarks())
+				return errors.Join(prune, list, last, recorder.Compare())
 			})
 		}
 		wg.Wait()
 		holders := make(map[int64]int)
 		for _, run := range r.runs(t) {
-			if run.Exclusive && run.Outcome == smallben.OutcomeRunning {
+			if run.Exclusive && run.Outcome == ledger.Running {
 				holders[run.JobID]++
 			}
 		}
@@ -2077,8 +2118,8 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 // brittleRecord is a database that can be made to fail, and that holds a record.
 type brittleRecord struct {
 	faults     *faultsql.Faults
-	slow, fast smallben.Recorder // the same, one with a short timeout
-	truth      records           // past the faults
+	slow, fast recordStore // the same, one with a short timeout
+	truth      records     // past the faults
 }
 
 func newBrittleRecord(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialector func(*sql.DB) gorm.Dialector) *brittleRecord {
@@ -2088,8 +2129,8 @@ func newBrittleRecord(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialect
 		faults.Heal()
 		assert.NoError(t, errors.Join(pool.Close(), db.Close()))
 	})
-	b := &brittleRecord{faults, testkit.OpenGorm(t, dialector(pool), 0), testkit.OpenInTime(t, dialector(pool), testkit.Hasty), records{Recorder: testkit.OpenGorm(t, dialector(db), 0)}}
-	require.NoError(t, b.truth.OpenRecord(recordLocation))
+	b := &brittleRecord{faults, recordOf(testkit.OpenGorm(t, dialector(pool), 0)), recordOf(testkit.OpenInTime(t, dialector(pool), testkit.Hasty)), records{recordStore: recordOf(testkit.OpenGorm(t, dialector(db), 0))}}
+	require.NoError(t, b.truth.Open(recordLocation))
 	return b
 }
 
@@ -2116,10 +2157,10 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 		me, dead string
 		revision int64
 	}
-	old := func(n int64) smallben.RunKey { return runKey(n, -1_000_000_000+int(n)) }
-	end := func(key smallben.RunKey, exclusive, unclaimed bool) smallben.FinishedRun {
+	old := func(n int64) ledger.Key { return runKey(n, -1_000_000_000+int(n)) }
+	end := func(key ledger.Key, exclusive, unclaimed bool) ledger.End {
 		f := finished(key)
-		f.Exclusive, f.Unclaimed = exclusive, unclaimed
+		f.Overlap, f.Unclaimed = lockedIf(exclusive), unclaimed
 		return f
 	}
 	strange := func(b *brittleRecord, y *try) error {
@@ -2127,19 +2168,19 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		prepare func(b *brittleRecord, y *try) error
-		call    func(r smallben.Recorder, y *try) error
+		call    func(r recordStore, y *try) error
 	}{
-		"Change": {nil, func(r smallben.Recorder, y *try) error {
-			revision, err := r.Change(func(tx smallben.RecordTx) error {
-				if _, err := tx.Accounts([]int64{y.first, y.first + 1, y.first + 2, y.first + 3}); err != nil {
+		"Change": {nil, func(r recordStore, y *try) error {
+			revision, err := r.Change(inJobs(func(tx smallben.ChangeTx) error {
+				if _, err := tx.Watermarks([]int64{y.first, y.first + 1, y.first + 2, y.first + 3}); err != nil {
 					return err
 				}
-				lost, err := tx.Bury([]smallben.Peer{{Process: y.dead}})
+				lost, err := tx.Expire([]ledger.Member{{Process: y.dead}})
 				if err != nil {
 					return err
 				}
 				assert.Len(y.t, lost, 1)
-				making := ended(runKey(y.first+3, 9), smallben.OutcomeRunning)
+				making := ended(runKey(y.first+3, 9), ledger.Running)
 				making.Exclusive, making.Process = true, y.me
 				for _, write := range []func() error{
 					func() error { return tx.AddJobs(withSchedule(y.t, rawJobs(y.first+4, y.first+5)...)) },
@@ -2147,7 +2188,7 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 					func() error { return tx.SetCronIdAndChangeScheduleAndJobInput(withSchedule(y.t, rawJob(y.first+1))) },
 					func() error { return tx.DeleteJobsByIds([]int64{y.first + 2}) },
 					func() error {
-						return tx.Record(accountsAt(tickAt(9), y.first+3), []smallben.Run{making, ended(runKey(y.first+3, 8), smallben.OutcomeMissed)})
+						return tx.Record(accountsAt(tickAt(9), y.first+3), []ledger.Run{making, ended(runKey(y.first+3, 8), ledger.Missed)})
 					},
 				} {
 					if err := write(); err != nil {
@@ -2155,16 +2196,16 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 					}
 				}
 				return nil
-			})
+			}))
 			assert.Equal(y.t, err == nil, revision > y.revision, "%d: %v", revision, err)
 			return err
 		}},
-		"Claim": {nil, func(r smallben.Recorder, y *try) error {
+		"Claim": {nil, func(r recordStore, y *try) error {
 			claims := append(exclusively(claimsOf(y.revision, runKey(y.first+1, 1), runKey(y.first, 2))), claimsOf(y.revision, runKey(y.first+2, 1), triggered(runKey(y.first, 1)))...)
 			claims = append(claims, claimsOf(0, runKey(y.first+3, 1))...)
 			results, err := r.Claim(y.me, claims)
 			if err == nil {
-				assert.Equal(y.t, []smallben.ClaimResult{smallben.ClaimWon, smallben.ClaimSkipped, smallben.ClaimWon, smallben.ClaimWon, smallben.ClaimStale}, results)
+				assert.Equal(y.t, []ledger.Result{ledger.Won, ledger.Overlapped, ledger.Won, ledger.Won, ledger.Stale}, results)
 			} else {
 				assert.Nil(y.t, results)
 			}
@@ -2173,20 +2214,20 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 		"Finish": {func(b *brittleRecord, y *try) error {
 			_, err := b.truth.Claim(y.me, append(exclusively(claimsOf(y.revision, runKey(y.first+1, 1))), claimsOf(y.revision, runKey(y.first+2, 1))...))
 			return err
-		}, func(r smallben.Recorder, y *try) error {
-			return r.Finish(y.me, []smallben.FinishedRun{end(runKey(y.first+2, 1), false, false), end(runKey(y.first+1, 1), true, false), end(runKey(y.first+3, 1), false, true)})
+		}, func(r recordStore, y *try) error {
+			return r.Finish(y.me, []ledger.End{end(runKey(y.first+2, 1), false, false), end(runKey(y.first+1, 1), true, false), end(runKey(y.first+3, 1), false, true)})
 		}},
-		"Join":         {nil, func(r smallben.Recorder, y *try) error { return r.Join("new " + y.me) }},
-		"Leave":        {nil, func(r smallben.Recorder, y *try) error { return r.Leave(y.dead) }},
-		"CompareMarks": {strange, func(r smallben.Recorder, y *try) error { return r.CompareMarks() }},
+		"Join":         {nil, func(r recordStore, y *try) error { return r.Join("new " + y.me) }},
+		"Leave":        {nil, func(r recordStore, y *try) error { return r.Leave(y.dead) }},
+		"CompareMarks": {strange, func(r recordStore, y *try) error { return r.Compare() }},
 		"PruneRuns": {func(b *brittleRecord, y *try) error {
-			_, err := b.truth.Change(func(tx smallben.RecordTx) error {
-				runs := []smallben.Run{ended(old(y.first), smallben.OutcomeMissed), ended(old(y.first+1), smallben.OutcomeMissed), ended(old(y.first+2), smallben.OutcomeMissed)}
+			_, err := b.truth.Change(inJobs(func(tx smallben.ChangeTx) error {
+				runs := []ledger.Run{ended(old(y.first), ledger.Missed), ended(old(y.first+1), ledger.Missed), ended(old(y.first+2), ledger.Missed)}
 				return tx.Record(nil, runs)
-			})
+			}))
 			return err
-		}, func(r smallben.Recorder, y *try) error {
-			n, err := r.PruneRuns(dawn, 10_000) // those of failed tries, too
+		}, func(r recordStore, y *try) error {
+			n, err := r.Prune(dawn, 10_000) // those of failed tries, too
 			assert.Equal(y.t, err == nil, n >= 3, "%d: %v", n, err)
 			return err
 		}},
@@ -2217,28 +2258,29 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 					changes := b.truth.changes(t, 0, ids)
 					revisions := make(map[bool]int64) // since the try began: the first that is seen
 					for _, row := range changes.Jobs {
-						later := row.Revision > y.revision
+						revision := changes.RevisionOf(row.ID)
+						later := revision > y.revision
 						if revisions[later] == 0 {
-							revisions[later] = row.Revision
+							revisions[later] = revision
 						}
-						lines = append(lines, fmt.Sprintf("job %d paused %t marked %t of one revision %t", row.ID-y.first, row.Paused, later, revisions[later] == row.Revision))
+						lines = append(lines, fmt.Sprintf("job %d paused %t marked %t of one revision %t", row.ID-y.first, row.Paused, later, revisions[later] == revision))
 					}
 					for _, account := range b.truth.accounts(t, ids...) {
 						lines = append(lines, fmt.Sprintf("account %d since dawn %t busy %t", account.JobID-y.first, account.Until.Sub(dawn) == 0, account.Busy))
 					}
-					runs, err := b.truth.ListRuns(smallben.ListRunsOptions{JobIDs: ids})
+					runs, err := b.truth.ListRuns(ledger.Query{JobIDs: ids})
 					require.NoError(t, err)
 					for _, run := range runs {
 						run.JobID -= y.first
 						if run.Tick.Before(dawn.AddDate(-1, 0, 0)) {
 							run.Tick = dawn
 						}
-						lines = append(lines, fmt.Sprintf("%s by me %t ended %t exclusive %t", run.RunKey.Tick, run.Process == y.me, run.End.IsZero(), run.Exclusive)+fmt.Sprint(run.JobID, run.Triggered, run.Attempt, run.Outcome))
+						lines = append(lines, fmt.Sprintf("%s by me %t ended %t exclusive %t", run.Key.Tick, run.Process == y.me, run.End.IsZero(), run.Exclusive)+fmt.Sprint(run.JobID, run.Triggered, run.Attempt, run.Outcome))
 					}
 					require.NoError(t, b.truth.Join("who looks"))
-					pulse, err := b.truth.Beat("who looks")
+					pulse, err := b.truth.Beat("who looks", true)
 					require.NoError(t, err)
-					for _, peer := range pulse.Peers {
+					for _, peer := range pulse.Members {
 						for _, process := range []string{y.me, y.dead, "new " + y.me} {
 							if peer.Process == process {
 								lines = append(lines, strings.ReplaceAll(peer.Process, fmt.Sprint(number), ""))
@@ -2314,16 +2356,16 @@ func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 		r.win(t, "a", claimsOf(revision, runKey(1, 1)))
 		before := r.runs(t)
 		require.Empty(t, r.claim(t, "a", nil))
-		require.Empty(t, r.claim(t, "a", []smallben.Claim{}))
+		require.Empty(t, r.claim(t, "a", []ledger.Claim{}))
 		require.NoError(t, r.Finish("a", nil))
-		require.NoError(t, r.Finish("a", []smallben.FinishedRun{}))
+		require.NoError(t, r.Finish("a", []ledger.End{}))
 		for _, ids := range [][]int64{nil, {}} {
 			runs, err := r.LastRuns(ids)
 			require.NoError(t, err)
 			require.Empty(t, runs)
 			require.Empty(t, r.accounts(t, ids...))
 		}
-		r.change(t, func(tx smallben.RecordTx) error {
+		r.change(t, func(tx smallben.ChangeTx) error {
 			require.NoError(t, tx.AddJobs(nil))
 			require.NoError(t, tx.PauseJobs(nil))
 			require.NoError(t, tx.ResumeJobs(nil))
@@ -2335,14 +2377,14 @@ func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 			ticks, err := tx.RecordedTicks(nil)
 			require.NoError(t, err)
 			require.Empty(t, ticks)
-			lost, err := tx.Bury(nil)
+			lost, err := tx.Expire(nil)
 			require.NoError(t, err)
 			require.Empty(t, lost)
 			return nil
 		})
 		require.Equal(t, before, r.runs(t))
 		require.Equal(t, []int64{1}, rowIDs(r.changes(t, 0, nil).Jobs))
-		require.Equal(t, revision, r.changes(t, 0, nil).Jobs[0].Revision)
+		require.Equal(t, revision, r.changes(t, 0, nil).Revisions[0])
 	})
 }
 
@@ -2353,17 +2395,18 @@ func TestACallOfTheRecordIsBoundedInTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := open(t)
-			r := records{Recorder: db.open(t)}
-			require.NoError(t, r.OpenRecord(recordLocation))
+			r := records{recordStore: recordOf(db.open(t))}
+			require.NoError(t, r.Open(recordLocation))
 			require.NoError(t, r.Join("a"))
 			revision := r.start(t, 1)
-			var fast smallben.Recorder = testkit.OpenInTime(t, db.dialector(), testkit.Hasty)
-			t.Cleanup(func() { require.NoError(t, fast.(*smallben.RepositoryGorm).Close()) })
-			r.change(t, func(tx smallben.RecordTx) error {
-				_, err := tx.Accounts([]int64{1})
+			repository := testkit.OpenInTime(t, db.dialector(), testkit.Hasty)
+			t.Cleanup(func() { require.NoError(t, repository.Close()) })
+			fast := recordOf(repository)
+			r.change(t, func(tx smallben.ChangeTx) error {
+				_, err := tx.Watermarks([]int64{1})
 				require.NoError(t, err)
 				for _, call := range []func() error{
-					func() error { _, err := fast.Change(func(smallben.RecordTx) error { return nil }); return err },
+					func() error { _, err := fast.Change(func(ledger.Tx) error { return nil }); return err },
 					func() error { _, err := fast.Claim("a", claimsOf(revision, runKey(1, 1))); return err },
 				} {
 					err := call()
@@ -2381,8 +2424,8 @@ func TestACallOfTheRecordIsBoundedInTime(t *testing.T) {
 func TestTheMemoryRecorderFailsAsItIsTold(t *testing.T) {
 	t.Parallel()
 	m := newMemoryRecorder()
-	r := records{Recorder: m}
-	require.NoError(t, r.OpenRecord(recordLocation))
+	r := records{recordStore: m}
+	require.NoError(t, r.Open(recordLocation))
 	require.NoError(t, r.Join("a"))
 	revision := r.start(t, 1)
 
@@ -2397,17 +2440,17 @@ func TestTheMemoryRecorderFailsAsItIsTold(t *testing.T) {
 	require.Len(t, m.runs(), 1)
 	r.win(t, "a", claimsOf(revision, runKey(1, 1)))
 
-	pause := func(tx smallben.RecordTx) error { return tx.PauseJobs(rawJobs(1)) }
+	pause := func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1)) }
 	for _, call := range []string{"Change", "tx.PauseJobs", "commit"} {
 		m.failNext(call, errUndo)
-		_, err = r.Change(pause)
+		_, err = r.Change(inJobs(pause))
 		require.ErrorIs(t, err, errUndo, call)
 		require.False(t, list(t, r)[0].Paused, call)
 	}
 	var watched []string
 	m.watch(func(call string, happened bool) { watched = append(watched, fmt.Sprint(call, " ", happened)) })
 	m.loseNext("Change")
-	_, err = r.Change(pause)
+	_, err = r.Change(inJobs(pause))
 	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 	require.Equal(t, []string{"Change false", "tx.PauseJobs false", "tx.PauseJobs true", "commit false", "commit true", "Change true"}, watched)
 	require.True(t, list(t, r)[0].Paused)
@@ -2415,9 +2458,9 @@ func TestTheMemoryRecorderFailsAsItIsTold(t *testing.T) {
 	m.away(true)
 	_, err = r.ListJobs(nil)
 	require.ErrorIs(t, err, errAway)
-	require.ErrorIs(t, r.CompareMarks(), errAway)
+	require.ErrorIs(t, r.Compare(), errAway)
 	m.away(false)
-	require.NoError(t, r.CompareMarks())
-	require.Equal(t, 2, m.calls()["CompareMarks"])
-	require.Equal(t, map[string]int64{"a": 0}, m.contents().processes)
+	require.NoError(t, r.Compare())
+	require.Equal(t, 2, m.calls()["Compare"])
+	require.Equal(t, map[string]memoryProcess{"a": {}}, m.contents().processes)
 }

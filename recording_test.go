@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // What several processes do with one record: SmallBens that share a
@@ -96,7 +97,7 @@ func TestEachTickRunsOnceAcrossProcesses(t *testing.T) {
 		}
 		jobs, err := all[2].ListJobs(nil)
 		require.NoError(t, err)
-		last := jobs[0].LastRecordedRun()
+		last := jobs[0].LastRun()
 		assert.True(t, begin.Add(5*time.Minute).Equal(last.Tick))
 		assert.Equal(t, smallben.OutcomeOK, last.Outcome)
 	})
@@ -324,9 +325,9 @@ func TestALostRunIsKnownAndRunAgainIfWanted(t *testing.T) {
 				changes, err := recorder.Changes(0, nil)
 				require.NoError(t, err)
 				tick := time.Now().UTC().Add(time.Second)
-				results, err := recorder.Claim("ghost", []smallben.Claim{{RunKey: smallben.RunKey{JobID: 1, Tick: tick, Attempt: 1}, Revision: changes.Jobs[0].Revision}})
+				results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick, Attempt: 1}, Revision: changes.Revisions[0]}})
 				require.NoError(t, err)
-				require.Equal(t, []smallben.ClaimResult{smallben.ClaimWon}, results)
+				require.Equal(t, []ledger.Result{ledger.Won}, results)
 				pass(14 * time.Second)
 				assert.Zero(t, runs.count())
 				assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeRunning: 1}, outcomes(recorder.runs()), "not yet")
@@ -467,7 +468,9 @@ func TestTriggeredRunsAreRecorded(t *testing.T) {
 		recorder.failNext("Claim", errors.New("away"))
 		require.ErrorContains(t, all[0].TriggerJobs(&smallben.PauseResumeOptions{}), "away")
 		recorder.loseNext("Claim")
-		require.ErrorIs(t, all[0].TriggerJobs(&smallben.PauseResumeOptions{}), smallben.ErrOutcomeUnknown)
+		err = all[0].TriggerJobs(&smallben.PauseResumeOptions{})
+		require.ErrorContains(t, err, "the reply was lost")
+		require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown, "nothing runs, and that is known")
 		pass(time.Second)
 		assert.Zero(t, runs.count())
 		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 4, smallben.OutcomeSkipped: 2}, outcomes(recorder.runs()))
@@ -501,7 +504,7 @@ func TestWhatCannotBeRecordedIsRefusedByStart(t *testing.T) {
 		change     func(*smallben.Config)
 		says       string
 	}{
-		"repository":    {newMemoryRepository(), func(*smallben.Config) {}, "needs a repository that is a Recorder"},
+		"repository":    {newMemoryRepository(), func(*smallben.Config) {}, "needs a RepositoryGorm, or a repository that embeds one"},
 		"interval":      {newMemoryRecorder(), func(c *smallben.Config) { c.Runs.SyncInterval = time.Minute }, "SyncInterval is 1m0s"},
 		"retention":     {newMemoryRecorder(), func(c *smallben.Config) { c.Runs.Retention = time.Second }, "Retention is 1s"},
 		"policy":        {newMemoryRecorder(), func(c *smallben.Config) { c.Runs.Missed = 7 }, "Missed is 7"},
@@ -553,15 +556,22 @@ func TestDelayWaitsWithinAProcess(t *testing.T) {
 	})
 }
 
-func TestAWaitingTickThatWasClaimedRunsBeforeStopReturns(t *testing.T) {
+func TestATickThatWaitsWhenItsProcessStopsRunsInAnother(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()
 		slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(1500 * time.Millisecond) })
-		s := processes(t, recorder, 1, func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true })[0]
+		delay := func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true }
+		s := processes(t, recorder, 1, delay)[0]
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", slow)}))
 		pass(2*time.Second + time.Second/10)
 		s.Stop()
-		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 2}, outcomes(recorder.runs()))
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 1, smallben.OutcomeWaiting: 1}, outcomes(recorder.runs()))
+		waits := recorder.runs()[1]
+		processes(t, recorder, 1, delay)
+		pass(2 * time.Second)
+		ran := recorder.runs()[1]
+		assert.Equal(t, waits.Tick, ran.Tick)
+		assert.Equal(t, smallben.OutcomeOK, ran.Outcome)
 	})
 }
 
@@ -851,7 +861,7 @@ func TestAnUnknownOutcomeOfOpeningTheRecordIsNotForEver(t *testing.T) {
 	t.Parallel()
 	recorder := newMemoryRecorder()
 	s := create(t, recorder, recordingConfig())
-	recorder.failNext("OpenRecord", fmt.Errorf("%w: the connection broke", smallben.ErrOutcomeUnknown))
+	recorder.failNext("Open", fmt.Errorf("%w: the connection broke", smallben.ErrOutcomeUnknown))
 	err := s.AddJobs([]smallben.Job{job(1, "@daily", idle())})
 	require.ErrorContains(t, err, "the connection broke")
 	require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown, "the change was not tried")
@@ -897,8 +907,8 @@ func TestAStretchAfterManyRecordedTicksHasItsOwnCount(t *testing.T) {
 		// there was nobody.
 		recorder.mu.Lock()
 		for _, tick := range ticksEvery(time.Second, begin, begin.Add(9_900*time.Second)) {
-			key := smallben.RunKey{JobID: 1, Tick: tick, Attempt: 1}
-			recorder.record.runs[key] = smallben.Run{RunKey: key, Process: "ghost", Start: tick, End: tick, Outcome: smallben.OutcomeOK}
+			key := ledger.Key{JobID: 1, Tick: tick, Attempt: 1}
+			recorder.record.runs[key] = ledger.Run{Key: key, Process: "ghost", Start: tick, End: tick, Outcome: ledger.Outcome(smallben.OutcomeOK)}
 		}
 		recorder.mu.Unlock()
 		pass(10_500*time.Second + time.Second/2)
@@ -919,9 +929,9 @@ func TestARunOfAProcessThatLeftIsLost(t *testing.T) {
 		require.NoError(t, recorder.Join("ghost"))
 		changes, err := recorder.Changes(0, nil)
 		require.NoError(t, err)
-		_, err = recorder.Claim("ghost", []smallben.Claim{{
-			RunKey:   smallben.RunKey{JobID: 1, Tick: time.Now().UTC().Truncate(time.Minute), Triggered: true, Attempt: 1},
-			Revision: changes.Jobs[0].Revision, Exclusive: true,
+		_, err = recorder.Claim("ghost", []ledger.Claim{{
+			Key:      ledger.Key{JobID: 1, Tick: time.Now().UTC().Truncate(time.Minute), Triggered: true, Attempt: 1},
+			Revision: changes.Revisions[0], Overlap: ledger.Skip,
 		}})
 		require.NoError(t, err)
 		require.NoError(t, recorder.Leave("ghost"))

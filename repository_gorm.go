@@ -13,6 +13,7 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
 	"github.com/nbena/smallben/internal/sqltx"
 )
 
@@ -67,10 +68,10 @@ type RepositoryGorm struct {
 	statements jobStatements
 
 	// What follows is for the record of runs.
-	state *recordState
+	runs *ledgersql.Store
 	// tx is the transaction of a Change, in which this copy of the repository
 	// reads, locks and writes. Nil means that each call has one of its own.
-	tx *recordTx
+	tx *ledgersql.Tx
 }
 
 var (
@@ -104,7 +105,7 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	defer cancel()
 	db, err := sqltx.Open(ctx, sqltx.Options{
 		Dialector: config.Dialector, Config: config.Config, Timeout: timeout, Portable: portable,
-		Tables: append([]string{"jobs"}, recordTableNames()...), Indexes: append(jobIndexNames(), recordIndexes...),
+		Tables: append([]string{"jobs"}, ledgersql.TableNames()...), Indexes: append(jobIndexNames(), ledgersql.Indexes...),
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("open repository: no answer from the database within %v: %w", timeout, err)
@@ -112,7 +113,8 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &RepositoryGorm{db: db, statements: bulkStatements{}, state: newRecordState(config.SkipMigration)}
+	r := &RepositoryGorm{db: db, statements: bulkStatements{}}
+	r.runs = newRunStore(r, config.SkipMigration)
 	if db.Kind() == sqltx.Portable {
 		r.statements = portableStatements{}
 	}
@@ -233,7 +235,7 @@ func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, i
 			}
 		}
 		if r.tx != nil {
-			err = r.tx.mark(ids, true)
+			err = r.tx.Touch(ids, true)
 		}
 		if err == nil && len(targets) > 0 {
 			missing, err = r.changeRows(tx, replacing, targets, now)
@@ -554,7 +556,7 @@ func (r *RepositoryGorm) changeRows(tx *sqltx.Tx, kind changeKind, targets []row
 		missing = append(missing, lost...)
 	}
 	if r.tx != nil {
-		err = r.tx.markChanged(kind, targets, missing)
+		err = touch(r.tx, kind, targets, missing)
 	}
 	return missing, err
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/robfig/cron/v3"
+
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // ContextJob is what a job may implement beside CronJob to be given a context
@@ -58,36 +60,30 @@ const (
 	// OutcomeSkipped is the outcome of a tick that did not run because its job was
 	// still running, or was paused, deleted or stopped while the tick waited.
 	OutcomeSkipped Outcome = "skipped"
+	// OutcomeWaiting is the outcome of a run that waits: for another of its job to
+	// end, for its time, or for a process that has room for it.
+	OutcomeWaiting Outcome = "waiting"
 	// OutcomeMissed is the outcome of ticks that no process ran.
 	OutcomeMissed Outcome = "missed"
 )
 
-// RunResult is a run that has ended. The zero value stands for none.
-type RunResult struct {
-	// Tick is the nominal instant that the run was started for:
-	// CronJobInput.ScheduledAt.
-	Tick time.Time
-	// Triggered tells a run of TriggerJobs from one of the schedule.
+// runResult is a run that has ended, as memory keeps it. The zero value stands for
+// none.
+type runResult struct {
+	Tick      time.Time
 	Triggered bool
-	// Start is when the run started, Duration how long it took.
-	Start    time.Time
-	Duration time.Duration
-	// Outcome says how it ended, and Error what went wrong. Error is empty for
-	// OutcomeOK.
-	Outcome Outcome
-	Error   string
+	Start     time.Time
+	Duration  time.Duration
+	Outcome   Outcome
+	Error     string
 }
 
-// String describes the run in a line: "ok in 1.5s, tick 2026-11-23T10:00:00Z".
-func (r RunResult) String() string {
+// run gives the result to users.
+func (r *runResult) run(jobID int64) Run {
 	if r.Outcome == "" {
-		return "none"
+		return Run{}
 	}
-	text := fmt.Sprintf("%s in %v, tick %s", r.Outcome, r.Duration, r.Tick.Format(time.RFC3339))
-	if r.Error != "" {
-		text += ": " + r.Error
-	}
-	return text
+	return Run{JobID: jobID, Tick: r.Tick, Triggered: r.Triggered, Attempt: 1, Start: r.Start, End: r.Start.Add(r.Duration), Outcome: r.Outcome, Error: r.Error}
 }
 
 // run is a run that was admitted.
@@ -96,8 +92,8 @@ type run struct {
 	state   *jobState
 	metrics *typeMetrics
 
-	claim     *claim // nil: runs are not recorded
-	createdAt int64  // as target.createdAt
+	grant     *ledger.Grant // nil: runs are not recorded
+	createdAt int64         // as target.createdAt
 	job       CronJob
 	input     CronJobInput
 	fields    []inputField // to become input.OtherInputs
@@ -111,7 +107,7 @@ type jobState struct {
 	queued  int        // ticks that wait for a place
 	waiting *entry     // whose tick waits for the end of a run, if any
 	tick    tick
-	last    RunResult // of the job that was created at createdAt
+	last    runResult // of the job that was created at createdAt
 	gone    bool      // the job was deleted: the state goes with its last run
 	skipped int       // ticks, since the job fell behind its schedule
 	behind  bool      // some of them since a run ended
@@ -122,43 +118,43 @@ type jobState struct {
 // tick is an instant that a run is for.
 type tick struct {
 	at        time.Time
-	triggered bool   // by TriggerJobs, not by the schedule
-	placed    bool   // it has one of the places already
-	claim     *claim // nil: runs are not recorded
+	triggered bool          // by TriggerJobs, not by the schedule
+	placed    bool          // it has one of the places already
+	grant     *ledger.Grant // nil: runs are not recorded
 }
 
 func (t tick) attempt() int {
-	if t.claim == nil {
+	if t.grant == nil {
 		return 1
 	}
-	return t.claim.Attempt
+	return t.grant.Attempt
 }
 
 func (t tick) missed() int {
-	if t.claim == nil {
+	if t.grant == nil {
 		return 0
 	}
-	return t.claim.missed
+	return t.grant.Missed
 }
 
 // live reports whether a run of the entry may start at a tick. It expects the
 // shard's mu. One that is claimed starts though its session was stopped, which
 // waits for it.
 func (e *entry) live(at tick) bool {
-	return !e.dead && (at.claim != nil || !e.session.stopped.Load())
+	return !e.dead && (at.grant != nil || !e.session.stopped.Load())
 }
 
 // skip records that the tick will not run, if it is claimed.
 func (t tick) skip(reason string) {
-	if t.claim != nil {
-		t.claim.skip(reason)
+	if t.grant != nil {
+		t.grant.Skip(reason)
 	}
 }
 
 // fire asks for the claim of a tick, if runs are recorded, and else runs it.
 func (e *entry) fire(at time.Time) {
-	if recording := e.session.recording; recording != nil {
-		recording.ask(e, tick{at: at})
+	if record := e.session.ledger; record != nil {
+		record.Ask(e.recorded(), at)
 		return
 	}
 	e.session.scheduler.fireAndExecute(e, tick{at: at})
@@ -305,7 +301,7 @@ func (s *shard) state(e *entry) *jobState {
 	}
 	if state.createdAt != e.createdAt {
 		// One of the same id was deleted.
-		state.createdAt, state.last = e.createdAt, RunResult{}
+		state.createdAt, state.last = e.createdAt, runResult{}
 	}
 	state.gone = false
 	return state
@@ -314,17 +310,17 @@ func (s *shard) state(e *entry) *jobState {
 // begin puts a run on the books, or returns nil if the session was stopped. It
 // expects the shard's mu.
 func (state *jobState) begin(e *entry, at tick) *run {
-	if at.claim == nil {
+	if at.grant == nil {
 		e.session.running.Add(1)
 	}
 	if !e.live(at) {
-		if at.claim == nil {
+		if at.grant == nil {
 			e.session.release()
 		}
 		return nil
 	}
 	state.running = append(state.running, e.session)
-	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, claim: at.claim, job: e.job, input: e.inputAt(at), fields: e.input}
+	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, job: e.job, input: e.inputAt(at), fields: e.input}
 }
 
 // inputAt is what a run of the tick receives, its own map excepted: that one is
@@ -345,11 +341,11 @@ func (e *entry) inputAt(at tick) CronJobInput {
 
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start.
-func (s *scheduler) end(r *run, result *RunResult) (next *run) {
-	if r.claim == nil {
+func (s *scheduler) end(r *run, result *runResult) (next *run) {
+	if r.grant == nil {
 		defer r.session.release()
 	} else {
-		defer r.claim.finish(result)
+		defer finish(r.grant, result)
 	}
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
@@ -373,7 +369,7 @@ func (s *scheduler) promote(shard *shard, state *jobState, id int64) (next *run)
 		return nil
 	}
 	if state.waiting != nil {
-		if next = state.begin(state.waiting, state.tick); next == nil && state.tick.claim != nil {
+		if next = state.begin(state.waiting, state.tick); next == nil && state.tick.grant != nil {
 			dropped := state.tick
 			go dropped.skip("its job was deleted while it waited")
 		}
@@ -411,7 +407,7 @@ func (s *scheduler) execute(r *run) {
 			r.input.OtherInputs[field.key] = field.value
 		}
 	}
-	result := RunResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: time.Now()}
+	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: time.Now()}
 	r.metrics.started(result.Start.Sub(result.Tick))
 	// Nothing else is left of a run that leaves its goroutine.
 	err, timedOut := error(&panicError{value: "runtime.Goexit was called"}), false
@@ -443,7 +439,7 @@ func (s *scheduler) execute(r *run) {
 
 // fail notes what went wrong. It returns the panic, if it was one, and the error
 // to log. The error is the job's own, and so are its methods: they may panic.
-func (r *RunResult) fail(err error, timedOut bool) (failure *panicError, logged error) {
+func (r *runResult) fail(err error, timedOut bool) (failure *panicError, logged error) {
 	defer func() {
 		if v := recover(); v != nil {
 			r.Outcome = OutcomeError
@@ -472,7 +468,7 @@ func (r *RunResult) fail(err error, timedOut bool) (failure *panicError, logged 
 // maxErrorText bounds the text that is kept of a run's error, in bytes.
 const maxErrorText = 1 << 10
 
-func (s *scheduler) logFailure(r *run, result *RunResult, err error, failure *panicError) {
+func (s *scheduler) logFailure(r *run, result *runResult, err error, failure *panicError) {
 	keysAndValues := []any{"job", r.input.JobID, "group", r.input.GroupID, "superGroup", r.input.SuperGroupID,
 		"tick", result.Tick, "outcome", result.Outcome}
 	if failure != nil {

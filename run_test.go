@@ -46,7 +46,7 @@ func newContextProbe(run smallben.RunFunc) *contextProbe {
 
 func init() { gob.Register(&contextProbe{}) }
 
-func lastRun(t *testing.T, s *smallben.SmallBen, id int64) (last smallben.RunResult, running bool) {
+func lastRun(t *testing.T, s *smallben.SmallBen, id int64) (last smallben.Run, running bool) {
 	t.Helper()
 	jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{id}})
 	require.NoError(t, err)
@@ -82,7 +82,7 @@ func TestTheOutcomeOfARunIsCountedLoggedAndKept(t *testing.T) {
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", c.job)}))
 				begin := time.Now()
 				last, running := lastRun(t, s, 1)
-				assert.Equal(t, smallben.RunResult{}, last)
+				assert.Equal(t, smallben.Run{}, last)
 				assert.False(t, running)
 				pass(time.Minute + 10*time.Second)
 				last, running = lastRun(t, s, 1)
@@ -92,7 +92,7 @@ func TestTheOutcomeOfARunIsCountedLoggedAndKept(t *testing.T) {
 				assert.True(t, last.Tick.Equal(begin.Add(time.Minute)))
 				assert.True(t, last.Start.Equal(begin.Add(time.Minute)))
 				if name == "a timeout" {
-					assert.Equal(t, 10*time.Second, last.Duration)
+					assert.Equal(t, 10*time.Second, last.Duration())
 				}
 				values := gauges(t, s)
 				assert.EqualValues(t, 1, values["smallben_runs_total,"+string(c.outcome)])
@@ -177,11 +177,11 @@ func TestRunningTellsWhatRunsNow(t *testing.T) {
 		pass(time.Minute)
 		last, running := lastRun(t, s, 1)
 		assert.False(t, running)
-		assert.Equal(t, time.Minute, last.Duration)
+		assert.Equal(t, time.Minute, last.Duration())
 		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * *", idle())}))
 		last, _ = lastRun(t, s, 1)
-		assert.Equal(t, smallben.RunResult{}, last, "a deleted job takes its last run with it")
+		assert.Equal(t, smallben.Run{}, last, "a deleted job takes its last run with it")
 	})
 }
 
@@ -613,8 +613,8 @@ func TestWhatUsersPrintNamesTheJobAndNotItsInput(t *testing.T) {
 		{smallben.CronJobInput{JobID: 4, OtherInputs: secret, ScheduledAt: at}, "run of job 4 for 2026-11-23T10:00:00Z"},
 		{smallben.UpdateOption{JobID: 4, CronExpression: ptr("@hourly"), JobOtherInputs: &secret}, `update of job 4: expression "@hourly", input`},
 		{smallben.UpdateOption{JobID: 4}, "update of job 4: nothing"},
-		{smallben.RunResult{}, "none"},
-		{smallben.RunResult{Tick: at, Duration: time.Second, Outcome: smallben.OutcomeError, Error: "no"}, "error in 1s, tick 2026-11-23T10:00:00Z: no"},
+		{smallben.Run{}, "none"},
+		{smallben.Run{JobID: 1, Tick: at, Outcome: smallben.OutcomeError, Error: "no"}, "job 1, tick 2026-11-23T10:00:00Z: error: no"},
 		{smallben.ListJobsOptions{}, "all jobs"},
 		{smallben.ListJobsOptions{Paused: ptr(false), GroupIDs: []int64{1, 2}, JobIDs: []int64{}}, "jobs not paused, of ids (none), of groups 1, 2"},
 		{smallben.PauseResumeOptions{SuperGroupIDs: []int64{3}}, "jobs of super-groups 3"},

@@ -3,7 +3,6 @@ package smallben
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +10,8 @@ import (
 	"github.com/robfig/cron/v3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 func TestExpressionsThatAreAccepted(t *testing.T) {
@@ -280,7 +281,7 @@ func TestAnExpressionThatBeginsWithAStarIsAnInterval(t *testing.T) {
 	} {
 		schedule := scheduleIn(t, expression, rome)
 		end := time.Date(2026, 10, 25, 2, 0, 0, 0, time.UTC)
-		got, _ := ticksIn(schedule, end.Add(-2*time.Hour-1), end.Add(-1), 1000)
+		got, _ := ledger.TicksIn(schedule, end.Add(-2*time.Hour-1), end.Add(-1), 1000)
 		assert.Len(t, got, ticks, expression)
 	}
 }
@@ -318,27 +319,4 @@ func TestLeapDaysAroundACenturyAreEightYearsApart(t *testing.T) {
 	require.Len(t, ticks, 19)
 	assert.Equal(t, 2096, ticks[17].Year())
 	assert.Equal(t, 2104, ticks[18].Year())
-}
-
-func TestLastTicksAreThoseThatAWalkFinds(t *testing.T) {
-	t.Parallel()
-	rome, err := time.LoadLocation("Europe/Rome")
-	require.NoError(t, err)
-	random := rand.New(rand.NewPCG(3, 4))
-	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, rome)
-	for _, expression := range []string{"@every 7s", "*/15 * * * *", "30 2 * * *", "0 9 * * MON-FRI", "0 0 29 2 *"} {
-		schedule := scheduleIn(t, expression, rome)
-		for range 50 {
-			after := begin.Add(time.Duration(random.Int64N(int64(60 * 24 * time.Hour))))
-			until := after.Add(time.Duration(random.Int64N(int64(24 * time.Hour))))
-			walked, _ := ticksIn(schedule, after, until, 1_000_000)
-			n := 1 + random.IntN(5)
-			want := walked[max(0, len(walked)-n):]
-			got := lastTicks(schedule, after, until, n)
-			require.Len(t, got, len(want), "%s after %v until %v", expression, after, until)
-			for i := range want {
-				require.True(t, want[i].Equal(got[i]), "%s after %v until %v", expression, after, until)
-			}
-		}
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/timetable"
 )
 
@@ -20,6 +21,7 @@ type scheduler struct {
 	location *time.Location
 	overlap  overlap
 	recorded bool // runs are recorded
+	makeUp   int  // how many missed ticks of a job are made up for
 	log      *eventLog
 	metrics  *runMetrics
 	runs     runner
@@ -58,6 +60,7 @@ func newScheduler(config *Config, log *eventLog) *scheduler {
 		location: config.location(),
 		overlap:  config.SchedulerConfig.overlap(),
 		recorded: config.Runs.Record,
+		makeUp:   config.Runs.Missed.makeUp(),
 		log:      log,
 		metrics:  newRunMetrics(),
 		runs:     newRunner(config),
@@ -155,8 +158,8 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 	w.groupID = job.rawJob.GroupID
 	w.superGroupID = job.rawJob.SuperGroupID
 	w.expression = job.rawJob.CronExpression
-	if job.rawJob.Revision != 0 {
-		w.revision = job.rawJob.Revision
+	if job.rawJob.revision != 0 {
+		w.revision = job.rawJob.revision
 	}
 	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || w.jobHash != hash {
 		w.jobHash = hash
@@ -180,13 +183,13 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 type session struct {
 	scheduler *scheduler
 	timetable *timetable.Table[*entry]
-	recording *recording      // nil: runs are not recorded
+	ledger    *ledger.Session // nil: runs are not recorded
 	stop      chan struct{}   // closed by stop
 	context   context.Context // of its runs
 	cancel    context.CancelFunc
 
 	// stopped ends the starting of runs. A run counts itself in running first, and
-	// looks at stopped then, so that stop misses none. With a recording a run
+	// looks at stopped then, so that stop misses none. With a ledger a run
 	// begins to count when its claim is asked for: one that is won is started.
 	stopped atomic.Bool
 	running atomic.Int64  // runs in progress
@@ -196,7 +199,7 @@ type session struct {
 
 // over reports whether nothing of the session goes on.
 func (s *session) over() bool {
-	return closed(s.idle) && (s.recording == nil || closed(s.recording.done))
+	return closed(s.idle) && (s.ledger == nil || closed(s.ledger.Done()))
 }
 
 // hold counts a run in progress, unless the session was stopped.
@@ -219,7 +222,12 @@ func (s *session) release() {
 // ended, and when the session has.
 func (s *session) settle() {
 	if s.stopped.Load() && s.running.Load() == 0 {
-		s.closing.Do(func() { close(s.idle) })
+		s.closing.Do(func() {
+			close(s.idle)
+			if s.ledger != nil {
+				s.ledger.Idle()
+			}
+		})
 	}
 }
 
@@ -234,7 +242,7 @@ func closed(c <-chan struct{}) bool {
 
 // start begins a session with entries for the jobs, in place of all entries
 // before. It expects the scheduler not to be started.
-func (s *scheduler) start(jobs []JobWithSchedule, recording *recording) *session {
+func (s *scheduler) start(jobs []JobWithSchedule, joined *ledger.Session, host *ledgerHost) *session {
 	entries := make([]*entry, len(jobs))
 	for i := range jobs {
 		entries[i] = s.newEntry(&jobs[i])
@@ -242,7 +250,7 @@ func (s *scheduler) start(jobs []JobWithSchedule, recording *recording) *session
 	ctx, cancel := context.WithCancel(context.Background())
 	begun := &session{
 		scheduler: s,
-		recording: recording,
+		ledger:    joined,
 		stop:      make(chan struct{}),
 		context:   ctx,
 		cancel:    cancel,
@@ -260,12 +268,12 @@ func (s *scheduler) start(jobs []JobWithSchedule, recording *recording) *session
 	s.session = begun
 	s.ended = slices.DeleteFunc(s.ended, (*session).over)
 	clear(s.entries)
-	if recording != nil {
-		recording.session = begun
+	if joined != nil {
+		host.session = begun
 	}
 	s.addLocked(entries)
-	if recording != nil {
-		recording.run()
+	if joined != nil {
+		joined.Run()
 	}
 	return begun
 }
@@ -286,6 +294,9 @@ func (s *scheduler) stop() (sessions []*session, stopped bool) {
 		s.ended = append(s.ended, ending)
 		close(ending.stop)
 		ending.stopped.Store(true)
+		if ending.ledger != nil {
+			ending.ledger.Stop()
+		}
 		ending.settle()
 		ending.timetable.Stop()
 	}
@@ -575,8 +586,8 @@ func longestGap(used []int32) (first, end int64) {
 
 // trigger admits a run of each job: through its entry, or, where it has none
 // because it is paused, through one that is in no timetable. If runs are recorded,
-// only those run that have a claim. It returns false if SmallBen was stopped.
-func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*claim) (begun []*run, report []Triggered, ok bool) {
+// only those run that have a grant. It returns false if SmallBen was stopped.
+func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*ledger.Grant) (begun []*run, report []Triggered, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.session == nil {
@@ -590,11 +601,11 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, claims map[int64]*c
 		}
 		at := at
 		if s.recorded {
-			if at.claim = claims[e.id]; at.claim == nil {
+			if at.grant = grants[e.id]; at.grant == nil {
 				report = append(report, Triggered{JobID: e.id, Tick: at.at, Skipped: stillRunning}) // elsewhere
 				continue
 			}
-			at.at = at.claim.Tick.In(s.location)
+			at.at = at.grant.Tick.In(s.location)
 		}
 		one := Triggered{JobID: e.id, Tick: at.at}
 		r, admission := s.admit(e, at)
@@ -632,14 +643,14 @@ func (s *scheduler) forget(ids []int64) {
 }
 
 // runsOf returns the last run of a job in this process, and whether it runs.
-func (s *scheduler) runsOf(id int64) (last RunResult, running bool) {
+func (s *scheduler) runsOf(id int64) (last runResult, running bool) {
 	shard := s.shard(id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if state := shard.states[id]; state != nil {
 		return state.last, len(state.running) > 0
 	}
-	return RunResult{}, false
+	return runResult{}, false
 }
 
 // ran returns the ids of the jobs that have run in this process and that match.

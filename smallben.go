@@ -50,6 +50,8 @@ import (
 	"sync"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // SmallBen schedules the jobs of a repository. New makes one; the zero value
@@ -105,7 +107,7 @@ func New(repository Repository, config *Config) *SmallBen {
 	}
 	s.scheduler = newScheduler(config, s.log)
 	if config.Runs.Record {
-		s.record = newRecord(repository, config.Runs, s.scheduler)
+		s.record = newRecord(repository, config.Runs, s)
 	}
 	return s
 }
@@ -123,7 +125,7 @@ func (s *SmallBen) ErrorTypeIfMismatchCount() error {
 // the metrics, and can be paused and deleted.
 //
 // If runs are recorded (Config.Runs), it makes this process one of those that
-// share the record. It returns an error if the repository is no Recorder, if the
+// share the record. It returns an error if the repository is no RepositoryGorm and embeds none, if the
 // configuration cannot be used so, or if others record with another location.
 func (s *SmallBen) Start() error {
 	started, loaded, err := s.start()
@@ -151,20 +153,26 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	}
 	s.setStarting(make(chan struct{}))
 	defer s.setStarting(nil)
-	var joined *recording
+	var joined *ledger.Session
+	host := &ledgerHost{s: s}
 	if s.record != nil {
-		if joined, err = s.join(); err != nil {
+		if err := s.record.open(); err != nil {
+			return false, contents{}, err
+		}
+		if joined, err = s.record.ledger.Join(host); err != nil {
 			return false, contents{}, err
 		}
 	}
 	if loaded, err = s.loadNumbered(); err != nil {
-		joined.leave()
+		if joined != nil {
+			joined.Leave()
+		}
 		return false, contents{}, err
 	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session := s.scheduler.start(loaded.jobs, joined)
+	session := s.scheduler.start(loaded.jobs, joined, host)
 	s.paused = idSet(loaded.paused)
 	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
 	for _, err := range loaded.heldBack {
@@ -225,11 +233,12 @@ func (s *SmallBen) loadNumbered() (contents, error) {
 func (s *SmallBen) load() (contents, error) {
 	var loaded contents
 	if s.record != nil {
-		changes, err := s.record.recorder.Changes(0, nil)
+		changes, err := s.record.store.Changes(0, nil)
 		if err != nil {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}
-		s.record.seen.Store(changes.Revision)
+		changes.number()
+		s.record.ledger.Saw(changes.Revision)
 		jobs, undecodable := decodeRows(changes.Jobs)
 		loaded.heldBack = undecodable
 		for i := range jobs {
@@ -315,11 +324,11 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 		}
 	}
 	for _, session := range ending {
-		if session.recording == nil {
+		if session.ledger == nil {
 			continue
 		}
 		select {
-		case <-session.recording.done:
+		case <-session.ledger.Done():
 		case <-ctx.Done():
 			return fmt.Errorf("stop: %w: the ends of runs are still being recorded", ctx.Err())
 		}
@@ -374,6 +383,14 @@ func jobIDs(jobs []JobWithSchedule) []int64 {
 	ids := make([]int64, len(jobs))
 	for i := range jobs {
 		ids[i] = jobs[i].rawJob.ID
+	}
+	return ids
+}
+
+func idsOf(rows []RawJob) []int64 {
+	ids := make([]int64, len(rows))
+	for i := range rows {
+		ids[i] = rows[i].ID
 	}
 	return ids
 }

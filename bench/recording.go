@@ -210,7 +210,7 @@ func (p *place) fill(n int, expression string, job smallben.CronJob) error {
 }
 
 func (p *place) count(condition string, args ...any) (n int, err error) {
-	err = p.pool.QueryRow("SELECT count(*) FROM job_runs WHERE "+condition, args...).Scan(&n)
+	err = p.pool.QueryRow("SELECT count(*) FROM smallben_runs WHERE "+condition, args...).Scan(&n)
 	return n, err
 }
 
@@ -267,7 +267,7 @@ func (p *place) keepUp(o *options, r results, l load) error {
 	r.add(l.cell(p.name, recorded), 100*float64(n)/float64(l.rate)/o.record.Seconds())
 	for w, offset := range map[work]int{median: n / 2, p99: n * 99 / 100} {
 		var late int64
-		if err := p.pool.QueryRow("SELECT started_at - tick FROM job_runs WHERE "+watched+" ORDER BY 1 LIMIT 1 OFFSET $3", append(ticks, offset)...).Scan(&late); err != nil {
+		if err := p.pool.QueryRow("SELECT started_at - tick FROM smallben_runs WHERE "+watched+" ORDER BY 1 LIMIT 1 OFFSET $3", append(ticks, offset)...).Scan(&late); err != nil {
 			return err
 		}
 		r.add(l.cell(p.name, w), float64(late)/1e3)
@@ -361,7 +361,7 @@ func (p *place) takeOver(r results, rate int) error {
 	from := killed.Truncate(time.Second).Add(time.Second)
 	ticks := []any{from.UnixMicro(), from.Add(watched).UnixMicro()}
 	var latest sql.NullInt64
-	if err := p.pool.QueryRow("SELECT max(started_at - tick) FROM job_runs WHERE tick >= $1 AND tick < $2", ticks...).Scan(&latest); err != nil {
+	if err := p.pool.QueryRow("SELECT max(started_at - tick) FROM smallben_runs WHERE tick >= $1 AND tick < $2", ticks...).Scan(&latest); err != nil {
 		return err
 	}
 	ran, err := p.count("tick >= $1 AND tick < $2 AND outcome IN ('ok', 'running')", ticks...)

@@ -189,9 +189,6 @@ func (f filter) keeps(j *listed) bool {
 
 // lastOutcome is the outcome of the last run that was neither missed nor skipped.
 func (j *listed) lastOutcome() smallben.Outcome {
-	if run := j.LastRecordedRun(); run.Outcome != "" {
-		return run.Outcome
-	}
 	return j.LastRun().Outcome
 }
 

@@ -159,7 +159,7 @@ func TestAStripShowsHowRunsEndedAndHowLongTheyTook(t *testing.T) {
 	p := &page{zone: time.UTC, now: time.Now()}
 	run := func(outcome smallben.Outcome, took time.Duration) smallben.Run {
 		start := p.now.Add(-time.Hour)
-		return smallben.Run{RunKey: smallben.RunKey{Tick: start}, Start: start, End: start.Add(took), Outcome: outcome}
+		return smallben.Run{Tick: start, Start: start, End: start.Add(took), Outcome: outcome}
 	}
 	s := p.drawStrip([]smallben.Run{run(smallben.OutcomeOK, time.Second), run(smallben.OutcomeOK, 4*time.Second), run(smallben.OutcomeError, 0), run(smallben.OutcomeMissed, 0)})
 	require.Equal(t, "The last 4 runs: 2 ok, 1 failed and 1 missed", s.Label)

@@ -329,14 +329,10 @@ func (j *listed) running() bool {
 
 // last is the newest run of a job that ran or is to be known of.
 func (j *listed) last(recorded bool) (smallben.Run, bool) {
-	if recorded {
-		if n := len(j.runs); n > 0 {
-			return j.runs[n-1], true
-		}
-		return j.LastRecordedRun(), !j.LastRecordedRun().Tick.IsZero()
+	if n := len(j.runs); recorded && n > 0 {
+		return j.runs[n-1], true
 	}
-	result := j.LastRun()
-	run := smallben.Run{GroupID: j.GroupID, SuperGroupID: j.SuperGroupID, Start: result.Start, End: result.Start.Add(result.Duration), Outcome: result.Outcome, Error: result.Error}
-	run.JobID, run.Tick, run.Triggered, run.Attempt = j.ID, result.Tick, result.Triggered, 1
-	return run, !result.Tick.IsZero()
+	run := j.LastRun()
+	run.GroupID, run.SuperGroupID = j.GroupID, j.SuperGroupID
+	return run, !run.Tick.IsZero()
 }

@@ -111,7 +111,7 @@ type runNote struct {
 
 func (n runNote) key() durableKey { return durableKey{n.Job, n.Tick, n.Triggered, n.Attempt} }
 
-// durableKey is smallben.RunKey as a key of maps.
+// durableKey names a run, as a key of maps.
 type durableKey struct {
 	job, tick int64 // Unix microseconds
 	triggered bool
@@ -651,7 +651,8 @@ func (c *checker) checkRecord(run *smallben.Run) {
 	start, started := c.started[key]
 	end, ended := c.ended[key]
 	l := c.lifeOf(run.Process)
-	if l == nil && run.Outcome != smallben.OutcomeMissed {
+	canceled := run.Outcome == smallben.OutcomeSkipped && run.Process == "" // while it waited
+	if l == nil && run.Outcome != smallben.OutcomeMissed && !canceled {
 		c.report(unknownProcess, run.JobID, run.Tick, "%s", run)
 		return
 	}
@@ -698,18 +699,15 @@ func (c *checker) checkSkipped(run *smallben.Run, l *life) {
 			return
 		}
 	}
-	if !l.closed.IsZero() && !l.closed.After(to) || c.disturbed(from.Add(-2*c.sync), to) {
+	if l != nil && !l.closed.IsZero() && !l.closed.After(to) || c.disturbed(from.Add(-2*c.sync), to) {
 		return
 	}
 	for _, other := range s.runs {
 		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped
-		busy, suits := window{other.Start, other.End.Add(clockStep)}, c.overlap == "delay" && c.lifeOf(other.Process) == l
-		if c.overlap == "skip" {
-			// From its claim until its end was recorded. The claim of this one may
-			// have waited for that of the other, and began before it.
-			busy, suits = window{other.Tick.Add(-time.Second), other.End.Add(c.calm)}, true
-		}
-		if ran && suits && busy.meets(from, to) {
+		// From its claim until its end was recorded. The claim of this one may have
+		// waited for that of the other, and began before it.
+		busy := window{other.Tick.Add(-time.Second), other.End.Add(c.calm)}
+		if ran && c.overlap != "" && busy.meets(from, to) {
 			return
 		}
 	}
@@ -928,7 +926,8 @@ func (c *checker) checkTriggers(s *story) {
 		}
 	}
 	possible := func(operation *driven, run *smallben.Run) bool {
-		return c.lifeOf(run.Process) == operation.life && window{operation.begin.Add(-clockSlack), operation.end.Add(clockSlack)}.meets(run.Tick, run.Tick)
+		// A run that waits for another is taken by any process.
+		return (c.overlap == "delay" || c.lifeOf(run.Process) == operation.life) && window{operation.begin.Add(-clockSlack), operation.end.Add(clockSlack)}.meets(run.Tick, run.Tick)
 	}
 	var others []*driven
 	for _, operation := range c.operations {
@@ -971,7 +970,7 @@ type interval struct {
 }
 
 // checkOverlaps looks for runs of one job at the same time where the
-// configuration forbids it: anywhere, or on one process.
+// configuration forbids it.
 func (c *checker) checkOverlaps() {
 	if c.overlap == "" {
 		return
@@ -990,9 +989,6 @@ func (c *checker) checkOverlaps() {
 		for _, i := range intervals {
 			open = slices.DeleteFunc(open, func(o interval) bool { return !o.to.After(i.from) })
 			for _, o := range open {
-				if c.overlap == "delay" && o.life != i.life {
-					continue
-				}
 				excused := func(i interval) bool { return i.life.halted(c.deadAfter, i.from, i.to) }
 				if o.life == i.life || !excused(o) && !excused(i) {
 					c.report(overlapping, id, i.from, "%s on %s from %s to %s, and %s on %s from %s to %s",
@@ -1110,7 +1106,7 @@ func (t *tale) operate(l *life, from, to float64, operation durableOperation) *d
 
 func (t *tale) record(l *life, tick float64, outcome smallben.Outcome) *smallben.Run {
 	t.runs = append(t.runs, smallben.Run{
-		RunKey:  smallben.RunKey{JobID: 1, Tick: t.at(tick), Attempt: 1},
+		JobID: 1, Tick: t.at(tick), Attempt: 1,
 		Process: l.process(), Start: t.at(tick + .01), End: t.at(tick + .09), Outcome: outcome,
 	})
 	return &t.runs[len(t.runs)-1]
@@ -1365,9 +1361,10 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 			t.halts(10.05, 15.5)
 			t.lasts(t.a, 10, 15.8)
 		},
-		"runs overlap on two processes, each of which delays its own": func(t *tale) {
+		"a tick is skipped for a run that another one waits for": func(t *tale) {
 			t.overlap = "delay"
-			t.lasts(t.a, 10, 11.5)
+			t.lasts(t.b, 13, 14.05)
+			t.skip(t.a, 14)
 		},
 		"a triggered run is skipped": func(t *tale) {
 			t.overlap = "skip"
@@ -1504,19 +1501,19 @@ func TestTheCheckOfDurableRunsReportsEachViolation(t *testing.T) {
 				t.skip(t.a, tick)
 			}
 		}, []string{needlesslySkipped}},
-		"a tick waits for a run on another process": {func(t *tale) { t.overlap = "delay"; t.lasts(t.b, 13, 14.05); t.skip(t.a, 14) }, []string{needlesslySkipped}},
-		"a run makes up for too many ticks":         {func(t *tale) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
-		"a run makes up where none is to":           {func(t *tale) { t.find(10).Missed = 3 }, []string{miscounted}},
-		"a run is not recorded":                     {func(t *tale) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
-		"a run is recorded of another process":      {func(t *tale) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
-		"a run is recorded of no process":           {func(t *tale) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
-		"a run is recorded that did not start":      {func(t *tale) { t.unwrite(12) }, []string{phantomRun}},
-		"a run ended otherwise":                     {func(t *tale) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
-		"a run ended later than recorded":           {func(t *tale) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
-		"a run started before it was recorded":      {func(t *tale) { t.find(4).Start = t.at(4.25) }, []string{otherEnd}},
-		"a run has not ended":                       {func(t *tale) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
-		"runs overlap on two processes":             {func(t *tale) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
-		"runs overlap on one that delays them":      {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
+		"runs overlap on two processes that delay": {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 10, 11.5) }, []string{overlapping}},
+		"a run makes up for too many ticks":        {func(t *tale) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
+		"a run makes up where none is to":          {func(t *tale) { t.find(10).Missed = 3 }, []string{miscounted}},
+		"a run is not recorded":                    {func(t *tale) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
+		"a run is recorded of another process":     {func(t *tale) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
+		"a run is recorded of no process":          {func(t *tale) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
+		"a run is recorded that did not start":     {func(t *tale) { t.unwrite(12) }, []string{phantomRun}},
+		"a run ended otherwise":                    {func(t *tale) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
+		"a run ended later than recorded":          {func(t *tale) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
+		"a run started before it was recorded":     {func(t *tale) { t.find(4).Start = t.at(4.25) }, []string{otherEnd}},
+		"a run has not ended":                      {func(t *tale) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
+		"runs overlap on two processes":            {func(t *tale) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
+		"runs overlap on one that delays them":     {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
 		"a run overlaps one that was stopped for a moment": {func(t *tale) {
 			t.overlap = "skip"
 			t.halts(10.05, 12)

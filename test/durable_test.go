@@ -44,10 +44,11 @@ import (
 
 // The tables of the record.
 const (
-	tableRuns      = "job_runs"
-	tableState     = "job_marks"
-	tableLocks     = "job_running"
-	tableProcesses = "job_processes"
+	tableRuns      = "smallben_runs"
+	tableState     = "smallben_job_state"
+	tableClosed    = "smallben_closed_spans"
+	tableLocks     = "smallben_locks"
+	tableProcesses = "smallben_processes"
 	tableRecord    = "job_record"
 )
 
@@ -1140,8 +1141,9 @@ func (d *durableDriver) settle() *history {
 	// A job with missed ticks may be left to some later sweep.
 	patience := d.Timing.DeadAfter + d.Timing.MissedAfter + 6*d.Timing.SweepEvery + 30*time.Second
 	d.await("everything is accounted for", patience, func() string {
-		var behind, unfinished int
-		err := d.raw.QueryRow("SELECT count(*) FROM jobs JOIN "+tableState+" ON job_id = id WHERE NOT paused AND accounted_until < $1", until.UnixMicro()).Scan(&behind)
+		var behind, closed, waiting, unfinished int
+		err := d.raw.QueryRow("SELECT (SELECT count(*) FROM jobs JOIN "+tableState+" ON job_id = id WHERE NOT paused AND accounted_until < $1), (SELECT count(*) FROM "+tableClosed+"), (SELECT count(*) FROM "+tableRuns+" WHERE due_at IS NOT NULL)", until.UnixMicro()).
+			Scan(&behind, &closed, &waiting)
 		if err != nil {
 			return err.Error()
 		}
@@ -1156,10 +1158,10 @@ func (d *durableDriver) settle() *history {
 			}
 			unfinished += n
 		}
-		if behind+unfinished == 0 {
+		if behind+closed+waiting+unfinished == 0 {
 			return ""
 		}
-		return fmt.Sprintf("%d jobs have accounts before %s, %d runs of processes that are gone are unfinished", behind, clock(until), unfinished)
+		return fmt.Sprintf("%d jobs have watermarks before %s, %d closed spans are left, %d runs wait, %d runs of processes that are gone are unfinished", behind, clock(until), closed, waiting, unfinished)
 	})
 	d.say("everything is accounted for")
 	for slot := range d.slots {
@@ -1215,7 +1217,8 @@ func (d *durableDriver) history(until time.Time) *history {
 	var err error
 	h.rows, err = d.see(nil)
 	require.NoError(d, err)
-	h.runs, err = d.rows.ListRuns(smallben.ListRunsOptions{Limit: 100_000_000})
+	reader := smallben.New(d.rows, d.config.smallBen())
+	h.runs, err = reader.ListRuns(&smallben.ListRunsOptions{Limit: 100_000_000})
 	require.NoError(d, err)
 	return h
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // jobRun is a run in the bodies of answers: a smallben.Run or, if runs are not
-// recorded, a smallben.RunResult.
+// recorded, the last one of this process.
 type jobRun struct {
 	Tick      time.Time        `json:"tick"`
 	Outcome   smallben.Outcome `json:"outcome"`
@@ -63,19 +63,8 @@ func recordedRun(run *smallben.Run) jobRun {
 // lastRun returns the last run of the job: of any replica if runs are recorded,
 // and else of this process.
 func lastRun(job *smallben.Job) (_ jobRun, ok bool) {
-	if run := job.LastRecordedRun(); run.Outcome != "" {
-		return recordedRun(&run), true
-	}
 	run := job.LastRun()
-	return jobRun{
-		Tick:      run.Tick.UTC(),
-		Outcome:   run.Outcome,
-		Triggered: run.Triggered,
-		Start:     run.Start.UTC(),
-		Late:      run.Start.Sub(run.Tick).Seconds(),
-		Seconds:   run.Duration.Seconds(),
-		Error:     run.Error,
-	}, run.Outcome != ""
+	return recordedRun(&run), run.Outcome != ""
 }
 
 // runs lists what was recorded, of all replicas, newest tick first.

@@ -1,0 +1,445 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	claimers  = 2    // goroutines that claim: a burst uses two connections
+	maxClaims = 1000 // in one call of the store
+	// earlyWait is how long a claim waits that came before the database's clock.
+	earlyWait = 200 * time.Millisecond
+)
+
+// Grant is a run that a process asks for or has been given. It counts as a run in
+// progress of the host until End or Skip is called, once, or the claim is lost.
+type Grant struct {
+	Claim
+	CreatedAt int64 // of the job, in Unix microseconds
+	Missed    int   // how many ticks it stands for, if it makes up for missed ones
+
+	claims *claims
+	asked  time.Time
+	stale  int    // how often it was
+	unsure bool   // it may be recorded already: the reply was lost
+	ended  func() // nil, or is told when the grant is over
+}
+
+// End records how the run ended. A retry that is not zero is when the next attempt
+// may run.
+func (g *Grant) End(start, end time.Time, outcome Outcome, text string, retry time.Time) {
+	g.claims.over(g, End{Start: start, End: end, Outcome: outcome, Error: text, Retry: retry})
+}
+
+// Skip records that the run did not start, and why.
+func (g *Grant) Skip(reason string) {
+	now := time.Now()
+	g.claims.over(g, End{Start: now, End: now, Outcome: Skipped, Error: reason})
+}
+
+// claims asks the store for runs, in batches, and starts those that are won.
+type claims struct {
+	*common
+	ends      *ends
+	feed      *feed
+	rejoin    func() // a heartbeat, which registers this process again
+	recovered func()
+	queue     *queue[*Grant]
+	trouble   trouble
+
+	calls   atomic.Int64 // to the store, in progress
+	inDoubt atomic.Bool  // there may be unfinished runs that nobody knows
+
+	mu        sync.Mutex // guards the fields below, for moments
+	asked     map[keyID]struct{}
+	unclaimed map[*Grant]struct{} // that run without being recorded, yet
+}
+
+func newClaims(c *common, e *ends, f *feed) *claims {
+	return &claims{common: c, ends: e, feed: f, queue: newQueue[*Grant](), asked: make(map[keyID]struct{}), unclaimed: make(map[*Grant]struct{}),
+		trouble: trouble{what: "claim runs", log: c.config.Log}}
+}
+
+// busy reports whether claims wait for the store.
+func (c *claims) busy() bool { return c.calls.Load() > 0 || c.queue.len() > 0 }
+
+// ask asks for the run of a tick of a job.
+func (c *claims) ask(job Job, tick time.Time) {
+	g, err := c.newGrant(Key{JobID: job.ID, Tick: tick.UTC(), Attempt: 1}, job)
+	if err == nil {
+		c.queue.push(g)
+	}
+}
+
+var errAsked = errors.New("the run was asked for already")
+
+// newGrant counts a claim as a run in progress. It returns ErrStopped, or errAsked if
+// the same run is: the clock may have been set back.
+func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
+	if !c.host.Hold() {
+		return nil, ErrStopped
+	}
+	c.mu.Lock()
+	_, twice := c.asked[key.id()]
+	c.asked[key.id()] = struct{}{}
+	c.mu.Unlock()
+	if twice {
+		c.host.Release()
+		return nil, errAsked
+	}
+	return &Grant{
+		Claim: Claim{Key: key, GroupID: job.GroupID, SuperGroupID: job.SuperGroupID, Revision: job.Revision,
+			Overlap: job.Overlap, Supersedes: job.Attempts > 1 && !key.Triggered && key.Attempt == 1},
+		CreatedAt: job.CreatedAt, claims: c, asked: time.Now(),
+	}, nil
+}
+
+// drop takes back a claim that was not won.
+func (c *claims) drop(g *Grant) {
+	c.forget(g.Key)
+	c.release(g)
+}
+
+func (c *claims) release(g *Grant) {
+	if g.ended != nil {
+		g.ended()
+	}
+	c.host.Release()
+}
+
+func (c *claims) forget(keys ...Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range keys {
+		delete(c.asked, key.id())
+	}
+}
+
+// over hands the end of a run over for being recorded.
+func (c *claims) over(g *Grant, end End) {
+	c.mu.Lock()
+	_, end.Unclaimed = c.unclaimed[g]
+	delete(c.unclaimed, g)
+	c.mu.Unlock()
+	end.Key, end.Overlap = g.Key, g.Overlap
+	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
+	end.follow = g.FromQueue || g.Overlap == Delay || !end.Retry.IsZero()
+	c.ends.push(end)
+	c.release(g)
+}
+
+// run claims until the queue is closed.
+func (c *claims) run() {
+	for c.queue.wait() {
+		room, freed := c.host.Reserve(maxClaims)
+		if room == 0 {
+			c.waitForRoom(freed)
+			continue
+		}
+		batch, _ := c.queue.take(room)
+		started := 0
+		if batch = c.current(batch); len(batch) > 0 {
+			started = c.claim(batch)
+		}
+		c.host.Unreserve(room - started)
+	}
+}
+
+// waitForRoom waits until a run may start, for a while: claims that are too old, or
+// come after Stop, do not wait.
+func (c *claims) waitForRoom(freed <-chan struct{}) {
+	select {
+	case <-freed:
+	case <-time.After(troubleWait):
+		batch, _ := c.queue.take(maxClaims)
+		c.askAgain(c.current(batch))
+	}
+}
+
+// current brings claims up to what is known of their jobs, and drops those that are
+// too old, or whose tick is none any more. A claim that may be won already stays.
+func (c *claims) current(batch []*Grant) []*Grant {
+	return slices.DeleteFunc(batch, func(g *Grant) bool {
+		old := since(g.asked) > c.config.Timing.ClaimPatience
+		job, ok := c.host.Look(g.JobID, g.Triggered)
+		ok = ok && job.CreatedAt == g.CreatedAt &&
+			(g.FromQueue || job.Revision == g.Revision || isTick(job.Schedule, g.Tick.In(c.config.Location)))
+		if g.unsure {
+			if ok {
+				g.Revision = job.Revision
+			}
+			return false
+		}
+		if old || !ok {
+			c.drop(g)
+			return true
+		}
+		g.Revision, g.GroupID, g.SuperGroupID = job.Revision, job.GroupID, job.SuperGroupID
+		return false
+	})
+}
+
+// claim asks the store for a batch and starts what is won, for which there is room. It
+// returns how many runs it has started.
+func (c *claims) claim(batch []*Grant) (started int) {
+	sent := time.Now()
+	results, err := c.call(batch)
+	if err != nil {
+		return c.failed(batch, err)
+	}
+	c.answered()
+	confirm := since(sent) > c.config.Timing.ClaimPatience
+	var stale, early, again []*Grant
+	for i, g := range batch {
+		switch results[i] {
+		case Won:
+			if confirm {
+				// This process stood still meanwhile, and may have been taken for
+				// dead.
+				g.unsure = true
+				again = append(again, g)
+				continue
+			}
+			c.config.Metrics.Count(ClaimsWon, 1)
+			started++
+			c.host.Start(g)
+		case Overlapped:
+			c.config.Metrics.Count(ClaimsWon, 1)
+			c.host.Overlapped(g.JobID, g.Tick)
+			c.drop(g)
+		case Stale:
+			stale = append(stale, g)
+		case Early:
+			early = append(early, g)
+		default:
+			c.config.Metrics.Count(ClaimsLost, 1)
+			c.drop(g)
+		}
+	}
+	c.queue.push(again...)
+	if len(stale) > 0 {
+		c.config.Metrics.Count(ClaimsRefused, len(stale))
+		go c.refresh(stale)
+	}
+	if len(early) > 0 {
+		time.AfterFunc(earlyWait, func() { c.askAgain(early) })
+	}
+	return started
+}
+
+func (c *claims) call(batch []*Grant) ([]Result, error) {
+	claims := make([]Claim, len(batch))
+	for i, g := range batch {
+		claims[i] = g.Claim
+	}
+	c.calls.Add(1)
+	defer c.calls.Add(-1)
+	sent := time.Now()
+	results, err := c.store.Claim(c.process, claims)
+	c.config.Metrics.Claimed(time.Since(sent))
+	return results, err
+}
+
+// failed decides on claims that the store did not answer. It returns how many runs it
+// has started.
+func (c *claims) failed(batch []*Grant, err error) (started int) {
+	c.trouble.begin(err)
+	_, unknown := Settled(err)
+	switch {
+	case errors.Is(err, ErrNotRegistered):
+		c.rejoin()
+		c.pause(troubleWait)
+	case c.config.RunUnclaimed && !c.isStopped():
+		c.runUnclaimed(batch)
+		return len(batch)
+	case unknown:
+		for _, g := range batch {
+			g.unsure = true
+		}
+		c.await(err)
+	default:
+		c.pause(troubleWait)
+	}
+	c.askAgain(batch)
+	return 0
+}
+
+// answered notes that the store answered a claim.
+func (c *claims) answered() {
+	if c.trouble.end() {
+		c.recovered()
+		go c.claimUnclaimed()
+	}
+}
+
+// runUnclaimed starts runs without a claim.
+func (c *claims) runUnclaimed(batch []*Grant) {
+	c.config.Metrics.Count(RunsUnclaimed, len(batch))
+	c.mu.Lock()
+	for _, g := range batch {
+		c.unclaimed[g] = struct{}{}
+	}
+	c.mu.Unlock()
+	for _, g := range batch {
+		c.host.Start(g)
+	}
+}
+
+// claimUnclaimed claims what runs without a claim, so that nobody takes it for
+// missed.
+func (c *claims) claimUnclaimed() {
+	c.mu.Lock()
+	unclaimed := slices.Collect(maps.Keys(c.unclaimed))
+	c.mu.Unlock()
+	for batch := range slices.Chunk(unclaimed, maxClaims) {
+		results, err := c.call(batch)
+		if err != nil {
+			c.trouble.begin(err)
+			return
+		}
+		c.mu.Lock()
+		for i, g := range batch {
+			if results[i] == Won {
+				delete(c.unclaimed, g)
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
+// askAgain asks for claims again that the store did not decide on, unless they are
+// too old or the session was stopped.
+func (c *claims) askAgain(batch []*Grant) {
+	stopped := c.isStopped()
+	batch = slices.DeleteFunc(slices.Clone(batch), func(g *Grant) bool {
+		old := since(g.asked) > c.config.Timing.ClaimPatience
+		switch {
+		case !g.unsure && (old || stopped):
+		case g.unsure && old && stopped:
+			c.inDoubt.Store(true)
+		default:
+			return false
+		}
+		c.drop(g)
+		return true
+	})
+	c.queue.push(batch...)
+}
+
+// refresh learns what changed of the jobs of stale claims, and asks again.
+func (c *claims) refresh(stale []*Grant) {
+	ids := make([]int64, len(stale))
+	for i, g := range stale {
+		ids[i] = g.JobID
+	}
+	err := c.feed.refresh(ids)
+	if stale[0].stale++; err != nil || stale[0].stale > 1 {
+		c.pause(troubleWait)
+	}
+	c.askAgain(slices.DeleteFunc(stale, func(g *Grant) bool {
+		if g.unsure {
+			// It is not ours, then.
+			c.drop(g)
+		}
+		return g.unsure
+	}))
+}
+
+// Trigger claims a run of each job at once. It returns those to start; those of
+// jobs that run may be skipped or wait. If it returns an error, nothing runs.
+// gone is the error for a job that has no row.
+func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error) (won []*Grant, err error) {
+	c := s.claims
+	undo := func(reason string) {
+		for _, g := range won {
+			g.Skip(reason)
+		}
+	}
+	pending := jobs
+	// Another process, or another call, may have triggered at the same instant.
+	for tick := at.UTC().Truncate(time.Microsecond); len(pending) > 0; tick = tick.Add(time.Microsecond) {
+		grants, results, taken, err := c.claimTriggered(pending, tick)
+		if err != nil {
+			undo("another run of the same call could not be claimed")
+			return nil, err
+		}
+		for i, g := range grants {
+			switch results[i] {
+			case Won:
+				c.config.Metrics.Count(ClaimsWon, 1)
+				won = append(won, g)
+				continue
+			case Overlapped:
+				s.host.Overlapped(g.JobID, g.Tick)
+			case Delayed:
+			case Taken:
+				taken = append(taken, pending[slices.IndexFunc(pending, func(job Job) bool { return job.ID == g.JobID })])
+			default:
+				err = gone(g.JobID)
+			}
+			c.drop(g)
+		}
+		if err != nil {
+			undo("another job of the same call was deleted meanwhile")
+			return nil, err
+		}
+		pending = taken
+	}
+	return won, nil
+}
+
+// claimTriggered claims a triggered run of each job. taken are the jobs of which the
+// same run is asked for already. A run whose claim is not known is recorded as
+// skipped, if at all.
+func (c *claims) claimTriggered(jobs []Job, tick time.Time) (grants []*Grant, results []Result, taken []Job, err error) {
+	for _, job := range jobs {
+		g, err := c.newGrant(Key{JobID: job.ID, Tick: tick, Triggered: true, Attempt: 1}, job)
+		if errors.Is(err, ErrStopped) {
+			for _, g := range grants {
+				c.drop(g)
+			}
+			return nil, nil, nil, err
+		}
+		if err != nil {
+			taken = append(taken, job)
+			continue
+		}
+		grants = append(grants, g)
+	}
+	if len(grants) == 0 {
+		return nil, nil, taken, nil
+	}
+	if results, err = c.call(grants); err != nil {
+		c.abandon(grants, err)
+		return nil, nil, nil, fmt.Errorf("claim runs: %w", err)
+	}
+	return grants, results, taken, nil
+}
+
+// abandon gives up claims that failed with err. What may be committed all the same is
+// recorded as skipped, as soon as it is known.
+func (c *claims) abandon(grants []*Grant, err error) {
+	if _, unknown := Settled(err); !unknown {
+		for _, g := range grants {
+			c.drop(g)
+		}
+		return
+	}
+	go func() {
+		for !c.await(err) {
+			if c.isStopped() {
+				c.inDoubt.Store(true)
+				break
+			}
+		}
+		for _, g := range grants {
+			g.Skip("it was not known in time whether it was claimed")
+		}
+	}()
+}

@@ -1,0 +1,159 @@
+package ledger
+
+import (
+	"sync"
+	"time"
+)
+
+// secondAfter is how long after a tick the second process looks whether the first has
+// claimed it.
+const secondAfter = 500 * time.Millisecond
+
+// deputy looks, for the ticks of which this process is the second, whether the first
+// has claimed them, and claims those that it has not. When a process is gone, it
+// looks at the ticks that came since it was heard of last.
+type deputy struct {
+	*common
+	claims *claims
+	owners *owners
+	clock  *heartbeat
+
+	mu      sync.Mutex // guards the fields below, for moments
+	pending []pendingTick
+	gone    *members // the live processes before some were gone, or nil
+
+	filled  chan struct{} // holds 1
+	trouble trouble
+}
+
+// pendingTick is a tick that is to be looked at.
+type pendingTick struct {
+	job  Job
+	tick time.Time
+}
+
+func newDeputy(c *common, cl *claims, o *owners, h *heartbeat) *deputy {
+	return &deputy{common: c, claims: cl, owners: o, clock: h, filled: make(chan struct{}, 1),
+		trouble: trouble{what: "look at ticks of others", log: c.config.Log}}
+}
+
+// look notes a tick to look at.
+func (d *deputy) look(job Job, tick time.Time) {
+	d.mu.Lock()
+	d.pending = append(d.pending, pendingTick{job, tick})
+	d.mu.Unlock()
+	wake(d.filled)
+}
+
+// takeOver notes that processes are gone.
+func (d *deputy) takeOver(before *members) {
+	d.mu.Lock()
+	d.gone = before
+	d.mu.Unlock()
+	wake(d.filled)
+}
+
+// run looks until the session is stopped.
+func (d *deputy) run() {
+	for {
+		select {
+		case <-d.stopped:
+			return
+		case <-d.filled:
+		}
+		d.mu.Lock()
+		before := d.gone
+		d.gone = nil
+		d.mu.Unlock()
+		if before != nil {
+			d.check(d.orphaned(before))
+		}
+		for {
+			d.mu.Lock()
+			if len(d.pending) == 0 {
+				d.mu.Unlock()
+				break
+			}
+			due := d.pending[0].tick.Add(secondAfter)
+			d.mu.Unlock()
+			// Ticks come in their order, but for a few.
+			select {
+			case <-d.stopped:
+				return
+			case <-time.After(due.Sub(d.clock.databaseNow())):
+			}
+			d.check(d.due())
+		}
+	}
+}
+
+// due takes the ticks that are to be looked at now.
+func (d *deputy) due() (due []pendingTick) {
+	until := d.clock.databaseNow().Add(-secondAfter)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for n < len(d.pending) && n < maxClaims && !d.pending[n].tick.After(until) {
+		n++
+	}
+	n = max(n, min(1, len(d.pending)))
+	due, d.pending = d.pending[:n:n], d.pending[n:]
+	if len(d.pending) == 0 {
+		d.pending = nil
+	}
+	return due
+}
+
+// orphaned returns the ticks of the jobs that this process owns now, and another one
+// did that is gone, which came since that one was heard of last.
+func (d *deputy) orphaned(before *members) (ticks []pendingTick) {
+	now := d.clock.databaseNow().In(d.config.Location)
+	from := now.Add(-suspectAfter(d.config.SyncInterval) - 2*d.config.SyncInterval - secondAfter)
+	live := d.owners.live.Load()
+	gone := make(map[string]bool)
+	for _, name := range before.names {
+		gone[name] = true
+	}
+	for _, name := range live.names {
+		delete(gone, name)
+	}
+	for _, job := range d.host.Jobs() {
+		if job.Undecodable || d.owners.rank(job.ID) != first || !gone[before.owner(job.ID)] {
+			continue
+		}
+		found, _ := TicksIn(job.Schedule, from, now, maxTakeOver)
+		for _, tick := range found {
+			ticks = append(ticks, pendingTick{job, tick})
+		}
+	}
+	return ticks
+}
+
+// maxTakeOver is how many ticks of a job are looked at when its owner is gone: in a
+// few seconds there are no more.
+const maxTakeOver = 100
+
+// check claims the ticks that nobody has claimed.
+func (d *deputy) check(ticks []pendingTick) {
+	for len(ticks) > 0 && !d.isStopped() {
+		batch := ticks[:min(maxClaims, len(ticks))]
+		ticks = ticks[len(batch):]
+		keys := make([]Key, len(batch))
+		for i, t := range batch {
+			keys[i] = Key{JobID: t.job.ID, Tick: t.tick.UTC(), Attempt: 1}
+		}
+		unclaimed, err := d.store.Unclaimed(keys)
+		if err != nil {
+			// Claiming answers as well, and is tried for longer.
+			d.trouble.begin(err)
+			for _, t := range batch {
+				d.claims.ask(t.job, t.tick)
+			}
+			continue
+		}
+		d.trouble.end()
+		for _, i := range unclaimed {
+			d.claims.ask(batch[i].job, batch[i].tick)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package ledger
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxEnds = 2000 // in one call of the store
+	// While claims wait for the store, the ends of runs wait for them, endsWait at
+	// most, looking every endsStep.
+	endsWait, endsStep = 100 * time.Millisecond, 10 * time.Millisecond
+)
+
+// ends records how runs ended, for as long as it takes.
+type ends struct {
+	*common
+	claims   *claims
+	freed    func() // is told that locks of jobs were freed, or attempts added
+	queue    *queue[End]
+	answered chan struct{} // holds 1: the store answers again
+	answers  func() bool   // whether heartbeats are answered
+	left     atomic.Int64  // ends that are in no queue, and not recorded
+	trouble  trouble
+}
+
+func newEnds(c *common) *ends {
+	return &ends{common: c, queue: newQueue[End](), answered: make(chan struct{}, 1),
+		trouble: trouble{what: "record ends of runs", log: c.config.Log}}
+}
+
+func (e *ends) push(end End) {
+	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
+	end.Error = strings.ReplaceAll(strings.ToValidUTF8(end.Error, "\uFFFD"), "\x00", "\uFFFD")
+	e.queue.push(end)
+}
+
+// wake says that the store answers again.
+func (e *ends) wake() { wake(e.answered) }
+
+// run records ends until the queue is closed and empty, or the session is over.
+func (e *ends) run() {
+	urgent := false
+	for {
+		e.queue.wait()
+		// But not where the next run of a job waits for the end of the one before.
+		for waited := time.Duration(0); !urgent && waited < endsWait && e.claims.busy(); waited += endsStep {
+			e.pause(endsStep)
+		}
+		batch, ok := e.queue.take(maxEnds)
+		if !ok {
+			return
+		}
+		urgent = slices.ContainsFunc(batch, func(end End) bool { return end.Overlap != Allow })
+		if !e.record(batch) {
+			return
+		}
+	}
+}
+
+// record records a batch, for as long as it takes. It returns false when the session
+// is over before.
+func (e *ends) record(batch []End) bool {
+	for wait := troubleWait; ; wait = min(2*wait, maxTroubleWait) {
+		err := e.store.Finish(e.process, batch)
+		if err == nil {
+			e.recorded(batch)
+			return true
+		}
+		e.trouble.begin(err)
+		if _, unknown := Settled(err); !unknown && e.answers() {
+			// The database answers, and refuses: one bad end must not hold up the
+			// others.
+			if len(batch) > 1 {
+				half := len(batch) / 2
+				return e.record(batch[:half]) && e.record(batch[half:])
+			}
+			e.postpone(batch[0])
+			return true
+		}
+		select {
+		case <-time.After(wait):
+		case <-e.answered:
+		case <-e.ended:
+			e.left.Add(int64(len(batch)))
+			return false
+		}
+	}
+}
+
+func (e *ends) recorded(batch []End) {
+	e.trouble.end()
+	keys := make([]Key, len(batch))
+	follow := false
+	for i := range batch {
+		keys[i] = batch[i].Key
+		follow = follow || batch[i].follow
+	}
+	e.claims.forget(keys...)
+	if follow {
+		e.freed()
+	}
+}
+
+// postpone tries an end that was refused again, after the others.
+func (e *ends) postpone(end End) {
+	e.left.Add(1)
+	time.AfterFunc(maxTroubleWait, func() {
+		if !closed(e.ended) {
+			e.left.Add(-1)
+			e.queue.push(end)
+		}
+	})
+}
+
+// gaveUp says how many ends are not recorded.
+func (e *ends) gaveUp() {
+	e.config.Log.Error(errNotRecorded, "ends of runs were not recorded", "runs", e.queue.len()+int(e.left.Load()))
+}
+
+var errNotRecorded = errors.New("the database did not answer in time")

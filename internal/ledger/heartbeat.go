@@ -1,0 +1,161 @@
+package ledger
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+// suspectAfter is how long a process has shown no heartbeat when others claim its
+// ticks, long before it is taken for dead.
+func suspectAfter(syncInterval time.Duration) time.Duration { return syncInterval * 5 / 2 }
+
+// heartbeat shows that this process is alive, and learns who else is: by the
+// heartbeats of others, measured by its own clock while the database answers. A
+// database that is away kills nobody.
+type heartbeat struct {
+	*common
+	heard     func(h Heartbeat, seen int64, live []string, dead []Member)
+	recovered func()
+	now       chan struct{}  // holds 1: wakes run
+	beating   sync.WaitGroup // run, and what it began
+	trouble   trouble
+
+	registration sync.Mutex // held while the process beats or leaves; guards the fields below
+	left         bool
+	watched      map[string]watch
+
+	mu       sync.Mutex    // guards the fields below, for moments
+	lastBeat time.Time     // by this process's clock
+	offset   time.Duration // of the database's clock to this process's
+	last     Heartbeat
+}
+
+// watch is a process as another one sees it.
+type watch struct {
+	beats int64
+	still time.Duration // for which it showed no heartbeat while the database answered
+}
+
+func newHeartbeat(c *common) *heartbeat {
+	return &heartbeat{common: c, now: make(chan struct{}, 1), lastBeat: time.Now(), watched: make(map[string]watch),
+		trouble: trouble{what: "heartbeat", log: c.config.Log}}
+}
+
+func (h *heartbeat) wake() { wake(h.now) }
+
+// run beats until the session is over.
+func (h *heartbeat) run() {
+	ticker := time.NewTicker(h.config.SyncInterval)
+	defer ticker.Stop()
+	for {
+		h.beat()
+		select {
+		case <-ticker.C:
+		case <-h.now:
+		case <-h.ended:
+			return
+		}
+	}
+}
+
+// beat shows that this process is alive, and tells what it learns.
+func (h *heartbeat) beat() {
+	h.registration.Lock()
+	defer h.registration.Unlock()
+	if h.left {
+		return
+	}
+	claims, seen := !h.isStopped(), h.Seen()
+	sent := time.Now()
+	beat, err := h.store.Beat(h.process, claims)
+	if errors.Is(err, ErrNotRegistered) {
+		// It was taken for dead. What it ran is recorded as lost.
+		h.config.Log.Info("this process was taken for dead, and joins again", "process", h.process)
+		if err = h.store.Join(h.process); err == nil {
+			seen, sent = h.Seen(), time.Now()
+			beat, err = h.store.Beat(h.process, claims)
+		}
+	}
+	if err != nil {
+		h.trouble.begin(err)
+		return
+	}
+	if h.trouble.end() {
+		h.recovered()
+	}
+	now := time.Now()
+	h.mu.Lock()
+	gap := now.Sub(h.lastBeat)
+	h.lastBeat, h.last = now, beat
+	h.offset = beat.Now.Sub(sent.Add(now.Sub(sent) / 2))
+	h.mu.Unlock()
+	live, dead := h.judge(beat.Members, gap, claims)
+	h.heard(beat, seen, live, dead)
+}
+
+// judge tells who may claim ticks and who is dead. A gap between two answers of the
+// database that is longer than it should be proves nothing.
+func (h *heartbeat) judge(all []Member, gap time.Duration, claims bool) (live []string, dead []Member) {
+	if gap > 2*h.config.SyncInterval+time.Second {
+		gap = 0
+	}
+	watched := make(map[string]watch, len(all))
+	for _, m := range all {
+		if m.Process == h.process {
+			if claims {
+				live = append(live, m.Process)
+			}
+			continue
+		}
+		w, known := h.watched[m.Process]
+		if !known || w.beats != m.Beats {
+			w = watch{beats: m.Beats}
+		} else {
+			w.still += gap
+		}
+		watched[m.Process] = w
+		if w.still >= h.config.Timing.DeadAfter {
+			dead = append(dead, m)
+		}
+		if m.Claims && m.Beats > 0 && w.still < suspectAfter(h.config.SyncInterval) {
+			live = append(live, m.Process)
+		}
+	}
+	h.watched = watched
+	return live, dead
+}
+
+// leave takes this process out of the record, as far as the database lets it.
+func (h *heartbeat) leave() {
+	h.registration.Lock()
+	defer h.registration.Unlock()
+	h.left = true
+	if err := h.store.Leave(h.process); err != nil {
+		// The others will take this process for dead.
+		h.config.Log.Error(err, "the record of runs was not left", "process", h.process)
+	}
+}
+
+// databaseNow is about what time it is in the database.
+func (h *heartbeat) databaseNow() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Now().Add(h.offset)
+}
+
+// answered reports whether the last heartbeat was answered.
+func (h *heartbeat) answered() bool { return !h.trouble.is() }
+
+// latest is the last heartbeat.
+func (h *heartbeat) latest() Heartbeat {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
+}
+
+func (h *heartbeat) health() Health {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return Health{ClockOffset: h.offset, HeartbeatAge: time.Since(h.lastBeat)}
+}

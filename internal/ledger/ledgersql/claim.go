@@ -1,0 +1,256 @@
+package ledgersql
+
+import (
+	"cmp"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// Claim implements ledger.Store. A call takes claimLimit at most.
+func (s *Store) Claim(process string, claims []ledger.Claim) (results []ledger.Result, err error) {
+	if len(claims) == 0 {
+		return nil, nil
+	}
+	for deadline := time.Now().Add(claimLimit); ; {
+		bounded := s.within(time.Until(deadline).Round(time.Millisecond))
+		results, err = bounded.claim(process, claims)
+		if !errors.Is(err, ledger.ErrNotRegistered) {
+			return results, err
+		}
+		// An Expire that was under way may have been undone. One that waits for it
+		// here holds up nobody.
+		registered := false
+		lookErr := bounded.read("claim runs", func(on statements) (err error) {
+			registered, err = on.registered(process, "FOR KEY SHARE")
+			return err
+		})
+		if !registered {
+			return nil, cmp.Or(lookErr, err)
+		}
+	}
+}
+
+// claim is Claim, for which a process that just expires is not registered. What waits
+// for what, so that nobody waits for each other: for states and runs, in the order of
+// their keys, then for locks, in the same order.
+func (s *Store) claim(process string, claims []ledger.Claim) ([]ledger.Result, error) {
+	order := make([]int, len(claims))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return claims[a].Key.Compare(claims[b].Key) })
+	results := make([]ledger.Result, len(claims))
+	err := s.write("claim runs", func(on statements) error {
+		c := claiming{statements: on, process: process, claims: claims, results: results}
+		for chunk := range slices.Chunk(order, runChunk) {
+			if err := c.claim(chunk); err != nil {
+				return err
+			}
+		}
+		for chunk := range slices.Chunk(c.exclusive, runChunk) {
+			if err := c.lock(chunk); err != nil {
+				return err
+			}
+		}
+		if err := c.supersede(order); err != nil {
+			return err
+		}
+		registered, err := on.registered(process, "FOR KEY SHARE SKIP LOCKED")
+		if err == nil && !registered {
+			err = fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
+		}
+		return err
+	}, func(on statements) (bool, error) {
+		var won [][]any
+		for i, result := range results {
+			if result == ledger.Won {
+				won = append(won, keyValues(&claims[i].Key))
+			}
+		}
+		var mine int
+		err := on.row(countRuns+" WHERE r.process = $1", []any{process, rowsOf(keyFields, won)}, &mine)
+		return mine == len(won), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// claiming is the transaction of a call of Claim.
+type claiming struct {
+	statements
+	process   string
+	claims    []ledger.Claim
+	results   []ledger.Result
+	exclusive []int // claims that were won and need a lock
+}
+
+// claim claims what these indexes name, but for locks.
+func (c *claiming) claim(indexes []int) error {
+	rest := indexes
+	fresh := func(n int) bool { return !c.claims[n].FromQueue }
+	queued := func(n int) bool { return c.claims[n].FromQueue }
+	var err error
+	if slices.ContainsFunc(rest, fresh) {
+		if rest, err = c.try(claimRuns, rest, fresh); err != nil {
+			return err
+		}
+	}
+	triggered := func(n int) bool { return fresh(n) && c.claims[n].Triggered }
+	if slices.ContainsFunc(rest, triggered) {
+		if rest, err = c.try(claimStateless, rest, triggered); err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(rest, queued) {
+		if rest, err = c.try(claimWaiting, rest, queued); err != nil {
+			return err
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	return c.each(judgeClaims, []any{c.process, c.now(), c.rows(rest)}, func(rows *sql.Rows) error {
+		var n, result int
+		err := rows.Scan(&n, &result)
+		if err == nil {
+			c.results[n] = ledger.Result(result)
+		}
+		return err
+	})
+}
+
+func (c *claiming) now() int64 { return c.Now().UnixMicro() }
+
+// try runs a statement for those of the indexes that match. It returns those that were
+// not won by it.
+func (c *claiming) try(text string, indexes []int, match func(n int) bool) (rest []int, err error) {
+	var tried []int
+	for _, n := range indexes {
+		if match(n) {
+			tried = append(tried, n)
+		}
+	}
+	won, err := c.keys(text, c.process, c.now(), c.rows(tried))
+	for _, n := range indexes {
+		claim := &c.claims[n]
+		if !match(n) || !won[idOf(&claim.Key)] {
+			rest = append(rest, n)
+			continue
+		}
+		c.results[n] = ledger.Won
+		if claim.Overlap != ledger.Allow {
+			c.exclusive = append(c.exclusive, n)
+		}
+	}
+	return rest, err
+}
+
+func (c *claiming) rows(indexes []int) sqltx.Rows {
+	values := make([][]any, len(indexes))
+	for i, n := range indexes {
+		claim := &c.claims[n]
+		values[i] = append(keyValues(&claim.Key), claim.GroupID, claim.SuperGroupID, claim.Revision, claim.Overlap != ledger.Allow, n)
+	}
+	return rowsOf(claimFields, values)
+}
+
+// lock takes the locks of jobs for claims that are won. Those that get none are skipped
+// or wait.
+func (c *claiming) lock(indexes []int) error {
+	taken, err := c.keys(takeLocks, c.process, rowsOf(keyFields, c.keyValues(indexes)))
+	if err != nil {
+		return err
+	}
+	var skipped, delayed, back []int
+	for _, n := range indexes {
+		switch claim := &c.claims[n]; {
+		case taken[idOf(&claim.Key)]:
+		case claim.FromQueue:
+			c.results[n] = ledger.Taken
+			back = append(back, n)
+		case claim.Overlap == ledger.Delay:
+			delayed = append(delayed, n)
+		default:
+			c.results[n] = ledger.Overlapped
+			skipped = append(skipped, n)
+		}
+	}
+	if len(delayed) > 0 {
+		waiting, full, err := c.delay(delayed)
+		if err != nil {
+			return err
+		}
+		back, skipped = append(back, waiting...), append(skipped, full...)
+	}
+	if len(back) > 0 {
+		if err := c.exec(delayRuns, c.now(), rowsOf(keyFields, c.keyValues(back))); err != nil {
+			return err
+		}
+	}
+	if len(skipped) == 0 {
+		return nil
+	}
+	return c.exec(skipRuns, c.now(), rowsOf(keyFields, c.keyValues(skipped)))
+}
+
+// delay gives claims whose locks are held the one place to wait that each lock has.
+func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
+	ids := make([]int64, len(indexes))
+	for i, n := range indexes {
+		ids[i] = c.claims[n].JobID
+	}
+	ids = slices.Compact(ids) // they are in order
+	given, err := c.ids(delayJobs, idRows(ids))
+	if err != nil {
+		return nil, nil, err
+	}
+	held, err := c.ids(lockedJobs, idRows(ids))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range indexes {
+		// A lock that was freed meanwhile holds up nobody.
+		if id := c.claims[n].JobID; given[id] || !held[id] {
+			delete(given, id)
+			held[id] = true
+			c.results[n] = ledger.Delayed
+			waiting = append(waiting, n)
+		} else {
+			c.results[n] = ledger.Overlapped
+			full = append(full, n)
+		}
+	}
+	return waiting, full, nil
+}
+
+func (c *claiming) keyValues(indexes []int) [][]any {
+	values := make([][]any, len(indexes))
+	for i, n := range indexes {
+		values[i] = keyValues(&c.claims[n].Key)
+	}
+	return values
+}
+
+// supersede ends the waiting attempts of ticks before those that were won.
+func (c *claiming) supersede(indexes []int) error {
+	var newer [][]any
+	for _, n := range indexes {
+		if c.claims[n].Supersedes && c.results[n] == ledger.Won {
+			newer = append(newer, keyValues(&c.claims[n].Key))
+		}
+	}
+	for chunk := range slices.Chunk(newer, runChunk) {
+		if err := c.exec(endSuperseded, c.now(), rowsOf(keyFields, chunk)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+package ledgersql
+
+import (
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// statements runs statements of the record in a transaction or on a connection.
+type statements struct{ *sqltx.Tx }
+
+func (s statements) exec(text string, args ...any) error { return s.Exec(s.words(text), args...) }
+
+func (s statements) row(text string, args []any, dest ...any) error {
+	return s.Row(s.words(text), args, dest...)
+}
+
+func (s statements) each(text string, args []any, scan func(rows *sql.Rows) error) error {
+	return s.Each(s.words(text), args, scan)
+}
+
+func (s statements) words(text string) string { return words[s.Kind()].Replace(text) }
+
+// runs returns the runs of a query.
+func (s statements) runs(text string, args ...any) ([]ledger.Run, error) {
+	runs := []ledger.Run{}
+	err := s.each(text, args, func(rows *sql.Rows) error {
+		run, err := scanRun(rows)
+		runs = append(runs, run)
+		return err
+	})
+	return runs, err
+}
+
+// keys returns the keys of a query.
+func (s statements) keys(text string, args ...any) (map[runID]bool, error) {
+	keys := make(map[runID]bool)
+	err := s.each(text, args, func(rows *sql.Rows) error {
+		key, err := scanKey(rows)
+		keys[key] = true
+		return err
+	})
+	return keys, err
+}
+
+// ids returns the ids of a query.
+func (s statements) ids(text string, args ...any) (map[int64]bool, error) {
+	ids := make(map[int64]bool)
+	err := s.each(text, args, func(rows *sql.Rows) error {
+		var id int64
+		err := rows.Scan(&id)
+		ids[id] = true
+		return err
+	})
+	return ids, err
+}
+
+// registered reports whether the process is, and with a lock keeps it so to the end of
+// the transaction.
+func (s statements) registered(process, lock string) (bool, error) {
+	var found bool
+	err := s.row("SELECT true FROM {smallben_processes} WHERE process = $1 "+lock, []any{process}, &found)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return found, err
+}
+
+func (s *Store) watermarks(on statements, ids []int64) (marks []ledger.Watermark, err error) {
+	err = on.each(readWatermarks, []any{idRows(ids)}, func(rows *sql.Rows) error {
+		var mark ledger.Watermark
+		var until int64
+		var created any
+		var paused int
+		err := rows.Scan(&mark.JobID, &until, &mark.Revision, &created, &paused, &mark.Busy)
+		mark.Until, mark.CreatedAt, mark.Paused = time.UnixMicro(until).UTC(), s.createdAt(created), paused == 1
+		marks = append(marks, mark)
+		return err
+	})
+	return marks, err
+}
+
+// runID is a ledger.Key that can be compared.
+type runID struct {
+	jobID, tick int64
+	triggered   bool
+	attempt     int
+}
+
+func idOf(key *ledger.Key) runID {
+	return runID{key.JobID, key.Tick.UnixMicro(), key.Triggered, key.Attempt}
+}
+
+func (id runID) values() []any { return []any{id.jobID, id.tick, id.triggered, id.attempt} }
+
+func keyValues(key *ledger.Key) []any { return idOf(key).values() }
+
+// runValues are in the order of runColumns.
+func runValues(run *ledger.Run) []any {
+	return append(keyValues(&run.Key), run.GroupID, run.SuperGroupID, run.Process, string(run.Outcome),
+		micros(run.Start), micros(run.End), storedText(run.Error), run.Missed, micros(run.FirstTick), run.Exclusive, micros(run.Due))
+}
+
+// scanRun reads a run in the order of runColumns, after the columns of before.
+func scanRun(rows *sql.Rows, before ...any) (run ledger.Run, err error) {
+	var tick int64
+	var start, end, first, due *int64
+	err = rows.Scan(append(before, &run.JobID, &tick, &run.Triggered, &run.Attempt, &run.GroupID, &run.SuperGroupID, &run.Process, &run.Outcome,
+		&start, &end, &run.Error, &run.Missed, &first, &run.Exclusive, &due)...)
+	run.Tick = time.UnixMicro(tick).UTC()
+	run.Start, run.End, run.FirstTick, run.Due = instant(start), instant(end), instant(first), instant(due)
+	return run, err
+}
+
+func scanKey(rows *sql.Rows) (id runID, err error) {
+	err = rows.Scan(&id.jobID, &id.tick, &id.triggered, &id.attempt)
+	return id, err
+}
+
+func rowsOf(fields string, values [][]any) sqltx.Rows {
+	return sqltx.Rows{Fields: fields, Values: values}
+}
+
+func idRows(ids []int64) sqltx.Rows {
+	values := make([][]any, len(ids))
+	for i, id := range ids {
+		values[i] = []any{id}
+	}
+	return rowsOf(idFields, values)
+}
+
+// chunksOf cuts ids, sorted and each once, into rows of statements.
+func chunksOf(ids []int64) (chunks []sqltx.Rows) {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	for chunk := range slices.Chunk(slices.Compact(ids), jobChunk) {
+		chunks = append(chunks, idRows(chunk))
+	}
+	return chunks
+}
+
+// micros is how the record stores a time; the zero time is NULL.
+func micros(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UnixMicro()
+}
+
+func instant(micros *int64) time.Time {
+	if micros == nil {
+		return time.Time{}
+	}
+	return time.UnixMicro(*micros).UTC()
+}
+
+// databaseTime is the time of the database, or, if it gives none, ours.
+func databaseTime(micros *int64) time.Time {
+	if micros == nil {
+		return time.Now().UTC().Truncate(time.Microsecond)
+	}
+	return instant(micros)
+}
+
+// storedText is text without what a database refuses.
+func storedText(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -1,0 +1,116 @@
+package ledgersql
+
+// Tables are the tables of the record, and the fields that they have.
+var Tables = []struct{ Name, Fields string }{
+	{"smallben_runs", runFields},
+	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint"},
+	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
+	{"smallben_locks", "process text, delayed boolean, " + keyFields},
+	{"smallben_processes", "process text, beats bigint, claims boolean"},
+	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
+}
+
+// TableNames are the names of the tables. In statements they stand in braces, and so
+// do those of the indexes.
+func TableNames() (names []string) {
+	for _, table := range Tables {
+		names = append(names, table.Name)
+	}
+	return names
+}
+
+// Indexes are the names of the indexes.
+var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
+	"smallben_job_state_revision_idx", "smallben_job_state_deleted_idx"}
+
+// Schema are the statements that create the tables of the record. Times are in
+// microseconds since 1970, but for updated_at and created_at, which are as in the
+// table jobs.
+var Schema = []string{
+	// The runs: what ran, runs, waits (due_at), was missed or lost. The key begins
+	// with the tick, so that new runs are next to each other.
+	`CREATE TABLE IF NOT EXISTS {smallben_runs} (
+	job_id bigint NOT NULL,
+	tick bigint NOT NULL,
+	triggered boolean NOT NULL,
+	attempt int NOT NULL,
+	group_id bigint NOT NULL,
+	super_group_id bigint NOT NULL,
+	process text NOT NULL,
+	outcome varchar(16) NOT NULL,
+	started_at bigint,
+	ended_at bigint,
+	error text NOT NULL,
+	missed bigint NOT NULL,
+	first_tick bigint,
+	exclusive boolean NOT NULL,
+	due_at bigint,
+	PRIMARY KEY (tick, job_id, triggered, attempt)
+){without rowid}`,
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_job_idx} ON {smallben_runs} (job_id, tick)",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_unfinished_idx} ON {smallben_runs} (process) WHERE ended_at IS NULL",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_due_idx} ON {smallben_runs} (due_at) WHERE due_at IS NOT NULL",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_waiting_idx} ON {smallben_runs} (job_id, tick) WHERE due_at IS NOT NULL",
+	// The state of each job: the revision of its last change, and its watermark.
+	// A deleted job leaves a tombstone (deleted_at).
+	`CREATE TABLE IF NOT EXISTS {smallben_job_state} (
+	job_id bigint PRIMARY KEY,
+	revision bigint NOT NULL,
+	accounted_until bigint NOT NULL,
+	updated_at {timestamp},
+	deleted_at bigint
+)`,
+	"CREATE INDEX IF NOT EXISTS {smallben_job_state_revision_idx} ON {smallben_job_state} (revision)",
+	"CREATE INDEX IF NOT EXISTS {smallben_job_state_deleted_idx} ON {smallben_job_state} (deleted_at) WHERE deleted_at IS NOT NULL",
+	// What is yet to be accounted for of jobs as they were before a change.
+	`CREATE TABLE IF NOT EXISTS {smallben_closed_spans} (
+	job_id bigint NOT NULL,
+	revision bigint NOT NULL,
+	created_at {timestamp},
+	expression text NOT NULL,
+	group_id bigint NOT NULL,
+	super_group_id bigint NOT NULL,
+	since_at bigint NOT NULL,
+	until_at bigint NOT NULL,
+	make_up boolean NOT NULL,
+	PRIMARY KEY (job_id, revision)
+)`,
+	// The locks of jobs: which run holds one, and whether another waits for it.
+	`CREATE TABLE IF NOT EXISTS {smallben_locks} (
+	job_id bigint PRIMARY KEY,
+	process text NOT NULL,
+	tick bigint NOT NULL,
+	triggered boolean NOT NULL,
+	attempt int NOT NULL,
+	delayed boolean NOT NULL
+)`,
+	// The processes that share the record, and their heartbeats.
+	`CREATE TABLE IF NOT EXISTS {smallben_processes} (
+	process text PRIMARY KEY,
+	beats bigint NOT NULL,
+	claims boolean NOT NULL
+)`,
+	// One row: the last revision, tokens of the last changes, and who leads.
+	`CREATE TABLE IF NOT EXISTS {smallben_ledger} (
+	id int PRIMARY KEY CHECK (id = 1),
+	revision bigint NOT NULL,
+	tokens text NOT NULL,
+	location text NOT NULL,
+	leader text NOT NULL
+)`,
+}
+
+const (
+	tickColumns = "tick, triggered, attempt"
+	keyColumns  = "job_id, " + tickColumns
+	runColumns  = keyColumns + ", group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, first_tick, exclusive, due_at"
+	spanColumns = "created_at, expression, group_id, super_group_id, since_at, until_at, make_up"
+
+	// Fields are the columns of rows that are parameters.
+	idFields  = "job_id bigint"
+	keyFields = "job_id bigint, tick bigint, triggered boolean, attempt int"
+	runFields = keyFields + ", group_id bigint, super_group_id bigint, process text, outcome text, started_at bigint, ended_at bigint, error text, missed bigint, first_tick bigint, exclusive boolean, due_at bigint"
+
+	sameRun  = "r.job_id = v.job_id AND r.tick = v.tick AND r.triggered = v.triggered AND r.attempt = v.attempt"
+	keyOrder = " ORDER BY v.job_id, v.tick, v.triggered, v.attempt"
+)

@@ -1,0 +1,569 @@
+// Package ledgersql keeps the record of runs in a database that package sqltx opened.
+// It knows PostgreSQL and SQLite. Of the table of jobs, {jobs}, it reads the columns
+// id, group_id, super_group_id, cron_expression, paused, created_at and updated_at.
+package ledgersql
+
+import (
+	"cmp"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+const (
+	runChunk   = 2000             // claims and ends of one statement
+	jobChunk   = 10_000           // jobs of one statement
+	chunkBytes = 8 << 20          // text of one statement, about
+	claimLimit = 10 * time.Second // of a call of Claim
+)
+
+// Options say how a Store reads and makes tables.
+type Options struct {
+	// SkipMigration leaves it to the user to create tables.
+	SkipMigration bool
+	// CreatedAt reads the column created_at as the driver gives it.
+	CreatedAt func(value any) time.Time
+}
+
+// Store is a ledger.Store. New makes one, and it is safe for concurrent use.
+type Store struct {
+	db      *sqltx.DB
+	options Options
+
+	mu sync.Mutex // guards pruned, for moments
+	// pruned is the tick up to which the present round of Prune has looked.
+	pruned int64
+}
+
+var _ ledger.Store = (*Store)(nil)
+
+// New makes a store. It does no I/O.
+func New(db *sqltx.DB, options Options) *Store {
+	return &Store{db: db, options: options, pruned: math.MinInt64}
+}
+
+func (s *Store) createdAt(value any) time.Time { return s.options.CreatedAt(value) }
+
+// SchemaText is the statements that create the tables of the record, each ended by a
+// semicolon. It is empty if the database is neither PostgreSQL nor SQLite.
+func SchemaText(db *sqltx.DB) string {
+	if db.Kind() == sqltx.Portable {
+		return ""
+	}
+	var text strings.Builder
+	for _, statement := range Schema {
+		text.WriteString(db.Words(statement) + ";\n")
+	}
+	return text.String()
+}
+
+// Open implements ledger.Store. It creates the tables of the record that are missing,
+// unless SkipMigration is set.
+func (s *Store) Open(location string) error {
+	const op = "open record"
+	if err := s.migrate(op); err != nil {
+		return err
+	}
+	var stored string
+	read := func(on statements) error {
+		return on.row("SELECT location FROM {smallben_ledger}", nil, &stored)
+	}
+	err := s.write(op, func(on statements) error {
+		err := on.exec("INSERT INTO {smallben_ledger} (id, revision, tokens, location, leader) VALUES (1, 0, '', $1, '') ON CONFLICT DO NOTHING", location)
+		if err != nil {
+			return err
+		}
+		return read(on)
+	}, func(on statements) (bool, error) {
+		err := read(on)
+		return err == nil, err
+	})
+	if err != nil {
+		return err
+	}
+	if stored != location {
+		return fmt.Errorf("open record: its location is %q, not %q", stored, location)
+	}
+	return s.Compare()
+}
+
+// migrate makes sure that the tables of the record are there with their columns.
+func (s *Store) migrate(op string) error {
+	var missing string
+	look := func(on statements) error {
+		missing = ""
+		for _, table := range Tables {
+			exists, err := on.Exists(table.Name)
+			if err != nil {
+				return err
+			}
+			if !exists {
+				missing = table.Name
+				continue
+			}
+			if err := on.CheckTable(table.Name, table.Fields); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := s.read(op, func(on statements) error {
+		if err := look(on); err != nil {
+			return err
+		}
+		return shareable(on)
+	})
+	if err != nil {
+		return err
+	}
+	if missing != "" && s.options.SkipMigration {
+		return fmt.Errorf("open record: the table %s is missing, and SkipMigration is set: RunsSchema gives the statements that create it", s.db.Table(missing))
+	}
+	if missing != "" {
+		err = s.write(op, func(on statements) error {
+			for _, statement := range Schema {
+				if err := on.exec(statement); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, func(on statements) (bool, error) {
+			err := look(on)
+			return missing == "", err
+		})
+		if err != nil {
+			// Another process may have been faster.
+			if lookErr := s.read(op, look); lookErr != nil || missing != "" {
+				return err
+			}
+		}
+	}
+	return s.read(op, look)
+}
+
+// shareable is an error if processes cannot share the database.
+func shareable(on statements) error {
+	if on.Kind() != sqltx.SQLite {
+		return nil
+	}
+	var mode string
+	if err := on.Row("PRAGMA journal_mode", nil, &mode); err != nil {
+		return err
+	}
+	if mode != "wal" && mode != "memory" {
+		return errors.New("the journal mode is " + strconv.Quote(mode) + ": processes can share a SQLite database in WAL mode only, for mattn's driver sqlite.Open(\"file:jobs.db?_journal_mode=WAL\")")
+	}
+	return nil
+}
+
+// Join implements ledger.Store.
+func (s *Store) Join(process string) error {
+	return s.write("join", func(on statements) error {
+		return on.exec("INSERT INTO {smallben_processes} (process, beats, claims) VALUES ($1, 0, false) ON CONFLICT DO NOTHING", process)
+	}, func(on statements) (bool, error) { return on.registered(process, "") })
+}
+
+// Leave implements ledger.Store.
+func (s *Store) Leave(process string) error {
+	return s.write("leave", func(on statements) error {
+		return on.exec("DELETE FROM {smallben_processes} WHERE process = $1", process)
+	}, func(on statements) (bool, error) {
+		registered, err := on.registered(process, "")
+		return !registered, err
+	})
+}
+
+// Beat implements ledger.Store. It is one statement, without a transaction: a heartbeat
+// too many does no harm.
+func (s *Store) Beat(process string, claims bool) (beat ledger.Heartbeat, err error) {
+	if err := s.supported("heartbeat"); err != nil {
+		return beat, err
+	}
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	err = s.db.Failed("heartbeat", s.db.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
+		beat = ledger.Heartbeat{}
+		var beats int64
+		var now, due *int64
+		var members string
+		err := statements{tx}.row(beatOnce, []any{process, claims}, &beats, &now, &beat.Revision, &beat.Leader, &due, &members)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
+		}
+		if err != nil {
+			return err
+		}
+		beat.Now, beat.Due = databaseTime(now), instant(due)
+		beat.Members, err = decodeMembers(members)
+		for i := range beat.Members {
+			if m := &beat.Members[i]; m.Process == process {
+				m.Beats, m.Claims = beats, claims
+			}
+		}
+		return err
+	}))
+	if err != nil {
+		return ledger.Heartbeat{}, err
+	}
+	return beat, nil
+}
+
+// decodeMembers reads a list of processes, their heartbeats, and whether they claim,
+// and sorts it.
+func decodeMembers(text string) ([]ledger.Member, error) {
+	var rows [][3]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &rows); err != nil {
+		return nil, err
+	}
+	members := make([]ledger.Member, len(rows))
+	for i, row := range rows {
+		m := &members[i]
+		m.Claims = string(row[2]) == "1"
+		if err := errors.Join(json.Unmarshal(row[0], &m.Process), json.Unmarshal(row[1], &m.Beats)); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(members, func(a, b ledger.Member) int { return cmp.Compare(a.Process, b.Process) })
+	return members, nil
+}
+
+// Unclaimed implements ledger.Store.
+func (s *Store) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
+	err = s.read("look at ticks", func(on statements) error {
+		unclaimed = nil
+		values := make([][]any, len(keys))
+		for i := range keys {
+			values[i] = append(keyValues(&keys[i]), i)
+		}
+		for chunk := range slices.Chunk(values, runChunk) {
+			err := on.each(unclaimedKeys, []any{rowsOf(keyFields+", n bigint", chunk)}, func(rows *sql.Rows) error {
+				var n int
+				err := rows.Scan(&n)
+				unclaimed = append(unclaimed, n)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return unclaimed, err
+}
+
+// Waiting implements ledger.Store.
+func (s *Store) Waiting(after *ledger.Run, limit int) (runs []ledger.Run, err error) {
+	args := []any{int64(math.MinInt64), int64(math.MinInt64), int64(math.MinInt64), false, 0, limit}
+	if after != nil {
+		args = append(append([]any{after.Due.UnixMicro()}, keyValues(&after.Key)...), limit)
+	}
+	err = s.read("read waiting runs", func(on statements) error {
+		runs, err = on.runs(waitingRuns, args...)
+		return err
+	})
+	return runs, err
+}
+
+// Finish implements ledger.Store.
+func (s *Store) Finish(process string, ends []ledger.End) error {
+	if len(ends) == 0 {
+		return nil
+	}
+	ends = slices.Clone(ends)
+	slices.SortStableFunc(ends, func(a, b ledger.End) int { return a.Key.Compare(b.Key) })
+	return s.write("finish runs", func(on statements) error {
+		for chunk := range chunks(ends, func(end *ledger.End) int { return len(end.Error) }) {
+			if err := finish(on, process, chunk); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(on statements) (bool, error) {
+		values := make([][]any, len(ends))
+		for i := range ends {
+			values[i] = append(keyValues(&ends[i].Key), ends[i].Unclaimed)
+		}
+		var left int
+		err := on.row(countUnfinished, []any{process, rowsOf(keyFields+", unclaimed boolean", values)}, &left)
+		return left == 0, err
+	})
+}
+
+func finish(on statements, process string, ends []ledger.End) error {
+	var ended, locked, unclaimed, retries [][]any
+	var retried []int64
+	for i := range ends {
+		end := &ends[i]
+		key := keyValues(&end.Key)
+		ended = append(ended, append(slices.Clip(key), micros(end.Start), micros(end.End), string(end.Outcome), storedText(end.Error)))
+		if end.Overlap != ledger.Allow {
+			locked = append(locked, key)
+		}
+		if end.Unclaimed {
+			unclaimed = append(unclaimed, runValues(&ledger.Run{Key: end.Key, GroupID: end.GroupID, SuperGroupID: end.SuperGroupID, Process: process,
+				Start: end.Start, End: end.End, Outcome: end.Outcome, Error: end.Error, Exclusive: end.Overlap != ledger.Allow}))
+		}
+		if !end.Retry.IsZero() {
+			retries = append(retries, append(slices.Clip(key), end.Retry.UnixMicro()))
+			retried = append(retried, end.JobID)
+		}
+	}
+	if len(retries) > 0 {
+		// Before the runs, in the order of Claim.
+		for _, jobs := range chunksOf(retried) {
+			if err := on.exec(shareStates, jobs); err != nil {
+				return err
+			}
+		}
+	}
+	if err := on.exec(finishRuns, process, rowsOf(keyFields+", started_at bigint, ended_at bigint, outcome text, error text", ended)); err != nil {
+		return err
+	}
+	if len(locked) > 0 {
+		if err := on.exec(freeLocks, process, rowsOf(keyFields, locked)); err != nil {
+			return err
+		}
+	}
+	if len(unclaimed) > 0 {
+		if err := on.exec(addUnclaimedRuns, rowsOf(runFields, unclaimed)); err != nil {
+			return err
+		}
+	}
+	if len(retries) == 0 {
+		return nil
+	}
+	return on.exec(addRetries, process, rowsOf(keyFields+", due_at bigint", retries))
+}
+
+// Change implements ledger.Store.
+func (s *Store) Change(change func(tx ledger.Tx) error) (int64, error) {
+	return s.ChangeSQL("change the record", func(tx *Tx) error { return change(tx) })
+}
+
+// ChangeSQL is Change for those who run statements of their own in the transaction.
+func (s *Store) ChangeSQL(op string, change func(tx *Tx) error) (revision int64, err error) {
+	if err := s.supported(op); err != nil {
+		return 0, err
+	}
+	var failure error
+	token := rand.Text()[:tokenLength]
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	err = s.writer().WriteOnce(ctx, op, func(tx *sqltx.Tx) error {
+		on := statements{tx}
+		// The first statement: who has written the row has the record to itself.
+		var now *int64
+		err := on.row("UPDATE {smallben_ledger} SET revision = revision + 1, tokens = substr(CAST($1 AS text) || tokens, 1, CAST($2 AS int)) RETURNING revision, {clock}",
+			[]any{token, tokensKept * tokenLength}, &revision, &now)
+		if err != nil {
+			return err
+		}
+		failure = change(&Tx{statements: on, store: s, revision: revision, now: databaseTime(now)})
+		return failure
+	}, func(tx *sqltx.Tx) (bool, error) { return changed(statements{tx}, token, revision) })
+	switch {
+	case failure != nil:
+		return 0, failure
+	case err != nil:
+		return 0, err
+	}
+	return revision, nil
+}
+
+// The record holds a token of each of the last Changes, so that one can tell whether
+// its COMMIT happened or whether another has its revision.
+const (
+	tokenLength = 12
+	tokensKept  = 20
+)
+
+func changed(on statements, token string, revision int64) (bool, error) {
+	var latest int64
+	var tokens string
+	if err := on.row("SELECT revision, tokens FROM {smallben_ledger}", nil, &latest, &tokens); err != nil {
+		return false, err
+	}
+	for chunk := range slices.Chunk([]byte(tokens), tokenLength) {
+		if string(chunk) == token {
+			return true, nil
+		}
+	}
+	if latest-revision >= tokensKept {
+		return false, errors.New("the record does not say any more")
+	}
+	return false, nil
+}
+
+// Watermarks implements ledger.Store.
+func (s *Store) Watermarks(jobIDs []int64) (marks []ledger.Watermark, err error) {
+	err = s.read("read watermarks", func(on statements) error {
+		marks = nil
+		for chunk := range slices.Chunk(jobIDs, jobChunk) {
+			more, err := s.watermarks(on, chunk)
+			if err != nil {
+				return err
+			}
+			marks = append(marks, more...)
+		}
+		return nil
+	})
+	return marks, err
+}
+
+// Closed implements ledger.Store.
+func (s *Store) Closed(limit int) (spans []ledger.ClosedSpan, err error) {
+	err = s.read("read closed spans", func(on statements) error {
+		spans = nil
+		return on.each(readClosed, []any{limit}, func(rows *sql.Rows) error {
+			var span ledger.ClosedSpan
+			var created any
+			var since, until int64
+			err := rows.Scan(&span.JobID, &span.Revision, &created, &span.Expression, &span.GroupID, &span.SuperGroupID, &since, &until, &span.MakeUp)
+			span.CreatedAt, span.After, span.Until = s.createdAt(created), time.UnixMicro(since).UTC(), time.UnixMicro(until).UTC()
+			spans = append(spans, span)
+			return err
+		})
+	})
+	return spans, err
+}
+
+// Compare implements ledger.Store.
+func (s *Store) Compare() error {
+	const op = "compare states"
+	var differ bool
+	err := s.read(op, func(on statements) error { return on.row(countDifferences, []any{0}, &differ) })
+	if err != nil || !differ {
+		return err
+	}
+	_, err = s.ChangeSQL(op, func(tx *Tx) error {
+		if err := tx.exec(compareStates, tx.revision, tx.now.UnixMicro()); err != nil {
+			return err
+		}
+		return tx.exec(deleteRowless, tx.revision, tx.now.UnixMicro())
+	})
+	return err
+}
+
+// Prune implements ledger.Store. What is kept is looked at once in a round of calls,
+// which ends when one finds nothing more.
+func (s *Store) Prune(before time.Time, limit int) (int, error) {
+	limit = max(limit, 0)
+	from := s.prunedTo()
+	count, last := 0, from
+	var sample []any
+	err := s.write("prune runs", func(on statements) error {
+		count, last, sample = 0, from, nil
+		for _, start := range slices.Compact([]int64{from, math.MinInt64}) {
+			if count == limit {
+				break
+			}
+			last = math.MinInt64
+			err := on.each(pruneRuns, []any{before.UnixMicro(), start, limit - count}, func(rows *sql.Rows) error {
+				key, err := scanKey(rows)
+				count, last, sample = count+1, max(last, key.tick), key.values()
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return on.exec(pruneTombstones, before.UnixMicro())
+	}, func(on statements) (bool, error) {
+		if sample == nil {
+			return true, nil
+		}
+		var left int
+		err := on.row(countRuns, []any{rowsOf(keyFields, [][]any{sample})}, &left)
+		return left == 0, err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if count < limit {
+		last = math.MinInt64
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pruned = last
+	return count, nil
+}
+
+func (s *Store) prunedTo() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pruned
+}
+
+// write runs body in one transaction, again if PostgreSQL ended it for a deadlock. See
+// sqltx.DB.Write for took.
+func (s *Store) write(op string, body func(on statements) error, took func(on statements) (bool, error)) error {
+	if err := s.supported(op); err != nil {
+		return err
+	}
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	return s.writer().Write(ctx, op, func(tx *sqltx.Tx) error { return body(statements{tx}) },
+		func(tx *sqltx.Tx) (bool, error) { return took(statements{tx}) })
+}
+
+// writer is the database whose statements take the rows that they are given one after
+// another, by the indexes. A CASE in a condition keeps it from having an influence on
+// that.
+func (s *Store) writer() *sqltx.DB {
+	return s.db.WithSettings("enable_seqscan", "off", "enable_bitmapscan", "off", "enable_hashjoin", "off", "enable_mergejoin", "off")
+}
+
+// read calls use with a transaction to read in.
+func (s *Store) read(op string, use func(on statements) error) error {
+	if err := s.supported(op); err != nil {
+		return err
+	}
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	return s.db.Failed(op, s.db.Read(ctx, func(tx *sqltx.Tx) error { return use(statements{tx}) }))
+}
+
+// supported is an error if there are no statements for the database.
+func (s *Store) supported(op string) error {
+	if s.db.Kind() == sqltx.Portable {
+		return fmt.Errorf("%s: the record of runs needs PostgreSQL or SQLite, not %s", op, s.db.Dialect())
+	}
+	return nil
+}
+
+// within is the store with a timeout of at most limit.
+func (s *Store) within(limit time.Duration) *Store {
+	return &Store{db: s.db.Within(limit), options: s.options}
+}
+
+// chunks cuts values into slices of at most runChunk values and about chunkBytes.
+func chunks[T any](values []T, size func(*T) int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		start, bytes := 0, 0
+		for i := range values {
+			n := size(&values[i])
+			if i > start && (i-start == runChunk || bytes+n > chunkBytes) {
+				if !yield(values[start:i]) {
+					return
+				}
+				start, bytes = i, 0
+			}
+			bytes += n
+		}
+		if start < len(values) {
+			yield(values[start:])
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package ledgersql
+
+import (
+	"cmp"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// Tx is the transaction of a Change. It is valid until the function that was given it
+// returns, and not for concurrent use.
+type Tx struct {
+	statements
+	store    *Store
+	revision int64
+	now      time.Time
+}
+
+var _ ledger.Tx = (*Tx)(nil)
+
+// SQL is the transaction for statements of others.
+func (tx *Tx) SQL() *sqltx.Tx { return tx.statements.Tx }
+
+// Now implements ledger.Tx.
+func (tx *Tx) Now() time.Time { return tx.now }
+
+// Watermarks implements ledger.Tx.
+func (tx *Tx) Watermarks(jobIDs []int64) ([]ledger.Watermark, error) {
+	marks := []ledger.Watermark{}
+	for chunk := range slices.Chunk(unique(jobIDs), jobChunk) {
+		jobs := idRows(chunk)
+		err := tx.exec(addStates, tx.revision, tx.now.UnixMicro(), jobs)
+		if err == nil {
+			err = tx.exec(lockStates, jobs)
+		}
+		var more []ledger.Watermark
+		if err == nil {
+			// A statement of its own, which sees the claims that the locks waited for.
+			more, err = tx.store.watermarks(tx.statements, chunk)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read watermarks: %w", err)
+		}
+		marks = append(marks, more...)
+	}
+	return marks, nil
+}
+
+// RecordedTicks implements ledger.Tx.
+func (tx *Tx) RecordedTicks(spans []ledger.Span) ([][]time.Time, error) {
+	ticks := make([][]time.Time, len(spans))
+	values := make([][]any, len(spans))
+	for i, span := range spans {
+		values[i] = []any{i, span.JobID, span.After.UnixMicro(), span.Until.UnixMicro()}
+	}
+	for chunk := range slices.Chunk(values, jobChunk) {
+		err := tx.each(recordedTicks, []any{rowsOf("n bigint, job_id bigint, after bigint, until bigint", chunk)}, func(rows *sql.Rows) error {
+			var n int
+			var tick int64
+			err := rows.Scan(&n, &tick)
+			if err == nil {
+				ticks[n] = append(ticks[n], time.UnixMicro(tick).UTC())
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read ticks: %w", err)
+		}
+	}
+	return ticks, nil
+}
+
+// Record implements ledger.Tx.
+func (tx *Tx) Record(marks []ledger.Watermark, runs []ledger.Run) error {
+	marks, runs = slices.Clone(marks), slices.Clone(runs)
+	slices.SortStableFunc(marks, func(a, b ledger.Watermark) int { return cmp.Compare(a.JobID, b.JobID) })
+	slices.SortStableFunc(runs, func(a, b ledger.Run) int { return a.Key.Compare(b.Key) })
+	var ids []int64
+	for i := range marks {
+		ids = append(ids, marks[i].JobID)
+	}
+	for i := range runs {
+		ids = append(ids, runs[i].JobID)
+	}
+	if err := tx.lock(ids); err != nil {
+		return fmt.Errorf("record runs: %w", err)
+	}
+	// Not with the watermarks: PostgreSQL would remember for each of them who had
+	// locked it before the savepoint.
+	err := tx.Savepoint(func() error {
+		for chunk := range chunks(runs, func(run *ledger.Run) int { return len(run.Error) }) {
+			if err := tx.addRuns(chunk); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for chunk := range slices.Chunk(marks, jobChunk) {
+		if err != nil {
+			break
+		}
+		values := make([][]any, len(chunk))
+		for i := range chunk {
+			values[i] = []any{chunk[i].JobID, chunk[i].Until.UnixMicro()}
+		}
+		err = tx.exec(setWatermarks, rowsOf("job_id bigint, until bigint", values))
+	}
+	if err != nil {
+		return fmt.Errorf("record runs: %w", err)
+	}
+	return nil
+}
+
+func (tx *Tx) lock(ids []int64) error {
+	for _, jobs := range chunksOf(ids) {
+		if err := tx.exec(lockStates, jobs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addRuns adds runs, and takes the locks of those that run and need one.
+func (tx *Tx) addRuns(runs []ledger.Run) error {
+	values := make([][]any, len(runs))
+	var running [][]any
+	for i := range runs {
+		run := &runs[i]
+		values[i] = runValues(run)
+		if run.Exclusive && run.Outcome == ledger.Running {
+			running = append(running, append(keyValues(&run.Key), run.Process))
+		}
+	}
+	err := tx.exec("INSERT INTO {smallben_runs} ("+runColumns+") SELECT "+runColumns+" FROM {rows}", rowsOf(runFields, values))
+	if err == nil && len(running) > 0 {
+		err = tx.exec("INSERT INTO {smallben_locks} ("+keyColumns+", process, delayed) SELECT "+keyColumns+", process, false FROM {rows}", rowsOf(keyFields+", process text", running))
+	}
+	return err
+}
+
+// Close implements ledger.Tx.
+func (tx *Tx) Close(jobIDs []int64, makeUp bool) error {
+	if err := tx.lock(jobIDs); err != nil {
+		return fmt.Errorf("close spans: %w", err)
+	}
+	for _, jobs := range chunksOf(jobIDs) {
+		err := tx.exec(closeSpans, tx.revision, tx.now.UnixMicro(), makeUp, jobs)
+		if err == nil {
+			err = tx.exec(closeWatermarks, tx.now.UnixMicro(), jobs)
+		}
+		if err != nil {
+			return fmt.Errorf("close spans: %w", err)
+		}
+	}
+	return nil
+}
+
+// Settle implements ledger.Tx.
+func (tx *Tx) Settle(spans []ledger.ClosedSpan) error {
+	values := make([][]any, len(spans))
+	for i := range spans {
+		values[i] = []any{spans[i].JobID, spans[i].Revision, spans[i].After.UnixMicro()}
+	}
+	for chunk := range slices.Chunk(values, jobChunk) {
+		err := tx.exec(cutSpans, rowsOf(settledFields, chunk))
+		if err == nil {
+			err = tx.exec(removeSpans, rowsOf(settledFields, chunk))
+		}
+		if err != nil {
+			return fmt.Errorf("settle spans: %w", err)
+		}
+	}
+	return nil
+}
+
+// Cancel implements ledger.Tx.
+func (tx *Tx) Cancel(jobIDs []int64, triggered bool, reason string) (n int, err error) {
+	for _, jobs := range chunksOf(jobIDs) {
+		err := tx.each(cancelWaiting, []any{tx.now.UnixMicro(), reason, triggered, jobs}, func(*sql.Rows) error { n++; return nil })
+		if err != nil {
+			return 0, fmt.Errorf("cancel waiting runs: %w", err)
+		}
+	}
+	return n, nil
+}
+
+// Expire implements ledger.Tx.
+func (tx *Tx) Expire(dead []ledger.Member) ([]ledger.Run, error) {
+	values := make([][]any, len(dead))
+	for i, member := range dead {
+		values[i] = []any{member.Process, member.Beats}
+	}
+	members := rowsOf("process text, beats bigint", values)
+	// In the order of Claim: the states before the locks.
+	err := tx.exec(lockStatesOfDead, members)
+	if err == nil {
+		err = tx.exec(removeDead, members)
+	}
+	var lost []ledger.Run
+	if err == nil {
+		lost, err = tx.runs(loseRuns, tx.now.UnixMicro())
+	}
+	if err == nil {
+		err = tx.exec(freeLocksOfDead)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("expire processes: %w", err)
+	}
+	slices.SortFunc(lost, func(a, b ledger.Run) int { return a.Key.Compare(b.Key) })
+	return lost, nil
+}
+
+// Lead implements ledger.Tx.
+func (tx *Tx) Lead(process string) (bool, error) {
+	leads := false
+	err := tx.each(takeLead, []any{process}, func(*sql.Rows) error { leads = true; return nil })
+	if err != nil {
+		return false, fmt.Errorf("lead: %w", err)
+	}
+	return leads, nil
+}
+
+// Touch gives jobs that exist the revision of the Change. Their watermarks begin now if
+// begin.
+func (tx *Tx) Touch(jobIDs []int64, begin bool) error {
+	for chunk := range slices.Chunk(jobIDs, jobChunk) {
+		if err := tx.exec(touchJobs, tx.revision, tx.now.UnixMicro(), begin, idRows(chunk)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Delete makes tombstones of the states of jobs.
+func (tx *Tx) Delete(jobIDs []int64) error {
+	for chunk := range slices.Chunk(jobIDs, jobChunk) {
+		if err := tx.exec(deleteStates, tx.revision, tx.now.UnixMicro(), idRows(chunk)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unique(ids []int64) []int64 {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}

@@ -1,0 +1,136 @@
+package ledger
+
+import (
+	"hash/fnv"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// owners says which process claims the ticks of a job. Every process computes the
+// same from the same list of live processes, by rendezvous hashing: when the list
+// changes, only the jobs of those that came or went move. Nothing depends on two
+// processes agreeing: the key of a run decides who has it. It is goroutine-safe.
+type owners struct {
+	process string
+	live    atomic.Pointer[members]
+
+	mu     sync.Mutex // guards recent, for moments
+	recent []recentChange
+}
+
+// recentChange is a change of this process that others may not have followed yet: until
+// then it claims the ticks of the jobs that it has changed, whoever owns them.
+type recentChange struct {
+	revision int64
+	until    time.Time
+}
+
+// changed notes a change of this process.
+func (o *owners) changed(revision int64, until time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
+	o.recent = append(o.recent, recentChange{revision, until})
+}
+
+func (o *owners) changedLately(revision int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.recent) == 0 {
+		return false
+	}
+	now := time.Now()
+	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
+	return slices.ContainsFunc(o.recent, func(c recentChange) bool { return c.revision == revision })
+}
+
+// members are the live processes, in order, and their hashes.
+type members struct {
+	names  []string
+	hashes []uint64
+	self   int // index of this process
+}
+
+// rank is the place of this process among those that may claim the ticks of a job.
+type rank int
+
+const (
+	first  rank = iota // claims at the tick
+	second             // looks a little later
+	none
+)
+
+func newOwners(process string) *owners {
+	o := &owners{process: process}
+	o.live.Store(newMembers([]string{process}, process))
+	return o
+}
+
+func newMembers(names []string, process string) *members {
+	m := &members{names: names, hashes: make([]uint64, len(names)), self: slices.Index(names, process)}
+	for i, name := range names {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(name))
+		m.hashes[i] = h.Sum64()
+	}
+	return m
+}
+
+// set replaces the live processes. It returns those before, if some of them are live
+// no longer, and else nil.
+func (o *owners) set(live []string) (before *members) {
+	old := o.live.Load()
+	if slices.Equal(old.names, live) {
+		return nil
+	}
+	o.live.Store(newMembers(live, o.process))
+	if slices.ContainsFunc(old.names, func(name string) bool { return !slices.Contains(live, name) }) {
+		return old
+	}
+	return nil
+}
+
+func (o *owners) rank(jobID int64) rank {
+	m := o.live.Load()
+	if m.self < 0 {
+		return none
+	}
+	own := mix(m.hashes[m.self], jobID)
+	place := first
+	for i, hash := range m.hashes {
+		if i == m.self {
+			continue
+		}
+		if weight := mix(hash, jobID); weight > own || weight == own && i < m.self {
+			if place++; place == none {
+				break
+			}
+		}
+	}
+	return place
+}
+
+// owner is the process that ranks first for a job.
+func (m *members) owner(jobID int64) string {
+	best := 0
+	for i := range m.hashes {
+		if mix(m.hashes[i], jobID) > mix(m.hashes[best], jobID) {
+			best = i
+		}
+	}
+	return m.names[best]
+}
+
+// mix is the finalizer of MurmurHash3 over both.
+func mix(hash uint64, jobID int64) uint64 {
+	const c1, c2 = 0xff51afd7ed558ccd, 0xc4ceb9fe1a85ec53
+	x := hash ^ uint64(jobID)*0x9e3779b97f4a7c15
+	x ^= x >> 33
+	x *= c1
+	x ^= x >> 33
+	x *= c2
+	return x ^ x>>33
+}

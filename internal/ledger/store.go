@@ -1,0 +1,377 @@
+package ledger
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrNotRegistered is what errors.Is finds when a Store is asked in the name of a
+// process that it does not know, or no longer knows.
+var ErrNotRegistered = errors.New("process not registered")
+
+// Store is the database as the ledger sees it: the record of runs, shared by every
+// process on the database.
+//
+// Methods are goroutine-safe and bounded in time. A method that writes is one
+// atomic write: an error means that nothing changed, unless it has a method
+// Settled (see Settled). Times are in UTC and exact to the microsecond. The
+// database's clock is the clock of all rules.
+//
+// The record holds
+//
+//   - runs, each under its Key, of which there is one at most;
+//   - the state of each job: the revision of its last change, and its watermark,
+//     the instant up to which its ticks are accounted for. A deleted job leaves a
+//     tombstone;
+//   - the lock of a job, which one run at a time may hold;
+//   - the processes, each with the number of its heartbeats, and which one leads.
+//
+// A revision is the number of a Change. Revisions begin at 1, and a higher one was
+// committed later.
+type Store interface {
+	// Open makes sure that there is a record, and does what Compare does. The
+	// first call on a database stores the name of the location; a call with
+	// another name is an error. Several processes may call it at once.
+	Open(location string) error
+
+	// Join registers a process, with no heartbeats, unless it is registered. Leave
+	// removes it; a process that is not registered is no error.
+	Join(process string) error
+	Leave(process string) error
+
+	// Beat adds one to the heartbeats of a process, stores whether it claims
+	// ticks, and tells what time it is in the database. The error wraps
+	// ErrNotRegistered if the process is not registered.
+	Beat(process string, claims bool) (Heartbeat, error)
+
+	// Claim asks for runs, and returns a Result for each, in the order of the
+	// claims. It is ErrNotRegistered, wrapped, if the process is not registered.
+	// No claim is won of what a Change that returned before made stale. A claim
+	// that the process has won before, and whose run is unfinished, is won again.
+	Claim(process string, claims []Claim) ([]Result, error)
+
+	// Unclaimed returns the indexes of the keys under which there is no run.
+	Unclaimed(keys []Key) ([]int, error)
+
+	// Waiting returns at most limit waiting runs that may run now, those that have
+	// been due for the longest first, and of those only what comes after a run
+	// that is not nil. It leaves out runs that need a lock which another run
+	// holds, and of those of one job that need its lock all but the oldest.
+	Waiting(after *Run, limit int) ([]Run, error)
+
+	// Finish sets start, end, outcome and error of runs that the process has
+	// claimed and that are unfinished or lost, and frees the locks of those
+	// that hold one. It leaves other runs alone. A run that is Unclaimed is
+	// added if its key has no run, or one missed tick. An end with a Retry adds
+	// the next attempt as a waiting run, unless the job is paused or deleted, or
+	// has a run of a later tick.
+	Finish(process string, ends []End) error
+
+	// Change calls change, once, and commits what it did under the revision that
+	// it returns. Changes come one after another, across all processes. If
+	// change returns an error or panics, nothing happened; its error is returned
+	// as it is.
+	Change(change func(tx Tx) error) (revision int64, err error)
+
+	// Watermarks returns the watermarks of those of the jobs that have one, in
+	// the order of their ids. It locks nothing.
+	Watermarks(jobIDs []int64) ([]Watermark, error)
+
+	// Closed returns at most limit closed spans, the oldest first.
+	Closed(limit int) ([]ClosedSpan, error)
+
+	// Compare makes the states agree with rows that were written by a process
+	// that does not record: a job without a state, or whose row was changed
+	// since, gets a new revision and a watermark of now, and the state of a job
+	// without a row becomes a tombstone.
+	Compare() error
+
+	// Prune deletes at most limit finished runs with ticks before the instant,
+	// and returns how many. It keeps what the watermark of their job has not
+	// passed, and the newest run of each job that exists which was neither
+	// missed nor skipped. It also deletes tombstones from before the instant.
+	Prune(before time.Time, limit int) (int, error)
+
+	// ListRuns returns the runs that match, newest tick first, and among those of
+	// one tick by job id and attempt, highest first.
+	ListRuns(query Query) ([]Run, error)
+
+	// LastRuns returns, of each of the jobs that has one, the run with the newest
+	// tick since the job was created that was neither missed nor skipped nor
+	// waits, in the order of the job ids.
+	LastRuns(jobIDs []int64) ([]Run, error)
+}
+
+// Tx is the record within a Change.
+type Tx interface {
+	// Now is the time of the database when the Change began.
+	Now() time.Time
+
+	// Watermarks returns and locks the watermarks of those of the jobs that
+	// exist, in the order of their ids; a job without one gets it. A Change asks
+	// for all that it will write at once, before it writes: claims wait in the
+	// order of ids. Until the end of the Change no claim of theirs is answered.
+	Watermarks(jobIDs []int64) ([]Watermark, error)
+
+	// RecordedTicks returns, for each span and in the same order, the ticks in it
+	// that have a run which was not triggered, in order.
+	RecordedTicks(spans []Span) ([][]time.Time, error)
+
+	// Record sets the watermarks and adds runs. A key that exists is an error.
+	Record(watermarks []Watermark, runs []Run) error
+
+	// Close sets the watermarks of those of the jobs that are not paused to Now,
+	// and leaves the time from where they stood as a ClosedSpan with the
+	// expression that their rows have. A Change does so before it changes the
+	// expression, pauses or deletes: nothing is computed in it.
+	Close(jobIDs []int64, makeUp bool) error
+
+	// Settle moves the beginnings of closed spans to their After, and removes those
+	// of which nothing is left.
+	Settle(spans []ClosedSpan) error
+
+	// Cancel ends the waiting runs of jobs as skipped, with the reason for their
+	// error, and returns how many. Triggered runs stay, unless triggered is set.
+	Cancel(jobIDs []int64, triggered bool, reason string) (int, error)
+
+	// Expire removes those of the processes whose heartbeats still have the
+	// numbers given. Then it gives every unfinished run whose process is not
+	// registered the outcome Lost, frees its lock, and returns it.
+	Expire(dead []Member) ([]Run, error)
+
+	// Lead makes process the leader if the leader is not registered, or is
+	// process, and reports whether it leads.
+	Lead(process string) (bool, error)
+}
+
+// Key names a run.
+type Key struct {
+	JobID int64
+	// Tick is the nominal instant of the run; if it was triggered, the time of the
+	// call.
+	Tick      time.Time
+	Triggered bool
+	// Attempt is 1 for the first run of a tick, and one more for each further one.
+	Attempt int
+}
+
+// keyID is a Key that can be compared.
+type keyID struct {
+	jobID     int64
+	tick      int64 // Unix microseconds
+	triggered bool
+	attempt   int
+}
+
+func (k Key) id() keyID { return keyID{k.JobID, k.Tick.UnixMicro(), k.Triggered, k.Attempt} }
+
+// Compare orders keys by job, tick, triggered and attempt.
+func (k Key) Compare(other Key) int {
+	return cmp.Or(cmp.Compare(k.JobID, other.JobID), cmp.Compare(k.Tick.UnixMicro(), other.Tick.UnixMicro()),
+		compareBools(k.Triggered, other.Triggered), cmp.Compare(k.Attempt, other.Attempt))
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// Outcome says how a run ended, or that it has not.
+type Outcome string
+
+// The outcomes that the ledger knows of. How a run ended by itself is the host's.
+const (
+	Running Outcome = "running"
+	Waiting Outcome = "waiting"
+	Lost    Outcome = "lost"
+	Skipped Outcome = "skipped"
+	Missed  Outcome = "missed"
+)
+
+// Overlap says what becomes of a run that needs the lock of its job while another
+// run holds it.
+type Overlap int
+
+const (
+	// Allow takes no lock.
+	Allow Overlap = iota
+	// Skip records the run as skipped.
+	Skip
+	// Delay lets one run wait; more are skipped.
+	Delay
+)
+
+// Claim asks for a run.
+type Claim struct {
+	Key
+	// GroupID and SuperGroupID are the job's, for the record.
+	GroupID, SuperGroupID int64
+	// Revision is that of the job as the claimer knows it. It does not matter for
+	// a triggered run.
+	Revision int64
+	// Overlap says whether the run needs the lock of its job.
+	Overlap Overlap
+	// FromQueue says that the run is one that waits. It stays so if its lock is
+	// held.
+	FromQueue bool
+	// Supersedes ends the waiting attempts of earlier ticks of the job.
+	Supersedes bool
+}
+
+// Result is the answer to a Claim.
+type Result int
+
+// The answers to a Claim. Of several that apply it is Won for one's own unfinished
+// run, or else the first of Stale, Late, Early and Taken. A triggered run is never
+// late or early.
+const (
+	// Won says that the run is recorded as running, and is for this process to
+	// start.
+	Won Result = iota + 1
+	// Taken says that the key has a run already or, from the queue, that the run
+	// waits no longer, or not yet for us.
+	Taken
+	// Overlapped says that another run holds the lock of the job: this one is
+	// recorded as skipped.
+	Overlapped
+	// Delayed says that another run holds the lock of the job: this one is
+	// recorded as waiting.
+	Delayed
+	// Stale says that the job has no row, or, unless the run is triggered, that it
+	// is paused or has another revision.
+	Stale
+	// Late says that the watermark of the job has passed the tick.
+	Late
+	// Early says that the tick is more than MaxClockLead ahead of the database.
+	Early
+)
+
+// MaxClockLead is how far a claim may be ahead of the database's clock.
+const MaxClockLead = time.Second
+
+// End is the end of a run that was claimed.
+type End struct {
+	Key
+	Start, End time.Time
+	Outcome    Outcome
+	Error      string
+	// Overlap says whether the run holds the lock of its job.
+	Overlap Overlap
+	// Unclaimed says that the run was started without a claim. The ids of its
+	// job's groups are for the record.
+	Unclaimed             bool
+	GroupID, SuperGroupID int64
+	// Retry is when the next attempt may run. Zero means that there is none.
+	Retry time.Time
+
+	follow bool // a waiting run may be able to run now
+}
+
+// Heartbeat is what a process learns at each heartbeat.
+type Heartbeat struct {
+	Now      time.Time // of the database
+	Revision int64     // of the last Change
+	Leader   string    // the process that leads, or ""
+	Members  []Member  // all processes, this one included, in order
+	// Due is when the next waiting run may run. Zero means that none waits.
+	Due time.Time
+}
+
+// Member is a process that is registered.
+type Member struct {
+	Process string
+	Beats   int64
+	Claims  bool // it claims ticks: it has started, and was not stopped
+}
+
+// Watermark is how far the ticks of a job are accounted for.
+type Watermark struct {
+	JobID int64
+	// Until is the instant up to which every tick is recorded, itself included.
+	Until time.Time
+	// The rest describes the job. Record ignores it.
+	Revision  int64
+	CreatedAt time.Time
+	Paused    bool
+	Busy      bool // a run holds its lock
+}
+
+// Span is the time after After up to Until, for one job.
+type Span struct {
+	JobID        int64
+	After, Until time.Time
+}
+
+// ClosedSpan is the time of a job under an expression that it has no more, or no
+// row for, whose ticks are not accounted for.
+type ClosedSpan struct {
+	Span
+	// Revision is that of the Change that closed it. With JobID it names the span.
+	Revision              int64
+	CreatedAt             time.Time
+	Expression            string
+	GroupID, SuperGroupID int64
+	// MakeUp says that missed ticks are made up for, as the job's policy says.
+	MakeUp bool
+}
+
+// Run is a row of the record: a run, or a stretch of ticks that were missed.
+type Run struct {
+	Key
+	GroupID, SuperGroupID int64
+	// Process is the one that runs it, or found it missed. It is "" while it waits.
+	Process string
+	// Start is, until the run has ended, when it was claimed.
+	Start, End time.Time
+	Outcome    Outcome
+	Error      string
+	// Missed is, for the outcome Missed, how many ticks the row stands for:
+	// FirstTick to Tick. Of a run that makes up for missed ticks it is how many,
+	// its own included.
+	Missed    int
+	FirstTick time.Time
+	// Exclusive says that it is to hold the lock of its job.
+	Exclusive bool
+	// Due is when a waiting run may run, and the zero time for any other.
+	Due time.Time
+}
+
+// String describes the run in a line.
+func (r Run) String() string {
+	return fmt.Sprintf("job %d, tick %s, attempt %d: %s", r.JobID, r.Tick.Format(time.RFC3339), r.Attempt, r.Outcome)
+}
+
+// Query selects runs. Nil and zero fields do not select.
+type Query struct {
+	JobIDs, GroupIDs, SuperGroupIDs []int64
+	Outcomes                        []Outcome
+	From, Before                    time.Time // of the tick
+	After                           *Key      // in the order in which runs are listed
+	Limit                           int       // zero or less: a thousand
+}
+
+// Most is how many runs are selected at most.
+func (q *Query) Most() int {
+	const unlessTold = 1000
+	if q.Limit <= 0 {
+		return unlessTold
+	}
+	return q.Limit
+}
+
+// Settled asks whether it is known by now what became of a write that failed with
+// err. ok is false if err says that nothing changed.
+func Settled(err error) (settle func() (bool, error), ok bool) {
+	var outcome interface{ Settled() (bool, error) }
+	if !errors.As(err, &outcome) {
+		return nil, false
+	}
+	return outcome.Settled, true
+}

@@ -1,0 +1,326 @@
+package ledger
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// sweepBatch is how many jobs are accounted for in one transaction.
+	sweepBatch = 500
+	// pruneBatch is how many runs are pruned in one.
+	pruneBatch = 5000
+)
+
+// sweep does what one process does for all, the leader: it accounts for ticks and
+// prunes. What is to run it leaves in the store as waiting runs. Any process expires
+// others.
+type sweep struct {
+	*common
+	clock   *heartbeat
+	due     chan struct{} // holds 1: the store answers again
+	trouble trouble
+
+	expiring sync.Mutex // held while processes expire
+
+	// looked is what run knows of watermarks.
+	looked map[int64]lookedAt
+}
+
+// lookedAt is when a job is to be looked at again, as long as it has the revision:
+// at its next tick, in Unix seconds.
+type lookedAt struct{ revision, next int64 }
+
+func newSweep(c *common, h *heartbeat) *sweep {
+	return &sweep{common: c, clock: h, due: make(chan struct{}, 1), looked: make(map[int64]lookedAt),
+		trouble: trouble{what: "sweep", log: c.config.Log}}
+}
+
+// wake is told that the store answers again after it did not.
+func (s *sweep) wake() { wake(s.due) }
+
+// run sweeps from time to time. After a start, and when the store answers again, it
+// waits until everything that was missed is old enough, so that one sweep finds all
+// of it; not for ever, if that happens again and again.
+func (s *sweep) run() {
+	settled := s.config.Timing.MissedAfter + 2*s.config.SyncInterval
+	last := time.Now()
+	timer := time.NewTimer(settled)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.stopped:
+			return
+		case <-s.due:
+			if time.Since(last) < 5*max(settled, s.config.Timing.SweepEvery) {
+				timer.Reset(settled)
+			}
+			continue
+		case <-timer.C:
+		}
+		if err := s.sweep(); err == nil {
+			s.trouble.end()
+		} else if !s.isStopped() {
+			s.trouble.begin(err)
+		}
+		last = time.Now()
+		timer.Reset(s.config.Timing.SweepEvery)
+	}
+}
+
+func (s *sweep) sweep() error {
+	leads, err := s.lead()
+	if err != nil || !leads {
+		return err
+	}
+	// A process that left may have had no time to record the ends of its runs.
+	if err := s.expireOnce(nil); err != nil {
+		return err
+	}
+	if err := s.store.Compare(); err != nil {
+		return err
+	}
+	oldest, err := s.accountClosed()
+	if err != nil {
+		return err
+	}
+	if err := s.accountJobs(); err != nil {
+		return err
+	}
+	return s.prune(oldest)
+}
+
+// lead reports whether this process leads, and makes it the leader if there is none.
+func (s *sweep) lead() (leads bool, err error) {
+	last := s.clock.latest()
+	if last.Leader == s.process {
+		return true, nil
+	}
+	if slices.ContainsFunc(last.Members, func(m Member) bool { return m.Process == last.Leader }) {
+		return false, nil
+	}
+	_, err = s.Change(func(tx Tx) (err error) {
+		leads, err = tx.Lead(s.process)
+		return err
+	})
+	if leads {
+		// What an earlier leader knew is not known here.
+		clear(s.looked)
+	}
+	return leads && err == nil, err
+}
+
+// prune deletes old runs, but none from after an instant that is not zero.
+func (s *sweep) prune(oldest time.Time) error {
+	if s.config.Retention < 0 {
+		return nil
+	}
+	before := s.clock.databaseNow().Add(-s.config.Retention)
+	if !oldest.IsZero() && oldest.Before(before) {
+		before = oldest
+	}
+	for !s.isStopped() {
+		n, err := s.store.Prune(before, pruneBatch)
+		if err != nil || n < pruneBatch {
+			return err
+		}
+	}
+	return nil
+}
+
+// accountClosed accounts for closed spans. It returns the beginning of the oldest
+// that is left, if one is.
+func (s *sweep) accountClosed() (oldest time.Time, err error) {
+	for !s.isStopped() {
+		spans, err := s.store.Closed(sweepBatch)
+		if err != nil || len(spans) == 0 {
+			return time.Time{}, err
+		}
+		batch := make([]account, len(spans))
+		for i, span := range spans {
+			schedule := s.host.Schedule(span.Expression, span.CreatedAt)
+			job := Job{ID: span.JobID, GroupID: span.GroupID, SuperGroupID: span.SuperGroupID, CreatedAt: span.CreatedAt.UnixMicro(), Schedule: schedule}
+			if now, ok := s.host.Look(span.JobID, false); ok && span.MakeUp && now.CreatedAt == job.CreatedAt {
+				job.MakeUp, job.Overlap = now.MakeUp, now.Overlap
+			}
+			batch[i] = account{Job: job, Span: span.Span, closed: &spans[i]}
+		}
+		if _, err := s.account(batch); err != nil {
+			return spans[0].After, err
+		}
+	}
+	return time.Time{}, nil
+}
+
+// accountJobs accounts for the jobs that have a tick to be accounted for, some at a
+// time.
+func (s *sweep) accountJobs() error {
+	until := s.clock.databaseNow().Add(-s.config.Timing.MissedAfter)
+	due, err := s.dueJobs(until)
+	if err != nil {
+		return err
+	}
+	for len(due) > 0 && !s.isStopped() {
+		jobs := due[:min(sweepBatch, len(due))]
+		due = due[len(jobs):]
+		ids := make([]int64, len(jobs))
+		byID := make(map[int64]Job, len(jobs))
+		for i, job := range jobs {
+			ids[i], byID[job.ID] = job.ID, job
+		}
+		marks, err := s.store.Watermarks(ids)
+		if err != nil {
+			return err
+		}
+		var batch []account
+		for _, mark := range marks {
+			job := byID[mark.JobID]
+			if job.Revision != mark.Revision {
+				continue // the next sweep knows it as it is
+			}
+			s.looked[job.ID] = lookedAt{job.Revision, nextTick(job.Schedule, later(mark.Until, until).In(s.config.Location))}
+			if mark.Until.Before(until) {
+				batch = append(batch, account{Job: job, Span: Span{JobID: job.ID, After: mark.Until, Until: until}})
+			}
+		}
+		left, err := s.account(batch)
+		if err != nil {
+			for _, a := range batch {
+				delete(s.looked, a.ID)
+			}
+			return err
+		}
+		for _, a := range left {
+			delete(s.looked, a.ID)
+			if a.cut {
+				due = append(due, a.Job)
+			}
+		}
+	}
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// nextTick is in Unix seconds, and 0 if there is none.
+func nextTick(schedule Schedule, after time.Time) int64 {
+	if next := schedule.Next(after); !next.IsZero() {
+		return next.Unix()
+	}
+	return 0
+}
+
+// dueJobs returns the jobs that have a tick to be accounted for, in order. Jobs whose
+// revision is not known are read, and looked at in the next sweep.
+func (s *sweep) dueJobs(until time.Time) (due []Job, err error) {
+	var unknown []int64
+	jobs := s.host.Jobs()
+	present := make(map[int64]struct{}, len(jobs))
+	for _, job := range jobs {
+		present[job.ID] = struct{}{}
+		if job.Revision == 0 {
+			unknown = append(unknown, job.ID)
+			continue
+		}
+		known, ok := s.looked[job.ID]
+		if !ok || known.revision != job.Revision || known.next > 0 && known.next <= until.Unix() {
+			due = append(due, job)
+		}
+	}
+	maps.DeleteFunc(s.looked, func(id int64, _ lookedAt) bool {
+		_, ok := present[id]
+		return !ok
+	})
+	slices.SortFunc(due, func(a, b Job) int { return cmp.Compare(a.ID, b.ID) })
+	if len(unknown) > 0 {
+		err = s.host.Follow(unknown)
+	}
+	return due, err
+}
+
+// expire removes processes that are dead from the record, and lets run again what
+// they ran, and what others ran that left, if that is wanted.
+func (s *sweep) expire(dead []Member) {
+	if err := s.expireOnce(dead); err != nil {
+		s.trouble.begin(err)
+	}
+}
+
+func (s *sweep) expireOnce(dead []Member) error {
+	if !s.expiring.TryLock() {
+		return nil // the next heartbeat finds them again
+	}
+	defer s.expiring.Unlock()
+	var lost, again []Run
+	_, err := s.Change(func(tx Tx) (err error) {
+		if lost, err = tx.Expire(dead); err != nil || len(lost) == 0 {
+			return err
+		}
+		again, err = s.rerun(tx, lost)
+		return err
+	})
+	if err != nil || len(lost) == 0 {
+		return err
+	}
+	s.config.Metrics.Count(RunsLost, len(lost))
+	names := make(map[string]struct{})
+	for i := range lost {
+		names[lost[i].Process] = struct{}{}
+	}
+	s.config.Log.Info("runs lost", "count", len(lost), "processes", slices.Sorted(maps.Keys(names)), "runAgain", len(again))
+	if len(again) > 0 {
+		s.clock.wake() // which learns that they wait
+	}
+	return nil
+}
+
+// rerun records the next attempts of lost runs as waiting. The runs of a job that is
+// gone are not run again, nor, unless they were triggered, those of a paused one.
+func (s *sweep) rerun(tx Tx, lost []Run) (again []Run, err error) {
+	var ids []int64
+	for i := range lost {
+		if s.runAgain(&lost[i]) {
+			ids = append(ids, lost[i].JobID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	slices.Sort(ids)
+	marks, err := tx.Watermarks(slices.Compact(ids))
+	if err != nil {
+		return nil, err
+	}
+	for i := range lost {
+		run := lost[i]
+		n, found := slices.BinarySearchFunc(marks, run.JobID, func(mark Watermark, id int64) int { return cmp.Compare(mark.JobID, id) })
+		if !found || !s.runAgain(&run) || run.Tick.Before(marks[n].CreatedAt) || marks[n].Paused && !run.Triggered {
+			continue
+		}
+		run.Attempt++
+		run.Process, run.Start, run.End, run.Outcome, run.Error = "", time.Time{}, time.Time{}, Waiting, ""
+		run.Due = tx.Now()
+		again = append(again, run)
+	}
+	if len(again) == 0 {
+		return nil, nil
+	}
+	return again, tx.Record(nil, again)
+}
+
+// runAgain reports whether a lost run is to be tried again, as far as its job exists.
+func (s *sweep) runAgain(run *Run) bool {
+	if s.config.RerunLost && run.Attempt == 1 {
+		return true
+	}
+	job, ok := s.host.Look(run.JobID, run.Triggered)
+	return ok && run.Attempt < job.Attempts
+}

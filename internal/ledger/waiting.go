@@ -1,0 +1,137 @@
+package ledger
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxWaiting is how many waiting runs are read in one call of the store.
+	maxWaiting = 500
+	// maxFromQueue bounds how many runs of this process come from the queue at a
+	// time: ticks come first.
+	maxFromQueue = 500
+	// strangerWait is how long a waiting run is left to the process that owns its
+	// job, and then to the second.
+	strangerWait = time.Second
+)
+
+// waiting starts the runs that wait in the store: missed ticks that are made up for,
+// lost runs, ticks that wait for the end of a run, further attempts. Each goes to the
+// process that owns its job, or, if that has no room or cannot run it, to any that
+// can.
+type waiting struct {
+	*common
+	claims *claims
+	owners *owners
+	clock  *heartbeat
+
+	inProgress atomic.Int64  // grants from the queue that have not ended
+	filled     chan struct{} // holds 1
+	trouble    trouble
+
+	mu    sync.Mutex // guards timer, for moments
+	timer *time.Timer
+}
+
+func newWaiting(c *common, cl *claims, o *owners, h *heartbeat) *waiting {
+	return &waiting{common: c, claims: cl, owners: o, clock: h, filled: make(chan struct{}, 1),
+		trouble: trouble{what: "read waiting runs", log: c.config.Log}}
+}
+
+func (w *waiting) wake() { wake(w.filled) }
+
+// heard notes when the next waiting run may run.
+func (w *waiting) heard(due, now time.Time) {
+	if due.IsZero() {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.timer = time.AfterFunc(max(0, due.Sub(now)), w.wake)
+}
+
+// run claims waiting runs until the session is stopped.
+func (w *waiting) run() {
+	for {
+		select {
+		case <-w.stopped:
+			w.mu.Lock()
+			if w.timer != nil {
+				w.timer.Stop()
+			}
+			w.mu.Unlock()
+			return
+		case <-w.filled:
+		}
+		if err := w.claim(); err != nil {
+			// The next heartbeat says again that runs wait.
+			w.trouble.begin(err)
+			continue
+		}
+		w.trouble.end()
+	}
+}
+
+// claim asks for the waiting runs that this process is to run.
+func (w *waiting) claim() error {
+	var after *Run
+	for room := maxFromQueue - int(w.inProgress.Load()); room > 0 && !w.isStopped(); {
+		runs, err := w.store.Waiting(after, maxWaiting)
+		if err != nil {
+			return err
+		}
+		var grants []*Grant
+		for i := range runs {
+			if len(grants) == room {
+				break
+			}
+			if g := w.grant(&runs[i]); g != nil {
+				grants = append(grants, g)
+			}
+		}
+		room -= len(grants)
+		w.claims.queue.push(grants...)
+		if len(runs) < maxWaiting {
+			return nil
+		}
+		after = &runs[len(runs)-1]
+	}
+	return nil
+}
+
+// grant asks for a waiting run, if this process can run it and is to take it.
+func (w *waiting) grant(run *Run) *Grant {
+	job, ok := w.host.Look(run.JobID, run.Triggered)
+	if !ok || job.Undecodable || !w.mine(run) {
+		return nil
+	}
+	g, err := w.claims.newGrant(run.Key, job)
+	if err != nil {
+		return nil
+	}
+	g.FromQueue, g.Missed = true, run.Missed
+	if run.Exclusive && g.Overlap == Allow {
+		g.Overlap = Skip
+	}
+	w.inProgress.Add(1)
+	g.ended = func() { w.inProgress.Add(-1) }
+	return g
+}
+
+// mine reports whether a waiting run is for this process to take.
+func (w *waiting) mine(run *Run) bool {
+	late := w.clock.databaseNow().Sub(run.Due)
+	switch w.owners.rank(run.JobID) {
+	case first:
+		return true
+	case second:
+		return late >= strangerWait
+	default:
+		return late >= 2*strangerWait
+	}
+}

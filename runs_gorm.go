@@ -1,0 +1,137 @@
+package smallben
+
+import (
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// gormRuns is the record of runs in the database of a RepositoryGorm.
+type gormRuns struct {
+	*ledgersql.Store
+	repository *RepositoryGorm
+}
+
+var _ runStore = gormRuns{}
+
+// runStore is how a SmallBen finds the record, also where a RepositoryGorm is embedded.
+func (r *RepositoryGorm) runStore() runStore { return gormRuns{r.runs, r} }
+
+func newRunStore(r *RepositoryGorm, skipMigration bool) *ledgersql.Store {
+	return ledgersql.New(r.db, ledgersql.Options{
+		SkipMigration: skipMigration,
+		CreatedAt: func(value any) time.Time {
+			scanner := rowScanner{row: &RawJob{}, strict: r.db.Kind() == sqltx.SQLite}
+			return scanner.time("created_at", value)
+		},
+	})
+}
+
+// RunsSchema returns the statements that create the tables of the record, each
+// ended by a semicolon, for those who set SkipMigration. It is empty if the
+// database is neither PostgreSQL nor SQLite.
+func (r *RepositoryGorm) RunsSchema() string { return ledgersql.SchemaText(r.db) }
+
+// recordTx is the transaction of a Change. It is a changeTx.
+type recordTx struct {
+	Repository // in the transaction
+	Upserter
+	*ledgersql.Tx
+}
+
+var _ changeTx = (*recordTx)(nil)
+
+// Change implements ledger.Store.
+func (g gormRuns) Change(change func(tx ledger.Tx) error) (int64, error) {
+	return g.ChangeSQL("change the record", func(tx *ledgersql.Tx) error {
+		inside := *g.repository
+		inside.tx, inside.db = tx, g.repository.db.In(tx.SQL())
+		return change(&recordTx{&inside, &inside, tx})
+	})
+}
+
+// changedJobs takes the jobs to give, v, and on which condition. On SQLite columns are
+// read without their declared types; see bulkStatements.read.
+const changedJobs = `SELECT c.revision, v.job_id, m.revision, %s FROM {smallben_ledger} c LEFT JOIN %s ON %s
+LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id ORDER BY v.job_id`
+
+// Changes implements runStore.
+func (g gormRuns) Changes(since int64, ids []int64) (changes changedRows, err error) {
+	db := g.repository.db
+	if db.Kind() == sqltx.Portable {
+		return changedRows{}, fmt.Errorf("read changes: the record of runs needs PostgreSQL or SQLite, not %s", db.Dialect())
+	}
+	ctx, cancel := db.Context()
+	defer cancel()
+	strict := db.Kind() == sqltx.SQLite
+	columns := prefixed("j.", jobColumns)
+	if strict {
+		columns = prefixed("+j.", jobColumns)
+	}
+	text, args := fmt.Sprintf(changedJobs, columns, "{smallben_job_state} v", "v.revision > $1"), []any{since}
+	if ids != nil {
+		values := make([][]any, 0, len(ids))
+		for _, id := range unique(ids) {
+			values = append(values, []any{id})
+		}
+		text, args = fmt.Sprintf(changedJobs, columns, "{rows}", "true"), []any{sqltx.Rows{Fields: "job_id bigint", Values: values}}
+	}
+	err = db.Failed("read changes", db.Read(ctx, func(tx *sqltx.Tx) error {
+		changes = changedRows{}
+		var id, revision *int64
+		var values rowValues
+		dest := append([]any{&changes.Revision, &id, &revision}, values.dest()...)
+		return tx.Each(text, args, func(rows *sql.Rows) error {
+			if err := rows.Scan(dest...); err != nil || id == nil {
+				return err
+			}
+			if values[0] == nil {
+				changes.Gone = append(changes.Gone, *id)
+				return nil
+			}
+			changes.Jobs = append(changes.Jobs, values.row(strict))
+			of := int64(0)
+			if revision != nil {
+				of = *revision
+			}
+			changes.Revisions = append(changes.Revisions, of)
+			return nil
+		})
+	}))
+	if err != nil {
+		return changedRows{}, err
+	}
+	return changes, nil
+}
+
+// touch gives the states of jobs that a change has changed its revision, in the
+// transaction of a Change.
+func touch(tx *ledgersql.Tx, kind changeKind, targets []rowChange, missing []int64) error {
+	if kind == settingCronID {
+		return nil
+	}
+	gone := make(map[int64]bool, len(missing))
+	for _, id := range missing {
+		gone[id] = true
+	}
+	var ids []int64
+	for i := range targets {
+		if id := targets[i].id; !gone[id] {
+			ids = append(ids, id)
+		}
+	}
+	if kind == deleting {
+		return tx.Delete(ids)
+	}
+	return tx.Touch(ids, kind == resuming)
+}
+
+// prefixed puts a prefix before each column of a list.
+func prefixed(prefix, columns string) string {
+	return prefix + strings.ReplaceAll(columns, ", ", ", "+prefix)
+}

@@ -1,0 +1,210 @@
+package smallben_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/ledger"
+)
+
+// What waits to run, in every store.
+
+// waits is a waiting run of a tick.
+func waits(key ledger.Key, due time.Time) ledger.Run {
+	return ledger.Run{Key: key, Outcome: ledger.Waiting, Missed: 1, Due: due}
+}
+
+func (r records) waiting(t testing.TB) (keys []ledger.Key) {
+	t.Helper()
+	runs, err := r.Waiting(nil, 100)
+	require.NoError(t, err)
+	for _, run := range runs {
+		keys = append(keys, run.Key)
+	}
+	return keys
+}
+
+func fromQueue(claims []ledger.Claim) []ledger.Claim {
+	for i := range claims {
+		claims[i].FromQueue = true
+	}
+	return claims
+}
+
+func delayed(claims []ledger.Claim) []ledger.Claim {
+	for i := range claims {
+		claims[i].Overlap = ledger.Delay
+	}
+	return claims
+}
+
+func TestAWaitingRunIsClaimedOnceWhenItIsDue(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3)
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		r.record(t, waits(runKey(1, 1), now.Add(-time.Minute)), waits(runKey(2, 1), now.Add(-time.Hour)), waits(runKey(3, 1), now.Add(time.Hour)))
+		require.Equal(t, []ledger.Key{runKey(2, 1), runKey(1, 1), runKey(3, 1)}, r.waiting(t))
+		beat, err := r.Beat("a", true)
+		require.NoError(t, err)
+		require.Equal(t, now.Add(-time.Hour), beat.Due)
+		first, err := r.Waiting(nil, 1)
+		require.NoError(t, err)
+		rest, err := r.Waiting(&first[0], 5)
+		require.NoError(t, err)
+		require.Len(t, rest, 2)
+
+		claims := fromQueue(claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1)))
+		require.Equal(t, []ledger.Result{ledger.Won, ledger.Won, ledger.Taken}, r.claim(t, "a", claims))
+		require.Equal(t, []ledger.Result{ledger.Taken, ledger.Taken}, r.claim(t, "b", claims[:2]))
+		require.Equal(t, []ledger.Result{ledger.Won}, r.claim(t, "a", claims[:1]), "its own once more")
+		run := r.runs(t)[runKey(1, 1)]
+		require.Equal(t, "a", run.Process)
+		require.Equal(t, ledger.Running, run.Outcome)
+		require.Equal(t, 1, run.Missed)
+		require.Zero(t, run.Due)
+		require.NoError(t, r.Finish("a", []ledger.End{finished(runKey(1, 1))}))
+		require.Equal(t, []ledger.Key{runKey(3, 1)}, r.waiting(t))
+	})
+}
+
+func TestAWaitingRunOfAPausedOrChangedJobIsStale(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		now := time.Now().UTC()
+		r.record(t, waits(runKey(1, 1), now), waits(runKey(2, 1), now), waits(triggered(runKey(1, 2)), now))
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1)) })
+		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Stale, ledger.Won},
+			r.claim(t, "a", fromQueue(claimsOf(revision, runKey(1, 1), ledger.Key{JobID: 9, Tick: now, Attempt: 1}, triggered(runKey(1, 2))))))
+		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Won},
+			append(r.claim(t, "a", fromQueue(claimsOf(revision-1, runKey(2, 1)))), r.claim(t, "a", fromQueue(claimsOf(revision, runKey(2, 1))))...))
+	})
+}
+
+func TestWaitingRunsThatNeedTheLockRunOneAfterAnother(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		now := time.Now().UTC().Add(-time.Second)
+		runs := []ledger.Run{waits(runKey(1, 1), now), waits(runKey(1, 2), now)}
+		runs[0].Exclusive, runs[1].Exclusive = true, true
+		r.record(t, runs...)
+		require.Equal(t, []ledger.Key{runKey(1, 1)}, r.waiting(t))
+		claims := exclusively(fromQueue(claimsOf(revision, runKey(1, 1), runKey(1, 2))))
+		require.Equal(t, []ledger.Result{ledger.Won, ledger.Taken}, r.claim(t, "a", claims))
+		require.Empty(t, r.waiting(t), "the lock is held")
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "b", exclusively(claimsOf(revision, runKey(1, 3)))))
+		end := finished(runKey(1, 1))
+		end.Overlap = ledger.Skip
+		require.NoError(t, r.Finish("a", []ledger.End{end}))
+		require.Equal(t, []ledger.Key{runKey(1, 2)}, r.waiting(t))
+		r.win(t, "b", claims[1:])
+		require.True(t, r.busy(t, 1))
+	})
+}
+
+func TestOneDelayedRunWaitsForALock(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		claims := delayed(claimsOf(revision, runKey(1, 1), runKey(1, 2), runKey(1, 3), runKey(2, 1)))
+		require.Equal(t, []ledger.Result{ledger.Won, ledger.Delayed, ledger.Overlapped, ledger.Won}, r.claim(t, "a", claims))
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "b", delayed(claimsOf(revision, runKey(1, 4)))))
+		run := r.runs(t)[runKey(1, 2)]
+		require.Equal(t, ledger.Waiting, run.Outcome)
+		require.Empty(t, run.Process)
+		require.NotZero(t, run.Due)
+		end := finished(runKey(1, 1))
+		end.Overlap = ledger.Delay
+		require.NoError(t, r.Finish("a", []ledger.End{end}))
+		require.Equal(t, []ledger.Key{runKey(1, 2)}, r.waiting(t))
+		r.win(t, "b", delayed(fromQueue(claimsOf(revision, runKey(1, 2)))))
+		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 5)))), "the place is free again")
+	})
+}
+
+func TestCancelEndsWaitingRuns(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2)
+		now := time.Now().UTC()
+		r.record(t, waits(runKey(1, 1), now), waits(triggered(runKey(1, 1)), now), waits(runKey(2, 1), now))
+		canceled := func(triggered bool) (n int) {
+			r.change(t, func(tx smallben.ChangeTx) (err error) {
+				n, err = tx.Cancel([]int64{1, 9}, triggered, "no more")
+				return err
+			})
+			return n
+		}
+		require.Equal(t, 1, canceled(false))
+		run := r.runs(t)[runKey(1, 1)]
+		require.Equal(t, ledger.Skipped, run.Outcome)
+		require.Equal(t, "no more", run.Error)
+		require.False(t, run.End.IsZero())
+		require.ElementsMatch(t, []ledger.Key{triggered(runKey(1, 1)), runKey(2, 1)}, r.waiting(t))
+		require.Equal(t, 1, canceled(true))
+		require.Equal(t, []ledger.Key{runKey(2, 1)}, r.waiting(t))
+	})
+}
+
+func TestANextAttemptWaitsUnlessItsJobHasChanged(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3, 4)
+		due := time.Now().UTC().Truncate(time.Microsecond).Add(-time.Second)
+		ends := []ledger.End{finished(runKey(1, 1)), finished(runKey(2, 1)), finished(runKey(3, 1)), finished(runKey(4, 1))}
+		for i := range ends {
+			ends[i].Retry = due
+		}
+		r.win(t, "a", claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1), runKey(4, 1)))
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(2)) })
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{3}) })
+		r.win(t, "b", claimsOf(revision, runKey(4, 2)))
+		require.NoError(t, r.Finish("a", ends))
+		require.NoError(t, r.Finish("a", ends), "as after a lost reply")
+		require.Equal(t, []ledger.Key{attempt(2, runKey(1, 1))}, r.waiting(t))
+		require.Equal(t, due, r.runs(t)[attempt(2, runKey(1, 1))].Due)
+
+		next := claimsOf(revision, runKey(1, 2))
+		next[0].Supersedes = true
+		r.win(t, "b", next)
+		require.Empty(t, r.waiting(t), "the newest tick counts")
+		require.Equal(t, ledger.Skipped, r.runs(t)[attempt(2, runKey(1, 1))].Outcome)
+	})
+}
+
+func TestUnclaimedAreTheKeysWithoutARun(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		r.win(t, "a", claimsOf(revision, runKey(1, 2)))
+		unclaimed, err := r.Unclaimed([]ledger.Key{runKey(1, 1), runKey(1, 2), runKey(2, 1)})
+		require.NoError(t, err)
+		require.Equal(t, []int{0, 2}, unclaimed)
+	})
+}
+
+func TestAClosedSpanIsWhatWasNotAccountedFor(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2)
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(2)) })
+		var now time.Time
+		revision := r.change(t, func(tx smallben.ChangeTx) error {
+			now = tx.Now()
+			return tx.Close([]int64{1, 2, 9}, true)
+		})
+		row := rawJob(1)
+		want := ledger.ClosedSpan{Span: ledger.Span{JobID: 1, After: dawn, Until: now}, Revision: revision, CreatedAt: row.CreatedAt,
+			Expression: row.CronExpression, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, MakeUp: true}
+		closed := func() []ledger.ClosedSpan {
+			spans, err := r.Closed(10)
+			require.NoError(t, err)
+			return spans
+		}
+		require.Equal(t, []ledger.ClosedSpan{want}, closed())
+		require.Equal(t, now, r.accounts(t, 1)[0].Until)
+		want.After = tickAt(5)
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.Settle([]ledger.ClosedSpan{want}) })
+		require.Equal(t, []ledger.ClosedSpan{want}, closed())
+		want.After = want.Until
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.Settle([]ledger.ClosedSpan{want}) })
+		require.Empty(t, closed())
+	})
+}
