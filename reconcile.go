@@ -162,6 +162,9 @@ func (s *SmallBen) meet(rows []RawJob, ids []int64) error {
 	for _, err := range undecodable {
 		s.undecodable[jobID(err)] = struct{}{}
 	}
+	if s.record != nil {
+		s.record.holdBackLocked(rows, undecodable)
+	}
 	s.mu.Unlock()
 	for _, err := range news {
 		s.log.Error(err, "row held back", "job", jobID(err))

@@ -117,7 +117,7 @@ func TestSkipMigrationLeavesTheRecordToTheUser(t *testing.T) {
 		db.apply(t, r.(gormRecord).RunsSchema())
 		require.NoError(t, r.Open(recordLocation))
 		require.NoError(t, r.Join("a"))
-		_, err = r.Beat("a", true)
+		_, err = r.Beat("a", claiming)
 		require.NoError(t, err)
 	})
 }
@@ -137,7 +137,7 @@ func TestOtherDatabasesHoldNoRecord(t *testing.T) {
 	require.Empty(t, r.(gormRecord).RunsSchema())
 	calls := map[string]func() error{
 		"Join": func() error { return r.Join("a") }, "Leave": func() error { return r.Leave("a") },
-		"Beat":     func() error { _, err := r.Beat("a", true); return err },
+		"Beat":     func() error { _, err := r.Beat("a", claiming); return err },
 		"Claim":    func() error { _, err := r.Claim("a", claimsOf(1, runKey(1, 1))); return err },
 		"Finish":   func() error { return r.Finish("a", []ledger.End{finished(runKey(1, 1))}) },
 		"Change":   func() error { _, err := r.Change(func(ledger.Tx) error { return nil }); return err },
@@ -381,7 +381,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 					finishing.Go(func() { assert.NoError(t, r.Finish(process, runs[:half])) })
 					finishing.Go(func() { assert.NoError(t, r.Finish(process, runs)) })
 					finishing.Wait()
-					_, err = r.Beat(process, true)
+					_, err = r.Beat(process, claiming)
 					assert.NoError(t, err)
 				}
 			})
@@ -673,14 +673,14 @@ func TestWritersOfTheRecordOnOneRepositoryQueue(t *testing.T) {
 		wg.Go(func() {
 			r.win(t, "a", claimsOf(revision, runKey(1, n+1)))
 			assert.NoError(t, r.Finish("a", []ledger.End{finished(runKey(1, n+1))}))
-			_, err := r.Beat("a", true)
+			_, err := r.Beat("a", claiming)
 			assert.NoError(t, err)
 		})
 	}
 	wg.Wait()
 	// One that waits for its turn does not wait for longer than its timeout.
 	_, err := r.Change(func(ledger.Tx) error {
-		_, err := r.Beat("a", true)
+		_, err := r.Beat("a", claiming)
 		require.ErrorContains(t, err, "no answer from the database within 1s")
 		return errUndo
 	})

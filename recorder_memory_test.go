@@ -79,8 +79,8 @@ type memoryRecord struct {
 
 // memoryProcess is a process that is registered.
 type memoryProcess struct {
-	beats  int64
-	claims bool
+	beats    int64
+	standing ledger.Standing
 }
 
 // memorySpan names a closed span.
@@ -343,19 +343,19 @@ func (r *memoryRecorder) Leave(process string) error {
 	}))
 }
 
-func (r *memoryRecorder) Beat(process string, claims bool) (ledger.Heartbeat, error) {
+func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.Heartbeat, error) {
 	var beat ledger.Heartbeat
 	err := r.write("Beat", recorded(func(d *memoryRecord) error {
 		if err := d.registered("beat", process); err != nil {
 			return err
 		}
-		d.processes[process] = memoryProcess{d.processes[process].beats + 1, claims}
+		d.processes[process] = memoryProcess{d.processes[process].beats + 1, standing}
 		beat = ledger.Heartbeat{Now: storedNow(), Revision: d.revision}
 		if _, registered := d.processes[d.leader]; registered {
 			beat.Leader = d.leader
 		}
 		for _, name := range slices.Sorted(maps.Keys(d.processes)) {
-			beat.Members = append(beat.Members, ledger.Member{Process: name, Beats: d.processes[name].beats, Claims: d.processes[name].claims})
+			beat.Members = append(beat.Members, ledger.Member{Process: name, Beats: d.processes[name].beats, Standing: d.processes[name].standing})
 		}
 		if waiting := d.waiting(); len(waiting) > 0 {
 			beat.Due = waiting[0].Due

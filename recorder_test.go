@@ -164,6 +164,9 @@ func (r records) change(t testing.TB, change func(tx smallben.ChangeTx) error) (
 	return revision
 }
 
+// claiming is the standing of a process that works.
+var claiming = ledger.Standing{Claims: true}
+
 // lockedIf is the overlap of a run that needs the lock of its job, or not.
 func lockedIf(locked bool) ledger.Overlap {
 	if locked {
@@ -310,7 +313,7 @@ func TestSeveralProcessesOpenOneRecordAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		pulse, err := r.Beat("0", true)
+		pulse, err := r.Beat("0", claiming)
 		require.NoError(t, err)
 		require.Len(t, pulse.Members, 4)
 		require.Equal(t, []int64{1, 2, 3}, rowIDs(r.changes(t, 0, nil).Jobs))
@@ -350,22 +353,22 @@ func TestAProcessIsRegisteredFromJoinToLeave(t *testing.T) {
 		other := r.another(t)
 		beat := func(process string, peers ...ledger.Member) {
 			t.Helper()
-			pulse, err := other.Beat(process, true)
+			pulse, err := other.Beat(process, claiming)
 			require.NoError(t, err)
 			require.ElementsMatch(t, peers, pulse.Members)
 		}
-		beat("a", ledger.Member{Process: "a", Beats: 1, Claims: true}, ledger.Member{Process: "b"})
-		beat("b", ledger.Member{Process: "a", Beats: 1, Claims: true}, ledger.Member{Process: "b", Beats: 1, Claims: true})
+		beat("a", ledger.Member{Process: "a", Beats: 1, Standing: claiming}, ledger.Member{Process: "b"})
+		beat("b", ledger.Member{Process: "a", Beats: 1, Standing: claiming}, ledger.Member{Process: "b", Beats: 1, Standing: claiming})
 		require.NoError(t, other.Join("a"), "it is registered already, and keeps its beats")
-		beat("a", ledger.Member{Process: "a", Beats: 2, Claims: true}, ledger.Member{Process: "b", Beats: 1, Claims: true})
+		beat("a", ledger.Member{Process: "a", Beats: 2, Standing: claiming}, ledger.Member{Process: "b", Beats: 1, Standing: claiming})
 		require.NoError(t, r.Leave("a"))
 		require.NoError(t, r.Leave("a"))
 		require.NoError(t, r.Leave("nobody"))
-		_, err := r.Beat("a", true)
+		_, err := r.Beat("a", claiming)
 		require.ErrorIs(t, err, ledger.ErrNotRegistered)
-		beat("b", ledger.Member{Process: "b", Beats: 2, Claims: true})
+		beat("b", ledger.Member{Process: "b", Beats: 2, Standing: claiming})
 		require.NoError(t, r.Join("a"))
-		beat("b", ledger.Member{Process: "b", Beats: 3, Claims: true}, ledger.Member{Process: "a"})
+		beat("b", ledger.Member{Process: "b", Beats: 3, Standing: claiming}, ledger.Member{Process: "a"})
 	})
 }
 
@@ -374,7 +377,7 @@ func TestABeatTellsTheTimeOfTheRecord(t *testing.T) {
 		for range 3 {
 			revision := r.start(t, rand.Int64N(math.MaxInt64)+1)
 			start := time.Now()
-			pulse, err := r.Beat("a", true)
+			pulse, err := r.Beat("a", claiming)
 			require.NoError(t, err)
 			recent(t, pulse.Now, start)
 			require.Equal(t, revision, pulse.Revision)
@@ -383,7 +386,7 @@ func TestABeatTellsTheTimeOfTheRecord(t *testing.T) {
 		// A Change of no job counts, too; one that was undone does not.
 		revision := r.change(t, func(smallben.ChangeTx) error { return nil })
 		r.look(t, func(tx smallben.ChangeTx) { require.NoError(t, tx.DeleteJobsByIds(rowIDs(list(t, tx)))) })
-		pulse, err := r.Beat("a", true)
+		pulse, err := r.Beat("a", claiming)
 		require.NoError(t, err)
 		require.Equal(t, revision, pulse.Revision)
 	})
@@ -396,16 +399,16 @@ func TestEveryBeatCounts(t *testing.T) {
 			for range 2 {
 				wg.Go(func() {
 					for range 5 {
-						_, err := recorder.Beat("a", true)
+						_, err := recorder.Beat("a", claiming)
 						assert.NoError(t, err)
 					}
 				})
 			}
 		}
 		wg.Wait()
-		pulse, err := r.Beat("a", true)
+		pulse, err := r.Beat("a", claiming)
 		require.NoError(t, err)
-		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 21, Claims: true}, {Process: "b"}}, pulse.Members)
+		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 21, Standing: claiming}, {Process: "b"}}, pulse.Members)
 	})
 }
 
@@ -418,7 +421,7 @@ func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
 		}
 		leader := func() string {
 			t.Helper()
-			pulse, err := r.Beat("b", true)
+			pulse, err := r.Beat("b", claiming)
 			require.NoError(t, err)
 			return pulse.Leader
 		}
@@ -469,7 +472,7 @@ func TestAChangeThatFailsChangesNothing(t *testing.T) {
 			t.Helper()
 			var err error
 			p = picture{rows: list(t, r), changes: r.changes(t, 0, nil), runs: r.runs(t), accounts: r.accounts(t, 1, 2, 3, 4)}
-			p.pulse, err = r.Beat("a", true)
+			p.pulse, err = r.Beat("a", claiming)
 			require.NoError(t, err)
 			p.pulse.Now = time.Time{}
 			p.pulse.Members = slices.DeleteFunc(p.pulse.Members, func(p ledger.Member) bool { return p.Process == "a" })
@@ -1561,9 +1564,9 @@ func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
 		for _, process := range []string{"dead", "left", "revived"} {
 			require.NoError(t, r.Join(process))
 		}
-		_, err := r.Beat("dead", true)
+		_, err := r.Beat("dead", claiming)
 		require.NoError(t, err)
-		_, err = r.Beat("revived", true)
+		_, err = r.Beat("revived", claiming)
 		require.NoError(t, err)
 		r.win(t, "dead", append(exclusively(claimsOf(revision, runKey(1, 1))), claimsOf(revision, runKey(1, 2), triggered(runKey(2, 2)), runKey(2, 3))...))
 		r.win(t, "left", claimsOf(revision, runKey(2, 1)))
@@ -1601,9 +1604,9 @@ func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
 		}
 		require.False(t, r.busy(t, 1))
 		require.True(t, r.busy(t, 3))
-		pulse, err := r.Beat("a", true)
+		pulse, err := r.Beat("a", claiming)
 		require.NoError(t, err)
-		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 1, Claims: true}, {Process: "b"}, {Process: "revived", Beats: 1, Claims: true}}, pulse.Members)
+		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 1, Standing: claiming}, {Process: "b"}, {Process: "revived", Beats: 1, Standing: claiming}}, pulse.Members)
 	})
 }
 
@@ -2064,7 +2067,7 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 				require.NoError(t, recorder.Join(process))
 				often(func() error {
 					won, err := claim(recorder, process)
-					_, beat := recorder.Beat(process, true)
+					_, beat := recorder.Beat(process, claiming)
 					rand.Shuffle(len(won), func(i, j int) { won[i], won[j] = won[j], won[i] })
 					return errors.Join(err, beat, recorder.Finish(process, won[:len(won)/2]))
 				})
@@ -2278,7 +2281,7 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 						lines = append(lines, fmt.Sprintf("%s by me %t ended %t exclusive %t", run.Key.Tick, run.Process == y.me, run.End.IsZero(), run.Exclusive)+fmt.Sprint(run.JobID, run.Triggered, run.Attempt, run.Outcome))
 					}
 					require.NoError(t, b.truth.Join("who looks"))
-					pulse, err := b.truth.Beat("who looks", true)
+					pulse, err := b.truth.Beat("who looks", claiming)
 					require.NoError(t, err)
 					for _, peer := range pulse.Members {
 						for _, process := range []string{y.me, y.dead, "new " + y.me} {

@@ -1,6 +1,7 @@
 package smallben_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -1005,4 +1006,127 @@ func TestAResumeThatCannotNumberAJobOfAnotherProcessAsksNothingMore(t *testing.T
 	after := recorder.calls()
 	maps.DeleteFunc(after, func(call string, n int) bool { return n == before[call] })
 	assert.Equal(t, map[string]int{"ListJobs": before["ListJobs"] + 1, "SetCronId": before["SetCronId"] + 1}, after)
+}
+
+func TestTheTicksOfAJobThatNobodyDecodesAreAccountedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		broken := rawJob(1)
+		broken.CronExpression, broken.SerializedJob, broken.Paused = "* * * * * *", "no gob", false
+		recorder.put(broken)
+		s := processes(t, recorder, 1, runOnce)[0]
+		begin := time.Now()
+		pass(5 * time.Minute)
+		runs := recorder.runs()
+		counts := outcomes(runs)
+		assert.InDelta(t, 4*60, counts[smallben.OutcomeMissed], 90, "up to a sweep ago")
+		assert.NotZero(t, counts[smallben.OutcomeWaiting], "they wait for a process that knows the type")
+		// The row that a newer process writes is one that this process knows.
+		var knows = newRecorder()
+		require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, "* * * * * *", knows)}))
+		pass(2*time.Minute + time.Second/2)
+		checkEveryTickIsRecorded(t, recorder, 1, ticksEvery(time.Second, begin, time.Now().Add(-2*time.Minute)))
+		assert.Greater(t, knows.count(), 110)
+	})
+}
+
+func TestATriggeredRunOfAPausedJobThatIsLostRunsAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 2, func(c *smallben.Config) { c.Runs.RerunLost = true })[0]
+		runs := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", runs)}))
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{}))
+		pass(5 * time.Second)
+		require.NoError(t, recorder.Join("ghost"))
+		key := ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}
+		_, err := recorder.Claim("ghost", []ledger.Claim{{Key: key}})
+		require.NoError(t, err)
+		pass(30 * time.Second)
+		inputs := runs.runs()
+		require.Len(t, inputs, 1)
+		assert.Equal(t, 2, inputs[0].Attempt)
+		assert.True(t, inputs[0].Triggered)
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeLost: 1, smallben.OutcomeOK: 1}, outcomes(recorder.runs()))
+	})
+}
+
+func TestALostRunOfADeletedJobIsNotRunUnderANewOneOfItsID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.RerunLost = true })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}))
+		pass(time.Second)
+		require.NoError(t, recorder.Join("ghost"))
+		_, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}}})
+		require.NoError(t, err)
+		pass(time.Second)
+		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+		runs := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", runs)}))
+		pass(time.Minute)
+		assert.Zero(t, runs.count())
+		assert.Equal(t, 1, outcomes(recorder.runs())[smallben.OutcomeLost])
+	})
+}
+
+func TestARunThatWasGivenAwayIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 1)[0]
+		var cause error
+		told := newContextProbe(func(ctx context.Context, _ smallben.CronJobInput) error {
+			<-ctx.Done()
+			cause = context.Cause(ctx)
+			return ctx.Err()
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", told)}))
+		pass(time.Minute + time.Second)
+		// Others take this process for dead.
+		beat, err := recorder.Beat("nobody", claiming)
+		require.ErrorIs(t, err, ledger.ErrNotRegistered)
+		require.NoError(t, recorder.Join("other"))
+		beat, err = recorder.Beat("other", claiming)
+		require.NoError(t, err)
+		_, err = recorder.Change(func(tx ledger.Tx) error {
+			_, err := tx.Expire(beat.Members)
+			return err
+		})
+		require.NoError(t, err)
+		pass(3 * time.Second)
+		assert.ErrorIs(t, cause, smallben.ErrRunLost)
+	})
+}
+
+func TestASecondTakesTheTicksOfAnOwnerThatStandsStill(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		all := processes(t, recorder, 2)
+		runs := newRecorder()
+		var jobs []smallben.Job
+		for id := range int64(20) {
+			jobs = append(jobs, job(id+1, "* * * * * *", runs))
+		}
+		require.NoError(t, all[0].AddJobs(jobs))
+		pass(10 * time.Second)
+		// A process that is registered, claims nothing, and was heard of just now.
+		require.NoError(t, recorder.Join("zombie"))
+		_, err := recorder.Beat("zombie", claiming)
+		require.NoError(t, err)
+		begin := time.Now()
+		pass(60*time.Second + time.Second/2)
+		late := 0
+		for _, run := range recorder.runs() {
+			if run.Tick.After(begin) {
+				assert.LessOrEqual(t, run.Lateness(), time.Second)
+				if run.Lateness() > 0 {
+					late++
+				}
+			}
+		}
+		assert.NotZero(t, late, "some were its own until it was suspected")
+		for id := range int64(20) {
+			checkEveryTickIsRecorded(t, recorder, id+1, ticksEvery(time.Second, begin, time.Now().Add(-time.Second)))
+		}
+	})
 }

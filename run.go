@@ -491,6 +491,12 @@ func (c *runner) call(r *run) (err error, timedOut bool) {
 // around it. A contextJob that is nil stands for a job that takes no context.
 func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
 	ctx := logr.NewContext(r.session.context, c.loggerOf(r))
+	if r.grant != nil {
+		cancelable, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		r.grant.OnCancel(cancel)
+		ctx = cancelable
+	}
 	if contextJob != nil && c.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)

@@ -46,6 +46,10 @@ type Run struct {
 	Due time.Time
 }
 
+// ErrRunLost is the cause (context.Cause) with which the context of a run ends whose
+// process was taken for dead: the run is recorded as lost, and may run again elsewhere.
+var ErrRunLost = ledger.ErrGivenAway
+
 // Duration is how long the run took. It is 0 until it has ended.
 func (r Run) Duration() time.Duration {
 	if r.End.IsZero() {
@@ -311,11 +315,42 @@ type record struct {
 	timing  ledger.Timing
 	metrics *recordMetrics
 	host    *SmallBen
-	ledger  *ledger.Ledger // nil until it is opened
+	ledger  *ledger.Ledger // nil if there is no store
+
+	// heldBack are the jobs that are not paused and do not decode here: their ticks
+	// are accounted for all the same. It is guarded by SmallBen.mu.
+	heldBack map[int64]ledger.Job
+}
+
+// holdBackLocked notes which rows do not decode, and that the others do.
+func (r *record) holdBackLocked(rows []RawJob, undecodable []error) {
+	bad := make(map[int64]bool, len(undecodable))
+	for _, err := range undecodable {
+		bad[jobID(err)] = true
+	}
+	for i := range rows {
+		row := &rows[i]
+		if !bad[row.ID] || row.Paused || row.nameless() {
+			delete(r.heldBack, row.ID)
+			continue
+		}
+		r.heldBack[row.ID] = ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro(),
+			Revision: row.revision, Schedule: r.schedule(row.CronExpression, row.CreatedAt), Undecodable: true,
+			Overlap: r.host.scheduler.overlap.recorded(), MakeUp: r.config.Missed.makeUp()}
+	}
+}
+
+// schedule is that of an expression. One that does not parse has no ticks.
+func (r *record) schedule(expression string, createdAt time.Time) ledger.Schedule {
+	schedule, err := parseExpression(expression, createdAt)
+	if err != nil {
+		return neverSchedule{}
+	}
+	return inLocation(schedule, r.host.scheduler.location)
 }
 
 func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
-	r := &record{config: config, timing: ledger.DefaultTiming, metrics: newRecordMetrics(), host: s}
+	r := &record{config: config, timing: ledger.DefaultTiming, metrics: newRecordMetrics(), host: s, heldBack: make(map[int64]ledger.Job)}
 	if r.refusal = checkRecord(&r.config, s.scheduler.location); r.refusal != nil {
 		return r
 	}
@@ -588,8 +623,17 @@ func (s *session) entry(jobID int64) *entry {
 	return nil
 }
 
+// Partial implements ledger.Host.
+func (h *ledgerHost) Partial() bool {
+	h.s.mu.RLock()
+	defer h.s.mu.RUnlock()
+	return len(h.s.record.heldBack) > 0
+}
+
 // Jobs implements ledger.Host.
 func (h *ledgerHost) Jobs() []ledger.Job {
+	h.s.mu.RLock()
+	defer h.s.mu.RUnlock()
 	h.s.scheduler.mu.RLock()
 	defer h.s.scheduler.mu.RUnlock()
 	jobs := make([]ledger.Job, 0, len(h.s.scheduler.entries))
@@ -598,16 +642,12 @@ func (h *ledgerHost) Jobs() []ledger.Job {
 			jobs = append(jobs, e.recorded())
 		}
 	}
-	return jobs
+	return slices.AppendSeq(jobs, maps.Values(h.s.record.heldBack))
 }
 
 // Schedule implements ledger.Host.
 func (h *ledgerHost) Schedule(expression string, createdAt time.Time) ledger.Schedule {
-	schedule, err := parseExpression(expression, createdAt)
-	if err != nil {
-		return neverSchedule{}
-	}
-	return inLocation(schedule, h.s.scheduler.location)
+	return h.s.record.schedule(expression, createdAt)
 }
 
 // Follow implements ledger.Host.

@@ -241,6 +241,10 @@ func (s *SmallBen) load() (contents, error) {
 		s.record.ledger.Saw(changes.Revision)
 		jobs, undecodable := decodeRows(changes.Jobs)
 		loaded.heldBack = undecodable
+		s.mu.Lock()
+		clear(s.record.heldBack)
+		s.record.holdBackLocked(changes.Jobs, undecodable)
+		s.mu.Unlock()
 		for i := range jobs {
 			if jobs[i].rawJob.Paused {
 				loaded.paused = append(loaded.paused, jobs[i].rawJob.ID)
@@ -346,6 +350,9 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 	for i := range jobs {
 		id := jobs[i].rawJob.ID
 		delete(s.undecodable, id)
+		if s.record != nil {
+			delete(s.record.heldBack, id)
+		}
 		if jobs[i].rawJob.Paused {
 			s.paused[id] = struct{}{}
 		} else {
@@ -361,6 +368,9 @@ func (s *SmallBen) forgetLocked(ids []int64) {
 	for _, id := range ids {
 		delete(s.paused, id)
 		delete(s.undecodable, id)
+		if s.record != nil {
+			delete(s.record.heldBack, id)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func TestAWaitingRunIsClaimedOnceWhenItIsDue(t *testing.T) {
 		now := time.Now().UTC().Truncate(time.Microsecond)
 		r.record(t, waits(runKey(1, 1), now.Add(-time.Minute)), waits(runKey(2, 1), now.Add(-time.Hour)), waits(runKey(3, 1), now.Add(time.Hour)))
 		require.Equal(t, []ledger.Key{runKey(2, 1), runKey(1, 1), runKey(3, 1)}, r.waiting(t))
-		beat, err := r.Beat("a", true)
+		beat, err := r.Beat("a", claiming)
 		require.NoError(t, err)
 		require.Equal(t, now.Add(-time.Hour), beat.Due)
 		first, err := r.Waiting(nil, 1)

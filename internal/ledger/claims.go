@@ -29,7 +29,48 @@ type Grant struct {
 	stale  int    // how often it was
 	unsure bool   // it may be recorded already: the reply was lost
 	ended  func() // nil, or is told when the grant is over
+
+	mu       sync.Mutex  // guards the fields below, for moments
+	cancel   func(error) // of the run, or nil
+	canceled error       // why the run is to end, or nil
 }
+
+// OnCancel sets what ends the context of the run. It is called once, with the cause:
+// at once if the run is to end already.
+func (g *Grant) OnCancel(cancel func(cause error)) {
+	g.mu.Lock()
+	g.cancel = cancel
+	cause := g.canceled
+	g.mu.Unlock()
+	if cause != nil {
+		cancel(cause)
+	}
+}
+
+// Cancel ends the context of the run, if it has one.
+func (g *Grant) Cancel(cause error) {
+	g.mu.Lock()
+	cancel := g.cancel
+	if g.canceled != nil {
+		cancel = nil
+	}
+	g.canceled = cause
+	g.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
+
+// started reports whether the run has a context to end.
+func (g *Grant) started() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.cancel != nil
+}
+
+// ErrGivenAway is why the context of a run ends whose process was taken for dead: the
+// run is recorded as lost, and may run again elsewhere.
+var ErrGivenAway = errors.New("this process was taken for dead, and the run is recorded as lost")
 
 // End records how the run ended. A retry that is not zero is when the next attempt
 // may run.
@@ -57,12 +98,12 @@ type claims struct {
 	inDoubt atomic.Bool  // there may be unfinished runs that nobody knows
 
 	mu        sync.Mutex // guards the fields below, for moments
-	asked     map[keyID]struct{}
+	asked     map[keyID]*Grant
 	unclaimed map[*Grant]struct{} // that run without being recorded, yet
 }
 
 func newClaims(c *common, e *ends, f *feed) *claims {
-	return &claims{common: c, ends: e, feed: f, queue: newQueue[*Grant](), asked: make(map[keyID]struct{}), unclaimed: make(map[*Grant]struct{}),
+	return &claims{common: c, ends: e, feed: f, queue: newQueue[*Grant](), asked: make(map[keyID]*Grant), unclaimed: make(map[*Grant]struct{}),
 		trouble: trouble{what: "claim runs", log: c.config.Log}}
 }
 
@@ -85,19 +126,37 @@ func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
 	if !c.host.Hold() {
 		return nil, ErrStopped
 	}
+	g := &Grant{
+		Claim: Claim{Key: key, GroupID: job.GroupID, SuperGroupID: job.SuperGroupID, Revision: job.Revision,
+			Overlap: job.Overlap, Supersedes: job.Attempts > 1 && !key.Triggered && key.Attempt == 1},
+		CreatedAt: job.CreatedAt, claims: c, asked: time.Now(),
+	}
 	c.mu.Lock()
 	_, twice := c.asked[key.id()]
-	c.asked[key.id()] = struct{}{}
+	if !twice {
+		c.asked[key.id()] = g
+	}
 	c.mu.Unlock()
 	if twice {
 		c.host.Release()
 		return nil, errAsked
 	}
-	return &Grant{
-		Claim: Claim{Key: key, GroupID: job.GroupID, SuperGroupID: job.SuperGroupID, Revision: job.Revision,
-			Overlap: job.Overlap, Supersedes: job.Attempts > 1 && !key.Triggered && key.Attempt == 1},
-		CreatedAt: job.CreatedAt, claims: c, asked: time.Now(),
-	}, nil
+	return g, nil
+}
+
+// cancelAll ends the contexts of all runs: this process was taken for dead.
+func (c *claims) cancelAll(cause error) {
+	c.mu.Lock()
+	var all []*Grant
+	for _, g := range c.asked {
+		all = append(all, g)
+	}
+	c.mu.Unlock()
+	for _, g := range all {
+		if g.started() {
+			g.Cancel(cause)
+		}
+	}
 }
 
 // drop takes back a claim that was not won.

@@ -110,15 +110,8 @@ func (d *deputy) orphaned(before *members) (ticks []pendingTick) {
 	now := d.clock.databaseNow().In(d.config.Location)
 	from := now.Add(-suspectAfter(d.config.SyncInterval) - 2*d.config.SyncInterval - secondAfter)
 	live := d.owners.live.Load()
-	gone := make(map[string]bool)
-	for _, name := range before.names {
-		gone[name] = true
-	}
-	for _, name := range live.names {
-		delete(gone, name)
-	}
 	for _, job := range d.host.Jobs() {
-		if job.Undecodable || d.owners.rank(job.ID) != first || !gone[before.owner(job.ID)] {
+		if job.Undecodable || d.owners.rank(job.ID) != first || live.has(before.owner(job.ID)) {
 			continue
 		}
 		found, _ := TicksIn(job.Schedule, from, now, maxTakeOver)

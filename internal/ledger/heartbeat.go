@@ -15,8 +15,9 @@ func suspectAfter(syncInterval time.Duration) time.Duration { return syncInterva
 // database that is away kills nobody.
 type heartbeat struct {
 	*common
-	heard     func(h Heartbeat, seen int64, live []string, dead []Member)
+	heard     func(h Heartbeat, seen int64, live, dead []Member)
 	recovered func()
+	givenAway func()         // is told that this process was taken for dead
 	now       chan struct{}  // holds 1: wakes run
 	beating   sync.WaitGroup // run, and what it began
 	trouble   trouble
@@ -66,15 +67,16 @@ func (h *heartbeat) beat() {
 	if h.left {
 		return
 	}
-	claims, seen := !h.isStopped(), h.Seen()
+	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial()}, h.Seen()
 	sent := time.Now()
-	beat, err := h.store.Beat(h.process, claims)
+	beat, err := h.store.Beat(h.process, standing)
 	if errors.Is(err, ErrNotRegistered) {
 		// It was taken for dead. What it ran is recorded as lost.
 		h.config.Log.Info("this process was taken for dead, and joins again", "process", h.process)
+		h.givenAway()
 		if err = h.store.Join(h.process); err == nil {
 			seen, sent = h.Seen(), time.Now()
-			beat, err = h.store.Beat(h.process, claims)
+			beat, err = h.store.Beat(h.process, standing)
 		}
 	}
 	if err != nil {
@@ -90,21 +92,21 @@ func (h *heartbeat) beat() {
 	h.lastBeat, h.last = now, beat
 	h.offset = beat.Now.Sub(sent.Add(now.Sub(sent) / 2))
 	h.mu.Unlock()
-	live, dead := h.judge(beat.Members, gap, claims)
+	live, dead := h.judge(beat.Members, gap, standing)
 	h.heard(beat, seen, live, dead)
 }
 
 // judge tells who may claim ticks and who is dead. A gap between two answers of the
 // database that is longer than it should be proves nothing.
-func (h *heartbeat) judge(all []Member, gap time.Duration, claims bool) (live []string, dead []Member) {
+func (h *heartbeat) judge(all []Member, gap time.Duration, own Standing) (live, dead []Member) {
 	if gap > 2*h.config.SyncInterval+time.Second {
 		gap = 0
 	}
 	watched := make(map[string]watch, len(all))
 	for _, m := range all {
 		if m.Process == h.process {
-			if claims {
-				live = append(live, m.Process)
+			if own.Claims {
+				live = append(live, m)
 			}
 			continue
 		}
@@ -119,7 +121,7 @@ func (h *heartbeat) judge(all []Member, gap time.Duration, claims bool) (live []
 			dead = append(dead, m)
 		}
 		if m.Claims && m.Beats > 0 && w.still < suspectAfter(h.config.SyncInterval) {
-			live = append(live, m.Process)
+			live = append(live, m)
 		}
 	}
 	h.watched = watched

@@ -109,6 +109,8 @@ type Host interface {
 	// Look returns what is known here of a job, and false if it is not to run:
 	// it is paused, deleted or not known. A triggered run may be of a paused job.
 	Look(jobID int64, triggered bool) (Job, bool)
+	// Partial reports whether there are jobs that do not decode here.
+	Partial() bool
 	// Jobs returns all jobs that are not paused, those that do not decode here
 	// included.
 	Jobs() []Job

@@ -49,9 +49,9 @@ func (o *owners) changedLately(revision int64) bool {
 
 // members are the live processes, in order, and their hashes.
 type members struct {
-	names  []string
+	live   []Member
 	hashes []uint64
-	self   int // index of this process
+	self   int // index of this process, or -1
 }
 
 // rank is the place of this process among those that may claim the ticks of a job.
@@ -65,15 +65,15 @@ const (
 
 func newOwners(process string) *owners {
 	o := &owners{process: process}
-	o.live.Store(newMembers([]string{process}, process))
+	o.live.Store(newMembers([]Member{{Process: process}}, process))
 	return o
 }
 
-func newMembers(names []string, process string) *members {
-	m := &members{names: names, hashes: make([]uint64, len(names)), self: slices.Index(names, process)}
-	for i, name := range names {
+func newMembers(live []Member, process string) *members {
+	m := &members{live: live, hashes: make([]uint64, len(live)), self: slices.IndexFunc(live, func(l Member) bool { return l.Process == process })}
+	for i := range live {
 		h := fnv.New64a()
-		_, _ = h.Write([]byte(name))
+		_, _ = h.Write([]byte(live[i].Process))
 		m.hashes[i] = h.Sum64()
 	}
 	return m
@@ -81,36 +81,61 @@ func newMembers(names []string, process string) *members {
 
 // set replaces the live processes. It returns those before, if some of them are live
 // no longer, and else nil.
-func (o *owners) set(live []string) (before *members) {
+func (o *owners) set(live []Member) (before *members) {
 	old := o.live.Load()
-	if slices.Equal(old.names, live) {
+	same := func(a, b Member) bool { return a.Process == b.Process && a.Partial == b.Partial }
+	if slices.EqualFunc(old.live, live, same) {
 		return nil
 	}
-	o.live.Store(newMembers(live, o.process))
-	if slices.ContainsFunc(old.names, func(name string) bool { return !slices.Contains(live, name) }) {
+	next := newMembers(live, o.process)
+	o.live.Store(next)
+	if slices.ContainsFunc(old.live, func(m Member) bool { return !next.has(m.Process) }) {
 		return old
 	}
 	return nil
 }
 
+func (m *members) has(process string) bool {
+	return slices.ContainsFunc(m.live, func(l Member) bool { return l.Process == process })
+}
+
+// rank returns the place of this process for a job. Those that cannot run all jobs may
+// not be able to run this one: the second is whoever ranks before the others but the
+// first, and so are those after it as long as all before them are partial.
 func (o *owners) rank(jobID int64) rank {
 	m := o.live.Load()
 	if m.self < 0 {
 		return none
 	}
 	own := mix(m.hashes[m.self], jobID)
-	place := first
+	above, whole := 0, 0 // processes that rank above this one, and those that are not partial
+	best, bestWhole := uint64(0), false
 	for i, hash := range m.hashes {
 		if i == m.self {
 			continue
 		}
-		if weight := mix(hash, jobID); weight > own || weight == own && i < m.self {
-			if place++; place == none {
-				break
-			}
+		weight := mix(hash, jobID)
+		if weight < own || weight == own && i > m.self {
+			continue
+		}
+		above++
+		if !m.live[i].Partial {
+			whole++
+		}
+		if weight >= best {
+			best, bestWhole = weight, !m.live[i].Partial
 		}
 	}
-	return place
+	if bestWhole {
+		whole-- // the first one: it may be gone
+	}
+	switch {
+	case above == 0:
+		return first
+	case above == 1 || whole == 0:
+		return second
+	}
+	return none
 }
 
 // owner is the process that ranks first for a job.
@@ -121,7 +146,7 @@ func (m *members) owner(jobID int64) string {
 			best = i
 		}
 	}
-	return m.names[best]
+	return m.live[best].Process
 }
 
 // mix is the finalizer of MurmurHash3 over both.

@@ -102,6 +102,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.deputy = newDeputy(&s.common, s.claims, s.owners, s.heartbeat)
 	s.claims.rejoin = s.heartbeat.beat
 	s.heartbeat.heard = s.heard
+	s.heartbeat.givenAway = func() { s.claims.cancelAll(ErrGivenAway) }
 	s.heartbeat.recovered, s.claims.recovered = s.recovered, s.recovered
 	if err := l.store.Join(s.process); err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 }
 
 // heard passes on what a heartbeat brought.
-func (s *Session) heard(h Heartbeat, seen int64, live []string, dead []Member) {
+func (s *Session) heard(h Heartbeat, seen int64, live, dead []Member) {
 	s.feed.heard(h.Revision, seen)
 	if moved := s.owners.set(live); moved != nil {
 		s.deputy.takeOver(moved)

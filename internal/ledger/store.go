@@ -41,10 +41,10 @@ type Store interface {
 	Join(process string) error
 	Leave(process string) error
 
-	// Beat adds one to the heartbeats of a process, stores whether it claims
-	// ticks, and tells what time it is in the database. The error wraps
-	// ErrNotRegistered if the process is not registered.
-	Beat(process string, claims bool) (Heartbeat, error)
+	// Beat adds one to the heartbeats of a process, stores its standing, and tells
+	// what time it is in the database. The error wraps ErrNotRegistered if the
+	// process is not registered.
+	Beat(process string, standing Standing) (Heartbeat, error)
 
 	// Claim asks for runs, and returns a Result for each, in the order of the
 	// claims. It is ErrNotRegistered, wrapped, if the process is not registered.
@@ -288,7 +288,13 @@ type Heartbeat struct {
 type Member struct {
 	Process string
 	Beats   int64
+	Standing
+}
+
+// Standing is what a process tells the others of itself.
+type Standing struct {
 	Claims  bool // it claims ticks: it has started, and was not stopped
+	Partial bool // it cannot run all jobs: some do not decode there
 }
 
 // Watermark is how far the ticks of a job are accounted for.

@@ -18,7 +18,7 @@ import (
 
 // probeTimeout is how long a pooled connection may take to answer before it counts
 // as dead: its peer may be gone without a word.
-const probeTimeout = 2 * time.Second
+const probeTimeout = time.Second
 
 // acquire calls first, which must not commit anything, with a connection, and
 // returns that. A connection that died in the pool, with its server perhaps, or

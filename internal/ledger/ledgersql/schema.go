@@ -6,7 +6,7 @@ var Tables = []struct{ Name, Fields string }{
 	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint"},
 	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
 	{"smallben_locks", "process text, delayed boolean, " + keyFields},
-	{"smallben_processes", "process text, beats bigint, claims boolean"},
+	{"smallben_processes", "process text, beats bigint, claims boolean, partial boolean"},
 	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
 }
 
@@ -88,7 +88,8 @@ var Schema = []string{
 	`CREATE TABLE IF NOT EXISTS {smallben_processes} (
 	process text PRIMARY KEY,
 	beats bigint NOT NULL,
-	claims boolean NOT NULL
+	claims boolean NOT NULL,
+	partial boolean NOT NULL
 )`,
 	// One row: the last revision, tokens of the last changes, and who leads.
 	`CREATE TABLE IF NOT EXISTS {smallben_ledger} (

@@ -26,7 +26,9 @@ const (
 	runChunk   = 2000             // claims and ends of one statement
 	jobChunk   = 10_000           // jobs of one statement
 	chunkBytes = 8 << 20          // text of one statement, about
-	claimLimit = 10 * time.Second // of a call of Claim
+	claimLimit = 5 * time.Second  // of a call of Claim
+	beatLimit  = 6 * time.Second  // of a heartbeat
+	beatIdle   = 15 * time.Second // without a heartbeat, after which its connection is given back
 )
 
 // Options say how a Store reads and makes tables.
@@ -41,6 +43,7 @@ type Options struct {
 type Store struct {
 	db      *sqltx.DB
 	options Options
+	beats   *sqltx.Kept // for heartbeats, which wait for nobody
 
 	mu sync.Mutex // guards pruned, for moments
 	// pruned is the tick up to which the present round of Prune has looked.
@@ -51,7 +54,7 @@ var _ ledger.Store = (*Store)(nil)
 
 // New makes a store. It does no I/O.
 func New(db *sqltx.DB, options Options) *Store {
-	return &Store{db: db, options: options, pruned: math.MinInt64}
+	return &Store{db: db, options: options, beats: db.Keep(beatLimit, beatIdle), pruned: math.MinInt64}
 }
 
 func (s *Store) createdAt(value any) time.Time { return s.options.CreatedAt(value) }
@@ -171,7 +174,7 @@ func shareable(on statements) error {
 // Join implements ledger.Store.
 func (s *Store) Join(process string) error {
 	return s.write("join", func(on statements) error {
-		return on.exec("INSERT INTO {smallben_processes} (process, beats, claims) VALUES ($1, 0, false) ON CONFLICT DO NOTHING", process)
+		return on.exec("INSERT INTO {smallben_processes} (process, beats, claims, partial) VALUES ($1, 0, false, false) ON CONFLICT DO NOTHING", process)
 	}, func(on statements) (bool, error) { return on.registered(process, "") })
 }
 
@@ -186,19 +189,20 @@ func (s *Store) Leave(process string) error {
 }
 
 // Beat implements ledger.Store. It is one statement, without a transaction: a heartbeat
-// too many does no harm.
-func (s *Store) Beat(process string, claims bool) (beat ledger.Heartbeat, err error) {
+// too many does no harm. It has a connection of its own, where there are enough, and
+// takes beatLimit at most.
+func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Heartbeat, err error) {
 	if err := s.supported("heartbeat"); err != nil {
 		return beat, err
 	}
 	ctx, cancel := s.db.Context()
 	defer cancel()
-	err = s.db.Failed("heartbeat", s.db.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
+	err = s.db.Failed("heartbeat", s.beats.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
 		beat = ledger.Heartbeat{}
 		var beats int64
 		var now, due *int64
 		var members string
-		err := statements{tx}.row(beatOnce, []any{process, claims}, &beats, &now, &beat.Revision, &beat.Leader, &due, &members)
+		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial}, &beats, &now, &beat.Revision, &beat.Leader, &due, &members)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
 		}
@@ -209,7 +213,7 @@ func (s *Store) Beat(process string, claims bool) (beat ledger.Heartbeat, err er
 		beat.Members, err = decodeMembers(members)
 		for i := range beat.Members {
 			if m := &beat.Members[i]; m.Process == process {
-				m.Beats, m.Claims = beats, claims
+				m.Beats, m.Standing = beats, standing
 			}
 		}
 		return err
@@ -220,17 +224,17 @@ func (s *Store) Beat(process string, claims bool) (beat ledger.Heartbeat, err er
 	return beat, nil
 }
 
-// decodeMembers reads a list of processes, their heartbeats, and whether they claim,
-// and sorts it.
+// decodeMembers reads a list of processes, their heartbeats and standings, and sorts
+// it.
 func decodeMembers(text string) ([]ledger.Member, error) {
-	var rows [][3]json.RawMessage
+	var rows [][4]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &rows); err != nil {
 		return nil, err
 	}
 	members := make([]ledger.Member, len(rows))
 	for i, row := range rows {
 		m := &members[i]
-		m.Claims = string(row[2]) == "1"
+		m.Claims, m.Partial = string(row[2]) == "1", string(row[3]) == "1"
 		if err := errors.Join(json.Unmarshal(row[0], &m.Process), json.Unmarshal(row[1], &m.Beats)); err != nil {
 			return nil, err
 		}
