@@ -42,6 +42,7 @@ soak: ## run everything at random for SOAK=10m
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
 	SMALLBEN_REQUIRE_POSTGRES=1 SMALLBEN_SOAK=$(SOAK) go test -race -run Soak -count=1 -timeout=0 -v . ./test
+	SMALLBEN_SOAK=$(SOAK) go test -run AgreesWithBruteForce -count=1 -timeout=0 -v ./internal/walltime
 
 cover: ## say which statements the tests do not reach
 	@sh scripts/setup.sh compiler
