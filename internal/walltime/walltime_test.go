@@ -126,6 +126,58 @@ func TestTicksWhereAClockIsSet(t *testing.T) {
 	}
 }
 
+// What Cronos publishes for its rules, where they are those of cron(8): it takes
+// ranges for intervals, and does not skip an interval of one hour.
+func TestNextAgreesWithWhatOthersPublish(t *testing.T) {
+	t.Parallel()
+	const minutes = "2006-01-02 15:04 -07:00"
+	for _, c := range []struct{ zone, expression, after, next string }{
+		{"America/New_York", "*/30 * * * *", "2016-03-13 01:30 -05:00", "2016-03-13 03:00 -04:00"},
+		{"America/New_York", "0,30 0-23/2 * * *", "2016-03-13 00:30 -05:00", "2016-03-13 03:00 -04:00"},
+		{"America/New_York", "0,30 2 * * *", "2016-03-12 02:30 -05:00", "2016-03-13 03:00 -04:00"},
+		{"America/New_York", "0,30 02 13 03 *", "2016-03-13 01:45 -05:00", "2016-03-13 03:00 -04:00"},
+		{"America/New_York", "30 0-23/2 * * *", "2016-03-13 00:30 -05:00", "2016-03-13 03:00 -04:00"},
+		{"America/New_York", "0,59 * * * *", "2016-03-13 01:59 -05:00", "2016-03-13 03:00 -04:00"},
+		{"Australia/Lord_Howe", "*/30 * * * *", "2017-10-01 01:45 +10:30", "2017-10-01 02:30 +11:00"},
+		{"Australia/Lord_Howe", "0,30 0-23/2 * * *", "2017-10-01 01:59 +10:30", "2017-10-01 02:30 +11:00"},
+		{"Australia/Lord_Howe", "0,30 02 01 10 *", "2017-10-01 01:45 +10:30", "2017-10-01 02:30 +11:00"},
+		{"Australia/Lord_Howe", "30 2 * * *", "2017-10-01 01:59 +10:30", "2017-10-01 02:30 +11:00"},
+		{"America/New_York", "*/30 */2 * * *", "2016-11-06 01:30 -04:00", "2016-11-06 02:00 -05:00"},
+		{"America/New_York", "0 2-3 * * *", "2016-11-06 00:30 -04:00", "2016-11-06 02:00 -05:00"},
+		{"America/New_York", "*/30 * * * *", "2016-11-06 01:30 -04:00", "2016-11-06 01:00 -05:00"},
+		{"America/New_York", "*/30 * * * *", "2016-11-06 01:30 -05:00", "2016-11-06 02:00 -05:00"},
+		{"America/New_York", "30 */1 * * *", "2016-11-06 01:59 -04:00", "2016-11-06 01:30 -05:00"},
+		{"America/New_York", "*/30 1 * * *", "2016-11-06 01:59 -04:00", "2016-11-06 01:00 -05:00"},
+		{"America/New_York", "0,30 1 * * *", "2016-11-06 01:20 -04:00", "2016-11-06 01:30 -04:00"},
+		{"America/New_York", "0,30 1 * * *", "2016-11-06 01:30 -04:00", "2016-11-07 01:00 -05:00"},
+		{"America/New_York", "0,30 1 * * *", "2016-11-06 01:00 -05:00", "2016-11-07 01:00 -05:00"},
+	} {
+		zone := load(t, c.zone)
+		after, err := time.Parse(minutes, c.after)
+		require.NoError(t, err)
+		assert.Equal(t, c.next, parse(t, c.expression).Next(zone, after.In(zone)).Format(minutes), "%s in %s after %s", c.expression, c.zone, c.after)
+	}
+}
+
+func TestEachDayOfAYearHasItsTick(t *testing.T) {
+	t.Parallel()
+	all, err := zones()
+	require.NoError(t, err)
+	for _, name := range []string{"Australia/Lord_Howe", "Africa/Cairo", "Asia/Beirut", "America/Havana", "America/Santiago", "Atlantic/Azores", "Pacific/Chatham", "Antarctica/Troll", "Europe/Rome"} {
+		for _, expression := range []string{"0 12 * * *", "0 0 * * *", "30 2 * * *", "50 3 * * *"} {
+			fields, days := parse(t, expression), make(map[string]int)
+			begin := time.Date(2027, 1, 1, 0, 0, 0, 0, all[name]).Add(-time.Second)
+			for at := fields.Next(all[name], begin); at.Year() < 2028; at = fields.Next(all[name], at) {
+				days[at.Format("01-02")]++
+			}
+			assert.Len(t, days, 365, "%s in %s", expression, name)
+			for day, ticks := range days {
+				assert.Equal(t, 1, ticks, "%s in %s on %s", expression, name, day)
+			}
+		}
+	}
+}
+
 func TestNextIsZeroWhereNothingMatches(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
