@@ -566,6 +566,33 @@ func TestNextRunsPreviewsWhatAJobWillDo(t *testing.T) {
 	}
 }
 
+// In 2000 the clock of Chatham is set back on 19 March, from 3:45 to 2:45, and
+// forward on 1 October, from 2:45 to 3:45.
+func TestAJobRunsOnceOnEachDayThoughTheClockIsSet(t *testing.T) {
+	for _, record := range []bool{false, true} {
+		t.Run(fmt.Sprintf("record %v", record), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				chatham, err := time.LoadLocation("Pacific/Chatham")
+				require.NoError(t, err)
+				time.Sleep(time.Until(time.Date(2000, 3, 17, 12, 0, 0, 0, chatham)))
+				s := create(t, newMemoryRecorder(), recordingConfig(func(c *smallben.Config) {
+					c.Runs.Record = record
+					c.SchedulerConfig.WithLocation = chatham
+				}))
+				require.NoError(t, s.Start())
+				var runs [4]atomic.Int32
+				for i, expression := range []string{"50 3 * * *", "0 3 * * *", "45-59/5 3 * * SUN", "*/5 3 * * *"} {
+					counting := newProbe(func(*probe, smallben.CronJobInput) { runs[i].Add(1) })
+					require.NoError(t, s.AddJobs([]smallben.Job{job(int64(i+1), expression, counting)}))
+				}
+				pass(4 * 24 * time.Hour)
+				got := [4]int32{runs[0].Load(), runs[1].Load(), runs[2].Load(), runs[3].Load()}
+				assert.Equal(t, [4]int32{4, 4, 3, 4*12 + 9}, got)
+			})
+		})
+	}
+}
+
 func TestAJobAtATimeRunsOnceAndStaysListed(t *testing.T) {
 	for _, record := range []bool{false, true} {
 		t.Run(fmt.Sprintf("record %v", record), func(t *testing.T) {
