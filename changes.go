@@ -479,7 +479,7 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 		j.changes.expression = true
 	}
 	if update.JobOtherInputs != nil {
-		j.input = update.input
+		j.input, j.given = update.input, true
 		j.rawJob.SerializedJobInput = update.storedInput
 		j.changes.input = true
 	}

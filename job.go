@@ -342,5 +342,7 @@ func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule
 		SerializedJob:      encodedJob,
 		SerializedJobInput: encodedInput,
 	}
-	return newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput)), nil
+	built := newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput))
+	built.given = true
+	return built, nil
 }

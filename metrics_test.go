@@ -128,7 +128,7 @@ func TestTheNamesOfTheMetricsFollowPrometheusConventions(t *testing.T) {
 		require.NoError(t, s.RegisterMetrics(registry))
 		families, err := registry.Gather()
 		require.NoError(t, err)
-		assert.Len(t, families, 10, "each has a value")
+		assert.Len(t, families, 11, "each has a value")
 		problems, err := testutil.GatherAndLint(registry)
 		require.NoError(t, err)
 		assert.Equal(t, []promlint.Problem{

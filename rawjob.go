@@ -96,6 +96,7 @@ type JobWithSchedule struct {
 	schedule cron.Schedule
 	job      CronJob
 	input    map[string]any
+	given    bool // input is what a user gave, not what the row decodes to
 
 	// changes says which columns a change names. For an update, nothing set
 	// means both expression and input.
@@ -276,7 +277,13 @@ func plain(input map[string]any) bool {
 	return true
 }
 
+// noInput is the stored form of a nil input.
+const noInput = "null"
+
 func decodeInput(stored string) (map[string]any, error) {
+	if stored == noInput {
+		return nil, nil
+	}
 	var input map[string]any
 	if err := json.Unmarshal([]byte(stored), &input); err != nil {
 		return nil, fmt.Errorf("input: %w", err)

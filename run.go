@@ -96,7 +96,7 @@ type run struct {
 	createdAt int64         // as target.createdAt
 	job       CronJob
 	input     CronJobInput
-	fields    []inputField // to become input.OtherInputs
+	given     *givenInput // as work.given
 }
 
 // jobState is what is known of a job by its id, whatever its entries: it keeps a
@@ -320,7 +320,7 @@ func (state *jobState) begin(e *entry, at tick) *run {
 		return nil
 	}
 	state.running = append(state.running, e.session)
-	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, job: e.job, input: e.inputAt(at), fields: e.input}
+	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, job: e.job, input: e.inputAt(at), given: e.given}
 }
 
 // inputAt is what a run of the tick receives, its own map excepted: that one is
@@ -401,12 +401,7 @@ func newRunner(config *Config) runner {
 // execute calls the job and survives it. The run is taken off the books before
 // anything is logged: a sink that blocks holds up nothing else.
 func (s *scheduler) execute(r *run) {
-	if r.fields != nil {
-		r.input.OtherInputs = make(map[string]any, len(r.fields))
-		for _, field := range r.fields {
-			r.input.OtherInputs[field.key] = field.value
-		}
-	}
+	r.input.OtherInputs = r.given.decode(r.input.stored)
 	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: time.Now()}
 	r.metrics.started(result.Start.Sub(result.Tick))
 	// Nothing else is left of a run that leaves its goroutine.

@@ -6,9 +6,12 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/robfig/cron/v3"
 
 	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/timetable"
@@ -28,7 +31,9 @@ type scheduler struct {
 	pageSize int                                              // of timetables; tests change it
 	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
 
-	places places
+	places      places
+	schedules   shared[scheduled] // by expression
+	givenInputs givenInputs
 
 	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
 	// entries and what SmallBen knows of the other rows change together. The lock
@@ -106,7 +111,7 @@ type entry struct {
 	work
 }
 
-// work is what an entry runs. What input points to is not changed.
+// work is what an entry runs. What given points to is not changed.
 type work struct {
 	job          CronJob
 	metrics      *typeMetrics // of the type of job
@@ -114,16 +119,9 @@ type work struct {
 	superGroupID int64
 	revision     int64 // of the stored job, if runs are recorded
 	expression   string
-	input        []inputField
-	storedInput  string
-	jobHash      uint32 // of the stored job
-}
-
-// inputField is one key of an input. A slice of them takes a tenth of the
-// memory of a map, and each run is given a map of its own in any case.
-type inputField struct {
-	key   string
-	value any
+	storedInput  string      // each run decodes it
+	given        *givenInput // what of it a user gave and JSON does not give back; or nil
+	jobHash      uint32      // of the stored job
 }
 
 func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
@@ -132,8 +130,8 @@ func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
 		createdAt: job.rawJob.CreatedAt.UnixMicro(),
 		cronID:    int32(job.rawJob.CronID),
 	}
-	e.slot.Key, e.slot.Schedule = e, inLocation(job.schedule, s.location)
 	s.describe(&e.work, job)
+	s.schedule(e, job)
 	return e
 }
 
@@ -141,13 +139,34 @@ func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
 // changed.
 func (s *scheduler) rescheduled(old *entry, job *JobWithSchedule) *entry {
 	e := &entry{id: old.id, createdAt: old.createdAt, cronID: old.cronID}
-	e.slot.Key, e.slot.Schedule = e, inLocation(job.schedule, s.location)
 	shard := s.shard(old.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	e.work = old.work
 	s.describe(&e.work, job)
+	s.schedule(e, job)
 	return e
+}
+
+// scheduled is an expression and what it means. Jobs of one expression share it.
+type scheduled struct {
+	expression string
+	schedule   cron.Schedule
+}
+
+// schedule sets when a new entry fires: in the scheduler's location, where its
+// expression names none.
+func (s *scheduler) schedule(e *entry, job *JobWithSchedule) {
+	e.slot.Key = e
+	e.slot.Schedule = job.schedule
+	if _, ok := job.schedule.(zonedSchedule); !ok {
+		return // of the job alone
+	}
+	expression := job.rawJob.CronExpression
+	shared, _ := s.schedules.get(expression, func() (scheduled, error) {
+		return scheduled{strings.Clone(expression), inLocation(job.schedule, s.location)}, nil
+	})
+	e.expression, e.slot.Schedule = shared.expression, shared.schedule
 }
 
 var hashSeed = maphash.MakeSeed()
@@ -170,12 +189,9 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 		return
 	}
 	w.storedInput = job.rawJob.SerializedJobInput
-	w.input = nil
-	if job.input != nil {
-		w.input = make([]inputField, 0, len(job.input))
-		for key, value := range job.input {
-			w.input = append(w.input, inputField{key, value})
-		}
+	w.given = nil
+	if job.given {
+		w.given = s.givenInputs.of(job.input)
 	}
 }
 
