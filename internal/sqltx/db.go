@@ -35,6 +35,17 @@ const (
 	SQLite
 )
 
+// kindOf is the kind of a dialect of GORM.
+func kindOf(dialect string) Kind {
+	switch dialect {
+	case "postgres":
+		return Postgres
+	case "sqlite":
+		return SQLite
+	}
+	return Portable
+}
+
 // Options say how to open a DB.
 type Options struct {
 	// Dialector is the database. It must be set.
@@ -80,12 +91,8 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 	if err := db.open(ctx, options); err != nil {
 		return nil, err
 	}
-	switch name := db.gorm.Name(); {
-	case options.Portable:
-	case name == "postgres":
-		db.kind = Postgres
-	case name == "sqlite":
-		db.kind = SQLite
+	if !options.Portable {
+		db.kind = kindOf(db.gorm.Name())
 	}
 	err := db.learn(ctx, options)
 	if err != nil && db.owned {
