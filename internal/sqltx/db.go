@@ -187,12 +187,7 @@ func (db *DB) pinMemory(ctx context.Context) error {
 		return tx.Row("SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
 	})
 	if err == nil && file == "" {
-		if !db.owned && db.pool.Stats().MaxOpenConnections != 1 {
-			return errors.New("each connection of the pool may have a database of its own in memory: SetMaxOpenConns(1)")
-		}
 		db.pinned = true
-	}
-	if db.pinned && db.owned {
 		db.pool.SetMaxOpenConns(1)
 		db.pool.SetMaxIdleConns(1)
 		db.pool.SetConnMaxLifetime(0)
