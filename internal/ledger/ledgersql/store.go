@@ -14,7 +14,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,19 +57,6 @@ func New(db *sqltx.DB, options Options) *Store {
 }
 
 func (s *Store) createdAt(value any) time.Time { return s.options.CreatedAt(value) }
-
-// SchemaText is the statements that create the tables of the record, each ended by a
-// semicolon. It is empty if the database is neither PostgreSQL nor SQLite.
-func SchemaText(db *sqltx.DB) string {
-	if db.Kind() == sqltx.Portable {
-		return ""
-	}
-	var text strings.Builder
-	for _, statement := range Schema {
-		text.WriteString(db.Words(statement) + ";\n")
-	}
-	return text.String()
-}
 
 // Open implements ledger.Store. It creates the tables of the record that are missing,
 // unless SkipMigration is set.
@@ -132,7 +118,7 @@ func (s *Store) migrate(op string) error {
 		return err
 	}
 	if missing != "" && s.options.SkipMigration {
-		return fmt.Errorf("open record: the table %s is missing, and SkipMigration is set: RunsSchema gives the statements that create it", s.db.Table(missing))
+		return fmt.Errorf("open record: the table %s is missing, and SkipMigration is set: Schema gives the statements that create it", s.db.Table(missing))
 	}
 	if missing != "" {
 		err = s.write(op, func(on statements) error {
