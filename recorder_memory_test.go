@@ -27,6 +27,7 @@ var (
 type memoryRecorder struct {
 	smallben.Recorded               // by itself
 	writing           chan struct{} // holds a token while a call writes
+	ahead             time.Duration // of its clock to that of the processes
 
 	mu     sync.RWMutex
 	record *memoryRecord
@@ -115,6 +116,9 @@ func (d *memoryRecord) clone() *memoryRecord {
 	c.spans = maps.Clone(d.spans)
 	return &c
 }
+
+// now is the time of the record.
+func (r *memoryRecorder) now() time.Time { return storedNow().Add(r.ahead) }
 
 // The knobs.
 
@@ -350,7 +354,7 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 			return err
 		}
 		d.processes[process] = memoryProcess{d.processes[process].beats + 1, standing}
-		beat = ledger.Heartbeat{Now: storedNow(), Revision: d.revision}
+		beat = ledger.Heartbeat{Now: r.now(), Revision: d.revision}
 		if _, registered := d.processes[d.leader]; registered {
 			beat.Leader = d.leader
 		}
@@ -374,7 +378,7 @@ func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.
 		if err := d.registered("claim", process); err != nil {
 			return err
 		}
-		now := storedNow()
+		now := r.now()
 		order := make([]int, len(claims))
 		for i := range order {
 			order[i] = i
@@ -583,7 +587,7 @@ func (r *memoryRecorder) Change(change func(tx ledger.Tx) error) (int64, error) 
 	err := r.call("Change", func() error {
 		r.writing <- struct{}{}
 		defer func() { <-r.writing }()
-		tx := &memoryTx{recorder: r, now: storedNow(), record: r.contents()}
+		tx := &memoryTx{recorder: r, now: r.now(), record: r.contents()}
 		if !tx.record.open {
 			return errNoRecord
 		}

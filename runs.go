@@ -519,7 +519,7 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 	if s.scheduler.session == nil {
 		return
 	}
-	now := time.Now().In(s.scheduler.location)
+	now := s.scheduler.session.ledger.Now().In(s.scheduler.location)
 	for i := range jobs {
 		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
 		if !ok {
@@ -675,6 +675,9 @@ func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
 	defer shard.mu.Unlock()
 	s.countSkipped(shard.state(e), e, at.In(s.location))
 }
+
+// Shift implements ledger.Host.
+func (h *ledgerHost) Shift(ahead time.Duration) { h.session.timetable.Shift(ahead) }
 
 // Reserve implements ledger.Host.
 func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {
