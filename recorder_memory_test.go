@@ -82,6 +82,8 @@ type memoryRecord struct {
 type memoryProcess struct {
 	beats    int64
 	standing ledger.Standing
+	since    time.Time
+	heard    time.Time
 }
 
 // memorySpan names a closed span.
@@ -335,7 +337,9 @@ func (r *memoryRecorder) Open(location string) error {
 
 func (r *memoryRecorder) Join(process string) error {
 	return r.write("Join", recorded(func(d *memoryRecord) error {
-		d.processes[process] = d.processes[process]
+		if _, registered := d.processes[process]; !registered {
+			d.processes[process] = memoryProcess{since: r.now(), heard: r.now()}
+		}
 		return nil
 	}))
 }
@@ -353,7 +357,7 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 		if err := d.registered("beat", process); err != nil {
 			return err
 		}
-		d.processes[process] = memoryProcess{d.processes[process].beats + 1, standing}
+		d.processes[process] = memoryProcess{d.processes[process].beats + 1, standing, d.processes[process].since, r.now()}
 		beat = ledger.Heartbeat{Now: r.now(), Revision: d.revision}
 		if _, registered := d.processes[d.leader]; registered {
 			beat.Leader = d.leader
@@ -370,6 +374,17 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 		return ledger.Heartbeat{}, err
 	}
 	return beat, nil
+}
+
+func (r *memoryRecorder) Processes() (all []ledger.Process, err error) {
+	err = r.read("Processes", recorded(func(d *memoryRecord) error {
+		for _, name := range slices.Sorted(maps.Keys(d.processes)) {
+			p := d.processes[name]
+			all = append(all, ledger.Process{Member: ledger.Member{Process: name, Beats: p.beats, Standing: p.standing}, Since: p.since, Age: r.now().Sub(p.heard), Leads: d.leader == name})
+		}
+		return nil
+	}))
+	return all, err
 }
 
 func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.Result, error) {
@@ -713,7 +728,8 @@ func (r *memoryRecorder) ListRuns(options ledger.Query) (runs []ledger.Run, err 
 				(options.SuperGroupIDs == nil || superGroupIDs[run.SuperGroupID]) &&
 				(options.Outcomes == nil || slices.Contains(options.Outcomes, run.Outcome)) &&
 				(options.From.IsZero() || !run.Tick.Before(options.From)) &&
-				(options.Before.IsZero() || run.Tick.Before(options.Before)) {
+				(options.Before.IsZero() || run.Tick.Before(options.Before)) &&
+				(options.After == nil || compareKeys(run.Key, storedKey(*options.After)) < 0) {
 				runs = append(runs, run)
 			}
 		}

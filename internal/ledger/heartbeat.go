@@ -68,7 +68,7 @@ func (h *heartbeat) beat() {
 	if h.left {
 		return
 	}
-	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial()}, h.Seen()
+	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial(), Offset: h.health().ClockOffset}, h.Seen()
 	sent := time.Now()
 	beat, err := h.store.Beat(h.process, standing)
 	if errors.Is(err, ErrNotRegistered) {
