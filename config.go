@@ -46,7 +46,8 @@ type RunsConfig struct {
 	Record bool
 
 	// Missed says what becomes of ticks that no process ran, for all were down or
-	// the database was. They are recorded and counted in any case.
+	// the database was. They are recorded and counted in any case. A ConfiguredJob
+	// may say so for itself.
 	// Zero is MissedSkip.
 	Missed MissedPolicy
 
@@ -70,14 +71,16 @@ type RunsConfig struct {
 	Retention time.Duration
 }
 
-// MissedPolicy says what becomes of missed ticks.
+// MissedPolicy says what becomes of missed ticks. The zero value is MissedDefault.
 type MissedPolicy int
 
 // The policies for missed ticks. Each job is looked at once a minute; CronJobInput
 // says how many ticks a run makes up for.
 const (
+	// MissedDefault is what RunsConfig.Missed says, and there it is MissedSkip.
+	MissedDefault MissedPolicy = iota
 	// MissedSkip runs none of them.
-	MissedSkip MissedPolicy = iota
+	MissedSkip
 	// MissedRunOnce runs the latest of a job's missed ticks.
 	MissedRunOnce
 	// MissedRunAll runs the newest hundred of a job's missed ticks, one after
@@ -85,7 +88,8 @@ const (
 	MissedRunAll
 )
 
-// SchedulerConfig says how jobs are scheduled. The zero value works.
+// SchedulerConfig says how jobs are scheduled. A ConfiguredJob may say otherwise for
+// itself of overlaps and of the timeout. The zero value works.
 type SchedulerConfig struct {
 	// DelayIfStillRunning makes a tick that comes while its job still runs
 	// wait for the end of that run. One tick waits at most; further ones
@@ -148,7 +152,7 @@ func (c *Config) check() error {
 		name string
 		set  bool
 	}{
-		{"Missed", c.Runs.Missed != MissedSkip},
+		{"Missed", c.Runs.Missed != MissedDefault && c.Runs.Missed != MissedSkip},
 		{"RerunLost", c.Runs.RerunLost},
 		{"RunUnclaimed", c.Runs.RunUnclaimed},
 	} {

@@ -245,6 +245,7 @@ type Job struct {
 	location  *time.Location // where the schedule is read
 	lastRun   Run
 	running   bool
+	options   *RunOptions // nil for a Job that does not come from ListJobs
 }
 
 // CreatedAt returns when the job was added, in UTC. It is the zero time for a
@@ -279,6 +280,17 @@ func (j *Job) LastRun() Run { return j.lastRun }
 // Running reports whether a run of the job was in progress when it was listed: in
 // any process if runs are recorded, and otherwise in this one.
 func (j *Job) Running() bool { return j.running }
+
+// RunOptions tells how the runs of the job are treated: its own RunOptions if it is a
+// ConfiguredJob, with what the Config of the SmallBen says in place of each zero. A
+// Timeout below zero is no limit. A Job that does not come from ListJobs or Jobs has
+// the zero value.
+func (j *Job) RunOptions() RunOptions {
+	if j.options == nil {
+		return RunOptions{}
+	}
+	return *j.options
+}
 
 // NextRun returns the first tick of the job after the call: the zero time if the
 // job was paused when it was listed, or if no tick comes in the next forty years.
@@ -344,5 +356,8 @@ func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule
 	}
 	built := newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput))
 	built.given = true
+	if built.options, err = optionsOf(j.Job); err != nil {
+		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
+	}
 	return built, nil
 }

@@ -43,6 +43,7 @@ func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err e
 		jobs[i].location = s.scheduler.location
 		last, running := s.scheduler.runsOf(jobs[i].ID)
 		jobs[i].lastRun, jobs[i].running = last.run(jobs[i].ID), running
+		jobs[i].options = jobs[i].options.resolve(s.scheduler.defaults)
 	}
 	if s.record != nil && len(jobs) > 0 {
 		err = s.record.describe(jobs)

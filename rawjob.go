@@ -66,7 +66,7 @@ func (j *RawJob) TableName() string { return "jobs" }
 // ToJobWithSchedule turns the row back into a job. Its error is a JobError that
 // wraps ErrUndecodable: base64, gob, JSON or the expression is broken, a column
 // is NULL or of another type, the type of the job is not registered with gob,
-// or the stored job is larger than 1 MiB.
+// its RunOptions are not valid, or the stored job is larger than 1 MiB.
 func (j *RawJob) ToJobWithSchedule() (JobWithSchedule, error) {
 	fail := func(err error) (JobWithSchedule, error) {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrUndecodable, err)
@@ -86,7 +86,11 @@ func (j *RawJob) ToJobWithSchedule() (JobWithSchedule, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return newJobWithSchedule(*j, schedule, job, input), nil
+	decoded := newJobWithSchedule(*j, schedule, job, input)
+	if decoded.options, err = optionsOf(job); err != nil {
+		return fail(err)
+	}
+	return decoded, nil
 }
 
 // JobWithSchedule is a row together with what it decodes to. It comes from
@@ -96,7 +100,8 @@ type JobWithSchedule struct {
 	schedule cron.Schedule
 	job      CronJob
 	input    map[string]any
-	given    bool // input is what a user gave, not what the row decodes to
+	given    bool        // input is what a user gave, not what the row decodes to
+	options  *RunOptions // as the job gives them; nil if it is no ConfiguredJob
 
 	// changes says which columns a change names. For an update, nothing set
 	// means both expression and input.
@@ -137,6 +142,7 @@ func (j *JobWithSchedule) toJob() Job {
 		updatedAt:      j.rawJob.UpdatedAt,
 		input:          j.rawJob.SerializedJobInput,
 		schedule:       j.schedule,
+		options:        j.options,
 	}
 }
 

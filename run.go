@@ -20,8 +20,8 @@ import (
 // kind of run. What CronJob says of Run holds for it.
 //
 // The context carries a logger of the run (logr.FromContext). It ends when
-// SchedulerConfig.RunTimeout has passed since the start of the run, or when the
-// context of a StopContext has ended. Nothing interrupts a run that goes on. An
+// SchedulerConfig.RunTimeout or RunOptions.Timeout has passed since the start of the
+// run, or when the context of a StopContext has ended. Nothing interrupts a run that goes on. An
 // error is logged and counted, and stops nothing.
 type ContextJob interface {
 	RunContext(ctx context.Context, input CronJobInput) error
@@ -45,8 +45,8 @@ const (
 	// OutcomePanic is the outcome of a run that panicked or called
 	// runtime.Goexit.
 	OutcomePanic Outcome = "panic"
-	// OutcomeTimeout is the outcome of a run that returned an error after
-	// SchedulerConfig.RunTimeout had passed.
+	// OutcomeTimeout is the outcome of a run that returned an error after its
+	// timeout had passed.
 	OutcomeTimeout Outcome = "timeout"
 )
 
@@ -94,6 +94,7 @@ type run struct {
 
 	grant     *ledger.Grant // nil: runs are not recorded
 	createdAt int64         // as target.createdAt
+	options   *RunOptions
 	job       CronJob
 	input     CronJobInput
 	given     *givenInput // as work.given
@@ -237,8 +238,8 @@ func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
 	state := shard.state(e)
 	if state.busy() {
 		switch {
-		case s.overlap == overlapAllow:
-		case s.overlap == overlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
+		case e.options.Overlap == OverlapAllow:
+		case e.options.Overlap == OverlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
 			state.waiting, state.tick = e, at
 			return nil, waits
 		default:
@@ -320,7 +321,7 @@ func (state *jobState) begin(e *entry, at tick) *run {
 		return nil
 	}
 	state.running = append(state.running, e.session)
-	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, job: e.job, input: e.inputAt(at), given: e.given}
+	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, input: e.inputAt(at), given: e.given}
 }
 
 // inputAt is what a run of the tick receives, its own map excepted: that one is
@@ -383,9 +384,8 @@ func (s *scheduler) promote(shard *shard, state *jobState, id int64) (next *run)
 
 // runner is how runs are called.
 type runner struct {
-	wrap    func(next RunFunc) RunFunc // nil: not at all
-	timeout time.Duration              // 0: none
-	logger  logr.Logger
+	wrap   func(next RunFunc) RunFunc // nil: not at all
+	logger logr.Logger
 }
 
 func newRunner(config *Config) runner {
@@ -395,7 +395,7 @@ func newRunner(config *Config) runner {
 		// unless the program replaced DefaultLogger.
 		logger, _ = DefaultLogger.(logr.Logger)
 	}
-	return runner{wrap: config.WrapRun, timeout: max(config.SchedulerConfig.RunTimeout, 0), logger: logger}
+	return runner{wrap: config.WrapRun, logger: logger}
 }
 
 // execute calls the job and survives it. The run is taken off the books before
@@ -492,9 +492,9 @@ func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedO
 		r.grant.OnCancel(cancel)
 		ctx = cancelable
 	}
-	if contextJob != nil && c.timeout > 0 {
+	if contextJob != nil && r.options.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		ctx, cancel = context.WithTimeout(ctx, r.options.Timeout)
 		defer cancel()
 	}
 	call := func(ctx context.Context, input CronJobInput) error {

@@ -104,9 +104,6 @@ type ListRunsOptions struct {
 	// From and Before select by the tick: not before From, and before Before. The
 	// zero time does not select.
 	From, Before time.Time
-	// After selects what is listed after this run: the last one of the page before.
-	// Nil means from the first.
-	After *Run
 	// Limit is how many runs to return at most, the newest ones. Zero or less
 	// means 1,000.
 	Limit int
@@ -129,17 +126,11 @@ func (o ListRunsOptions) String() string {
 	if !o.Before.IsZero() {
 		text += ", before " + o.Before.Format(time.RFC3339)
 	}
-	if o.After != nil {
-		text += fmt.Sprintf(", after job %d, tick %s", o.After.JobID, o.After.Tick.Format(time.RFC3339))
-	}
 	return text
 }
 
 func (o *ListRunsOptions) query() ledger.Query {
 	query := ledger.Query{JobIDs: o.JobIDs, GroupIDs: o.GroupIDs, SuperGroupIDs: o.SuperGroupIDs, From: o.From, Before: o.Before, Limit: o.Limit}
-	if o.After != nil {
-		query.After = &ledger.Key{JobID: o.After.JobID, Tick: o.After.Tick, Triggered: o.After.Triggered, Attempt: o.After.Attempt}
-	}
 	if o.Outcomes != nil {
 		query.Outcomes = make([]ledger.Outcome, len(o.Outcomes))
 		for i, outcome := range o.Outcomes {
@@ -171,45 +162,6 @@ func (s *SmallBen) ListRuns(options *ListRunsOptions) ([]Run, error) {
 }
 
 func wrapRuns(err error) error { return fmt.Errorf("list runs: %w", err) }
-
-// Process is a process that shares the record of runs.
-type Process struct {
-	// Name is its host, its process id, and letters that tell its sessions apart.
-	Name string
-	// Since is when it started, by the clock of the database.
-	Since time.Time
-	// Heartbeat is how long ago it was heard of.
-	Heartbeat time.Duration
-	// Claims says that it runs jobs: it has started, and was not stopped.
-	Claims bool
-	// Leads says that it is the one that looks for missed ticks and prunes.
-	Leads bool
-	// Partial says that some jobs do not decode there.
-	Partial bool
-	// ClockOffset is by how much the database's clock was ahead of its own.
-	ClockOffset time.Duration
-}
-
-// Processes returns the processes that share the record of runs, in the order of their
-// names. Without Config.Runs.Record it returns an error.
-func (s *SmallBen) Processes() ([]Process, error) {
-	if s.record == nil {
-		return nil, fmt.Errorf("list processes: %w", errNotRecorded)
-	}
-	if err := s.record.open(); err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	found, err := s.record.store.Processes()
-	if err != nil {
-		return nil, err
-	}
-	processes := make([]Process, len(found))
-	for i := range found {
-		p := &found[i]
-		processes[i] = Process{Name: p.Process, Since: p.Since.In(s.scheduler.location), Heartbeat: p.Age, Claims: p.Claims, Leads: p.Leads, Partial: p.Partial, ClockOffset: p.Offset}
-	}
-	return processes, nil
-}
 
 // errNotRecorded refuses what only the record of runs knows.
 var errNotRecorded = errors.New("runs are not recorded: Config.Runs.Record is not set")
@@ -382,9 +334,8 @@ func (r *record) holdBackLocked(rows []RawJob, undecodable []error) {
 			delete(r.heldBack, row.ID)
 			continue
 		}
-		r.heldBack[row.ID] = ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro(),
-			Revision: row.revision, Schedule: r.schedule(row.CronExpression, row.CreatedAt), Undecodable: true,
-			Overlap: r.host.scheduler.overlap.recorded(), MakeUp: r.config.Missed.makeUp()}
+		r.heldBack[row.ID] = r.host.scheduler.defaults.recorded(ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID,
+			CreatedAt: row.CreatedAt.UnixMicro(), Revision: row.revision, Schedule: r.schedule(row.CronExpression, row.CreatedAt), Undecodable: true})
 	}
 }
 
@@ -435,7 +386,7 @@ func checkRecord(config *RunsConfig, location *time.Location) error {
 		return fmt.Errorf("Runs.SyncInterval is %v, not between 10ms and 5s", config.SyncInterval)
 	case config.Retention > 0 && config.Retention < time.Minute:
 		return fmt.Errorf("Runs.Retention is %v, less than a minute", config.Retention)
-	case config.Missed < MissedSkip || config.Missed > MissedRunAll:
+	case config.Missed < MissedDefault || config.Missed > MissedRunAll:
 		return fmt.Errorf("Runs.Missed is %d, which is no MissedPolicy", config.Missed)
 	case location == time.Local:
 		return errors.New("WithLocation is time.Local, which may be another location in another process: with Runs.Record give one by name")
@@ -567,7 +518,7 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 	if s.scheduler.session == nil {
 		return
 	}
-	now := s.scheduler.session.ledger.Now().In(s.scheduler.location)
+	now := time.Now().In(s.scheduler.location)
 	for i := range jobs {
 		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
 		if !ok {
@@ -620,13 +571,21 @@ func (e *entry) recorded() ledger.Job {
 	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	return ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
-		Schedule: e.slot.Schedule, Overlap: s.overlap.recorded(), MakeUp: s.makeUp}
+	return e.options.recorded(ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
+		Schedule: e.slot.Schedule})
 }
 
-// recorded is what the ledger calls an overlap.
-func (o overlap) recorded() ledger.Overlap {
-	return map[overlap]ledger.Overlap{overlapAllow: ledger.Allow, overlapSkip: ledger.Skip, overlapDelay: ledger.Delay}[o]
+// recorded tells the ledger how the runs of a job are treated. It expects options that
+// are resolved.
+func (o *RunOptions) recorded(job ledger.Job) ledger.Job {
+	switch o.Overlap {
+	case OverlapSkip:
+		job.Overlap = ledger.Skip
+	case OverlapDelay:
+		job.Overlap = ledger.Delay
+	}
+	job.MakeUp, job.Attempts = o.Missed.makeUp(), o.Attempts
+	return job
 }
 
 // ledgerHost is what a session of the ledger works for. It is goroutine-safe.
@@ -648,7 +607,8 @@ func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
 	case e != nil:
 		return e.recorded(), true
 	case triggered && paused:
-		return ledger.Job{ID: jobID, Overlap: h.s.scheduler.overlap.recorded()}, true
+		// The run itself says whether it is exclusive.
+		return ledger.Job{ID: jobID}, true
 	}
 	return ledger.Job{}, false
 }
@@ -723,9 +683,6 @@ func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
 	defer shard.mu.Unlock()
 	s.countSkipped(shard.state(e), e, at.In(s.location))
 }
-
-// Shift implements ledger.Host.
-func (h *ledgerHost) Shift(ahead time.Duration) { h.session.timetable.Shift(ahead) }
 
 // Reserve implements ledger.Host.
 func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {
@@ -807,7 +764,8 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 	asked := make([]ledger.Job, len(jobs))
 	for i := range jobs {
 		row := &jobs[i].rawJob
-		asked[i] = ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro(), Overlap: s.scheduler.overlap.recorded()}
+		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).recorded(
+			ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro()})
 	}
 	won, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
 		return fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), id)

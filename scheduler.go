@@ -22,9 +22,8 @@ import (
 // and start lets the entries fire until stop.
 type scheduler struct {
 	location *time.Location
-	overlap  overlap
-	recorded bool // runs are recorded
-	makeUp   int  // how many missed ticks of a job are made up for
+	defaults *RunOptions // of jobs that say nothing
+	recorded bool        // runs are recorded
 	log      *eventLog
 	metrics  *runMetrics
 	runs     runner
@@ -63,9 +62,8 @@ func (s *scheduler) shard(id int64) *shard { return &s.shards[uint64(id)%uint64(
 func newScheduler(config *Config, log *eventLog) *scheduler {
 	s := &scheduler{
 		location: config.location(),
-		overlap:  config.SchedulerConfig.overlap(),
+		defaults: config.defaultOptions(),
 		recorded: config.Runs.Record,
-		makeUp:   config.Runs.Missed.makeUp(),
 		log:      log,
 		metrics:  newRunMetrics(),
 		runs:     newRunner(config),
@@ -76,26 +74,6 @@ func newScheduler(config *Config, log *eventLog) *scheduler {
 		s.shards[i].states = make(map[int64]*jobState)
 	}
 	return s
-}
-
-// overlap is what happens to a tick that comes while its job still runs.
-type overlap int
-
-const (
-	overlapAllow overlap = iota
-	overlapSkip
-	overlapDelay
-)
-
-// overlap returns what the settings say.
-func (c *SchedulerConfig) overlap() overlap {
-	switch {
-	case c.DelayIfStillRunning:
-		return overlapDelay
-	case c.SkipIfStillRunning:
-		return overlapSkip
-	}
-	return overlapAllow
 }
 
 // entry is a job that is scheduled. It is replaced where its ticks change.
@@ -115,6 +93,7 @@ type entry struct {
 type work struct {
 	job          CronJob
 	metrics      *typeMetrics // of the type of job
+	options      *RunOptions  // resolved
 	groupID      int64
 	superGroupID int64
 	revision     int64 // of the stored job, if runs are recorded
@@ -182,7 +161,7 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 	}
 	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || w.jobHash != hash {
 		w.jobHash = hash
-		w.job = job.job
+		w.job, w.options = job.job, job.options.resolve(s.defaults)
 		w.metrics = s.metrics.forJob(job)
 	}
 	if w.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {

@@ -234,7 +234,7 @@ func policy(status smallben.Status, job smallben.CronJob) []fact {
 	}
 	if status.Runs.Record {
 		missed := map[smallben.MissedPolicy]string{
-			smallben.MissedSkip: "recorded, not made up for", smallben.MissedRunOnce: "the latest one is made up for", smallben.MissedRunAll: "made up for, one after another",
+			smallben.MissedDefault: "recorded, not made up for", smallben.MissedSkip: "recorded, not made up for", smallben.MissedRunOnce: "the latest one is made up for", smallben.MissedRunAll: "made up for, one after another",
 		}[status.Runs.Missed]
 		lost := "recorded, not run again"
 		if status.Runs.RerunLost {

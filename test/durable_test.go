@@ -950,7 +950,7 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 	d.config = durableConfig{
 		Overlap:   []string{"", "skip", "delay"}[random.IntN(3)],
 		RerunLost: random.IntN(2) == 0,
-		Missed:    smallben.MissedPolicy(random.IntN(3)),
+		Missed:    smallben.MissedSkip + smallben.MissedPolicy(random.IntN(3)),
 		Location:  []string{"", "America/New_York", "Australia/Lord_Howe"}[random.IntN(3)],
 		Timing:    plan.Timing,
 		Long:      plan.Load > 30*time.Second,

@@ -1,0 +1,263 @@
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// RunOptions says how the runs of a job are treated. The zero value means what the
+// Config of the SmallBen says, and one attempt for each run.
+type RunOptions struct {
+	// Overlap says what becomes of a tick that comes while the job still runs.
+	// Zero means what SchedulerConfig says.
+	Overlap Overlap
+
+	// Timeout ends the context of each run of a ContextJob after this time.
+	// Zero means SchedulerConfig.RunTimeout, negative no limit.
+	Timeout time.Duration
+
+	// Missed says what becomes of ticks that no process ran. It matters where runs
+	// are recorded: without the record nobody knows what was missed.
+	// Zero means RunsConfig.Missed.
+	Missed MissedPolicy
+
+	// MissedWithin bounds the age of the ticks that Missed makes up for, when they
+	// are found: those that were missed longer ago are recorded, and not run.
+	// Zero means no bound.
+	MissedWithin time.Duration
+
+	// Attempts is how often a run is tried. One that ends with an error, a panic or
+	// a timeout is tried again, unless the error is Permanent, until there have been
+	// so many. If runs are recorded, a run that is lost counts as an attempt.
+	// Zero means one: it is not tried again.
+	Attempts int
+
+	// Backoff is the time from the end of the first attempt to the second. It is
+	// doubled for each further attempt, up to MaxBackoff. To each a fifth at most
+	// is added, at random.
+	// Zero means 10 s.
+	Backoff time.Duration
+
+	// MaxBackoff bounds the time between attempts.
+	// Zero means an hour, or Backoff if that is longer.
+	MaxBackoff time.Duration
+}
+
+const (
+	defaultBackoff    = 10 * time.Second
+	defaultMaxBackoff = time.Hour
+	// jitterShare is the part of a backoff that is added at most, at random.
+	jitterShare = 5
+	// noTimeout is what Job.RunOptions returns for no limit.
+	noTimeout = -time.Nanosecond
+)
+
+// ConfiguredJob is what a job may implement beside CronJob to say how its runs are
+// treated.
+//
+// RunOptions is called once when the job is added, and once when its row is loaded,
+// not at each run. It is a pure function of what is stored of the job: it may depend
+// on fields, and must not call SmallBen. If it panics, or what it returns is not
+// valid, the job is refused (ErrInvalidJob), and a row is held back (ErrUndecodable).
+type ConfiguredJob interface {
+	RunOptions() RunOptions
+}
+
+// Overlap says what becomes of a tick that comes while its job still runs. The zero
+// value is what SchedulerConfig says.
+type Overlap int
+
+// The kinds of Overlap.
+const (
+	// OverlapAllow lets runs of the job overlap.
+	OverlapAllow Overlap = iota + 1
+	// OverlapSkip skips the tick, as SchedulerConfig.SkipIfStillRunning does.
+	OverlapSkip
+	// OverlapDelay lets the tick wait, as SchedulerConfig.DelayIfStillRunning does.
+	OverlapDelay
+)
+
+var overlapNames = map[Overlap]string{0: "default", OverlapAllow: "allow", OverlapSkip: "skip", OverlapDelay: "delay"}
+
+// String is "default", "allow", "skip" or "delay".
+func (o Overlap) String() string {
+	if name, ok := overlapNames[o]; ok {
+		return name
+	}
+	return fmt.Sprintf("Overlap(%d)", int(o))
+}
+
+var missedNames = map[MissedPolicy]string{MissedDefault: "default", MissedSkip: "skip", MissedRunOnce: "run once", MissedRunAll: "run all"}
+
+// String is "default", "skip", "run once" or "run all".
+func (p MissedPolicy) String() string {
+	if name, ok := missedNames[p]; ok {
+		return name
+	}
+	return fmt.Sprintf("MissedPolicy(%d)", int(p))
+}
+
+// String lists what is set: "overlap skip, 5 attempts, backoff 10s". It is "default" if
+// nothing is.
+func (o RunOptions) String() string {
+	var parts []string
+	add := func(set bool, format string, args ...any) {
+		if set {
+			parts = append(parts, fmt.Sprintf(format, args...))
+		}
+	}
+	add(o.Overlap != 0, "overlap %v", o.Overlap)
+	add(o.Timeout > 0, "timeout %v", o.Timeout)
+	add(o.Timeout < 0, "no timeout")
+	add(o.Missed != MissedDefault, "missed %v", o.Missed)
+	add(o.MissedWithin != 0, "missed within %v", o.MissedWithin)
+	add(o.Attempts == 1, "1 attempt")
+	add(o.Attempts != 0 && o.Attempts != 1, "%d attempts", o.Attempts)
+	add(o.Backoff != 0, "backoff %v", o.Backoff)
+	add(o.MaxBackoff != 0, "backoff at most %v", o.MaxBackoff)
+	if len(parts) == 0 {
+		return "default"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// check says which field is not valid, or returns nil.
+func (o *RunOptions) check() error {
+	if _, ok := overlapNames[o.Overlap]; !ok {
+		return fmt.Errorf("RunOptions.Overlap is %d, which is no Overlap", o.Overlap)
+	}
+	if _, ok := missedNames[o.Missed]; !ok {
+		return fmt.Errorf("RunOptions.Missed is %d, which is no MissedPolicy", o.Missed)
+	}
+	if o.Attempts < 0 {
+		return fmt.Errorf("RunOptions.Attempts is %d, less than 0", o.Attempts)
+	}
+	for _, field := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"MissedWithin", o.MissedWithin},
+		{"Backoff", o.Backoff},
+		{"MaxBackoff", o.MaxBackoff},
+	} {
+		if field.value < 0 {
+			return fmt.Errorf("RunOptions.%s is %v, less than 0", field.name, field.value)
+		}
+	}
+	return nil
+}
+
+// optionsOf returns the RunOptions of a job, or nil if it is no ConfiguredJob. It calls
+// code of the user, on a goroutine that this code may end.
+func optionsOf(job CronJob) (options *RunOptions, err error) {
+	configured, ok := job.(ConfiguredJob)
+	if !ok {
+		return nil, nil
+	}
+	err = errors.New("RunOptions: runtime.Goexit was called")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("RunOptions: panic: %v", v)
+			}
+		}()
+		own := configured.RunOptions()
+		options, err = &own, own.check()
+	}()
+	<-done
+	return options, err
+}
+
+// defaultOptions are those of a job that says nothing.
+func (c *Config) defaultOptions() *RunOptions {
+	options := &RunOptions{
+		Overlap:    OverlapAllow,
+		Timeout:    c.SchedulerConfig.RunTimeout,
+		Missed:     c.Runs.Missed,
+		Attempts:   1,
+		Backoff:    defaultBackoff,
+		MaxBackoff: defaultMaxBackoff,
+	}
+	switch {
+	case c.SchedulerConfig.DelayIfStillRunning:
+		options.Overlap = OverlapDelay
+	case c.SchedulerConfig.SkipIfStillRunning:
+		options.Overlap = OverlapSkip
+	}
+	if options.Timeout <= 0 {
+		options.Timeout = noTimeout
+	}
+	if options.Missed == MissedDefault {
+		options.Missed = MissedSkip
+	}
+	return options
+}
+
+// resolve puts in place of each zero of a job's own options what it stands for. Jobs
+// without options of their own share the defaults.
+func (o *RunOptions) resolve(defaults *RunOptions) *RunOptions {
+	if o == nil {
+		return defaults
+	}
+	resolved := *o
+	if resolved.Overlap == 0 {
+		resolved.Overlap = defaults.Overlap
+	}
+	if resolved.Timeout == 0 {
+		resolved.Timeout = defaults.Timeout
+	}
+	if resolved.Missed == MissedDefault {
+		resolved.Missed = defaults.Missed
+	}
+	if resolved.Attempts == 0 {
+		resolved.Attempts = defaults.Attempts
+	}
+	if resolved.Backoff == 0 {
+		resolved.Backoff = defaults.Backoff
+	}
+	if resolved.MaxBackoff == 0 {
+		resolved.MaxBackoff = max(defaults.MaxBackoff, resolved.Backoff)
+	}
+	return &resolved
+}
+
+// backoff is the time from the end of an attempt to the next. It expects options that
+// are resolved.
+func (o *RunOptions) backoff(attempt int) time.Duration {
+	wait := min(o.Backoff, o.MaxBackoff)
+	for ; attempt > 1 && wait < o.MaxBackoff; attempt-- {
+		// Without an overflow: half of the bound is not passed by doubling.
+		if wait > o.MaxBackoff/2 {
+			wait = o.MaxBackoff
+		} else {
+			wait *= 2
+		}
+	}
+	return wait + rand.N(min(wait/jitterShare, math.MaxInt64-wait)+1)
+}
+
+// Permanent wraps the error of a run that is not to be tried again, whatever
+// RunOptions.Attempts says. The error's text stays. Permanent(nil) is nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+
+func (e *permanentError) Unwrap() error { return e.err }
+
+func isPermanent(err error) bool {
+	permanent := (*permanentError)(nil)
+	return errors.As(err, &permanent)
+}
