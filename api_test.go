@@ -141,7 +141,7 @@ var (
 	_ = []smallben.MissedPolicy{smallben.MissedSkip, smallben.MissedRunOnce, smallben.MissedRunAll}
 
 	_ func(*smallben.SmallBen, *smallben.ListRunsOptions) ([]smallben.Run, error) = (*smallben.SmallBen).ListRuns
-	_ func(*smallben.RepositoryGorm) string                                       = (*smallben.RepositoryGorm).RunsSchema
+	_ func(*smallben.RepositoryGormConfig) (string, error)                        = smallben.Schema
 	_                                                                             = smallben.CronJobInput{Attempt: int(0), Missed: int(0)}
 )
 

@@ -335,21 +335,6 @@ func TestAPoolThatWasGivenKeepsItsLimitsAndItsConnectionsTheirSettings(t *testin
 	})
 }
 
-func TestAGivenPoolOfDatabasesInMemoryIsRefused(t *testing.T) {
-	t.Parallel()
-	pool := testkit.OpenSQLDB(t, "sqlite3", ":memory:")
-	t.Cleanup(func() { require.NoError(t, pool.Close()) })
-	config := &smallben.RepositoryGormConfig{Dialector: testkit.OnSQLite(pool)}
-	_, err := smallben.NewRepositoryGorm(config)
-	require.ErrorContains(t, err, "SetMaxOpenConns(1)")
-	require.Zero(t, pool.Stats().MaxOpenConnections)
-	pool.SetMaxOpenConns(1)
-	repository, err := smallben.NewRepositoryGorm(config)
-	require.NoError(t, err)
-	require.NoError(t, repository.AddJobs(withSchedule(t, rawJob(1))))
-	require.Len(t, list(t, repository), 1)
-}
-
 func TestPluginsAndOtherSettingsOfGORMDoNoHarm(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, db *database) {
 		counter := &statementCounter{}

@@ -46,6 +46,20 @@ type bulkStatements struct{}
 
 func (bulkStatements) chunks() (insert, change int) { return insertChunk, changeChunk }
 
+// jobTable creates the table of jobs.
+const jobTable = `CREATE TABLE {jobs} (
+	id bigint PRIMARY KEY,
+	group_id bigint NOT NULL,
+	super_group_id bigint NOT NULL,
+	paused boolean NOT NULL DEFAULT false,
+	cron_expression varchar(256) NOT NULL,
+	cron_id bigint NOT NULL DEFAULT 0,
+	serialized_job text NOT NULL,
+	serialized_job_input text NOT NULL,
+	created_at {timestamp} NOT NULL DEFAULT current_timestamp,
+	updated_at {timestamp} NOT NULL DEFAULT current_timestamp
+)`
+
 // jobIndexes are the indexes of the table, and their columns. The names are the
 // original's; where another table's index has one, ours gets a longer one.
 var jobIndexes = [][2]string{{"paused_idx", "paused"}, {"group_idx", "group_id"}, {"super_group_idx", "super_group_id"}}
@@ -58,19 +72,22 @@ func jobIndexNames() (names []string) {
 	return names
 }
 
+func createJobIndex(name, column string) string {
+	return "CREATE INDEX {" + name + "} ON {jobs} (" + column + ")"
+}
+
+// jobSchema are the statements that create the table and its indexes where no name
+// is taken.
+func jobSchema() []string {
+	statements := []string{jobTable}
+	for _, index := range jobIndexes {
+		statements = append(statements, createJobIndex(index[0], index[1]))
+	}
+	return statements
+}
+
 func (bulkStatements) create(tx *sqltx.Tx) error {
-	if err := tx.Exec(`CREATE TABLE {jobs} (
-	id bigint PRIMARY KEY,
-	group_id bigint NOT NULL,
-	super_group_id bigint NOT NULL,
-	paused boolean NOT NULL DEFAULT false,
-	cron_expression varchar(256) NOT NULL,
-	cron_id bigint NOT NULL DEFAULT 0,
-	serialized_job text NOT NULL,
-	serialized_job_input text NOT NULL,
-	created_at {timestamp} NOT NULL DEFAULT current_timestamp,
-	updated_at {timestamp} NOT NULL DEFAULT current_timestamp
-)`); err != nil {
+	if err := tx.Exec(jobTable); err != nil {
 		return err
 	}
 	for _, index := range jobIndexes {
@@ -82,7 +99,7 @@ func (bulkStatements) create(tx *sqltx.Tx) error {
 		if taken {
 			name = "jobs_" + name
 		}
-		if err := tx.Exec("CREATE INDEX {" + name + "} ON {jobs} (" + column + ")"); err != nil {
+		if err := tx.Exec(createJobIndex(name, column)); err != nil {
 			return err
 		}
 	}

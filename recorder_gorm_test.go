@@ -17,6 +17,7 @@ import (
 	"gorm.io/driver/postgres"
 	"gorm.io/driver/sqlite"
 	"gorm.io/gorm"
+	"gorm.io/gorm/schema"
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
@@ -91,7 +92,7 @@ func TestNoRecordIsCreatedUntilItIsOpened(t *testing.T) {
 	})
 }
 
-func TestRunsSchemaIsWhatIsCreated(t *testing.T) {
+func TestSchemaIsWhatIsCreated(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
 		db.recorder(t)
 		var own *database
@@ -100,10 +101,49 @@ func TestRunsSchemaIsWhatIsCreated(t *testing.T) {
 		} else {
 			own = newPostgres(t)
 		}
-		own.apply(t, own.open(t).RunsSchema())
+		own.apply(t, own.script(t))
 		require.Equal(t, db.schema(t), own.schema(t))
+		recordsAJob(t, own.open(t, skipMigration), 1)
+
+		cron := newSQLiteWAL(t)
+		if !db.sqlite() {
+			cron = newPostgres(t)
+		}
+		cron.apply(t, cron.script(t, prefixed("cron_")))
+		recordsAJob(t, cron.open(t, skipMigration, prefixed("cron_")), 1)
 	})
 }
+
+// script is the schema that the database should have.
+func (db *database) script(t testing.TB, edit ...func(*smallben.RepositoryGormConfig)) string {
+	t.Helper()
+	config := &smallben.RepositoryGormConfig{Dialector: db.dialector()}
+	for _, edit := range edit {
+		edit(config)
+	}
+	script, err := smallben.Schema(config)
+	require.NoError(t, err)
+	return script
+}
+
+func TestSchemaOpensNoDatabase(t *testing.T) {
+	t.Parallel()
+	script, err := smallben.Schema(&smallben.RepositoryGormConfig{Dialector: postgres.Open("postgres://nobody@192.0.2.1/none"),
+		Config: gorm.Config{NamingStrategy: schema.NamingStrategy{TablePrefix: "app.cron_"}}})
+	require.NoError(t, err)
+	require.Contains(t, script, `CREATE TABLE "app"."cron_jobs" (`)
+	require.Contains(t, script, `CREATE INDEX "cron_paused_idx" ON "app"."cron_jobs" (paused);`)
+	require.NotContains(t, script, "{")
+	_, err = smallben.Schema(nil)
+	require.Error(t, err)
+	_, err = smallben.Schema(&smallben.RepositoryGormConfig{Dialector: mute{}})
+	require.ErrorContains(t, err, "mute")
+}
+
+// mute is a dialect of GORM that we have no statements for.
+type mute struct{ gorm.Dialector }
+
+func (mute) Name() string { return "mute" }
 
 func TestSkipMigrationLeavesTheRecordToTheUser(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
@@ -111,10 +151,11 @@ func TestSkipMigrationLeavesTheRecordToTheUser(t *testing.T) {
 		r := recordOf(db.open(t, skipMigration))
 		err := r.Open(recordLocation)
 		require.ErrorContains(t, err, "smallben_")
-		require.ErrorContains(t, err, "RunsSchema")
+		require.ErrorContains(t, err, "Schema")
 		require.Empty(t, db.recordTables(t))
 
-		db.apply(t, r.(gormRecord).RunsSchema())
+		_, ofRecord, _ := strings.Cut(db.script(t), "(super_group_id);\n")
+		db.apply(t, ofRecord)
 		require.NoError(t, r.Open(recordLocation))
 		require.NoError(t, r.Join("a"))
 		_, err = r.Beat("a", claiming)
@@ -134,7 +175,6 @@ func TestOtherDatabasesHoldNoRecord(t *testing.T) {
 	t.Parallel()
 	r := recordOf(newPortable(t).open(t))
 	require.EqualError(t, r.Open("UTC"), "open record: the record of runs needs PostgreSQL or SQLite, not sqlite")
-	require.Empty(t, r.(gormRecord).RunsSchema())
 	calls := map[string]func() error{
 		"Join": func() error { return r.Join("a") }, "Leave": func() error { return r.Leave("a") },
 		"Beat":     func() error { _, err := r.Beat("a", claiming); return err },

@@ -27,6 +27,7 @@ var (
 type memoryRecorder struct {
 	smallben.Recorded               // by itself
 	writing           chan struct{} // holds a token while a call writes
+	ahead             time.Duration // of its clock to that of the processes
 
 	mu     sync.RWMutex
 	record *memoryRecord
@@ -81,6 +82,8 @@ type memoryRecord struct {
 type memoryProcess struct {
 	beats    int64
 	standing ledger.Standing
+	since    time.Time
+	heard    time.Time
 }
 
 // memorySpan names a closed span.
@@ -115,6 +118,9 @@ func (d *memoryRecord) clone() *memoryRecord {
 	c.spans = maps.Clone(d.spans)
 	return &c
 }
+
+// now is the time of the record.
+func (r *memoryRecorder) now() time.Time { return storedNow().Add(r.ahead) }
 
 // The knobs.
 
@@ -331,7 +337,9 @@ func (r *memoryRecorder) Open(location string) error {
 
 func (r *memoryRecorder) Join(process string) error {
 	return r.write("Join", recorded(func(d *memoryRecord) error {
-		d.processes[process] = d.processes[process]
+		if _, registered := d.processes[process]; !registered {
+			d.processes[process] = memoryProcess{since: r.now(), heard: r.now()}
+		}
 		return nil
 	}))
 }
@@ -349,8 +357,8 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 		if err := d.registered("beat", process); err != nil {
 			return err
 		}
-		d.processes[process] = memoryProcess{d.processes[process].beats + 1, standing}
-		beat = ledger.Heartbeat{Now: storedNow(), Revision: d.revision}
+		d.processes[process] = memoryProcess{d.processes[process].beats + 1, standing, d.processes[process].since, r.now()}
+		beat = ledger.Heartbeat{Now: r.now(), Revision: d.revision}
 		if _, registered := d.processes[d.leader]; registered {
 			beat.Leader = d.leader
 		}
@@ -368,13 +376,24 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 	return beat, nil
 }
 
+func (r *memoryRecorder) Processes() (all []ledger.Process, err error) {
+	err = r.read("Processes", recorded(func(d *memoryRecord) error {
+		for _, name := range slices.Sorted(maps.Keys(d.processes)) {
+			p := d.processes[name]
+			all = append(all, ledger.Process{Member: ledger.Member{Process: name, Beats: p.beats, Standing: p.standing}, Since: p.since, Age: r.now().Sub(p.heard), Leads: d.leader == name})
+		}
+		return nil
+	}))
+	return all, err
+}
+
 func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.Result, error) {
 	results := make([]ledger.Result, len(claims))
 	err := r.write("Claim", recorded(func(d *memoryRecord) error {
 		if err := d.registered("claim", process); err != nil {
 			return err
 		}
-		now := storedNow()
+		now := r.now()
 		order := make([]int, len(claims))
 		for i := range order {
 			order[i] = i
@@ -583,7 +602,7 @@ func (r *memoryRecorder) Change(change func(tx ledger.Tx) error) (int64, error) 
 	err := r.call("Change", func() error {
 		r.writing <- struct{}{}
 		defer func() { <-r.writing }()
-		tx := &memoryTx{recorder: r, now: storedNow(), record: r.contents()}
+		tx := &memoryTx{recorder: r, now: r.now(), record: r.contents()}
 		if !tx.record.open {
 			return errNoRecord
 		}
@@ -709,7 +728,8 @@ func (r *memoryRecorder) ListRuns(options ledger.Query) (runs []ledger.Run, err 
 				(options.SuperGroupIDs == nil || superGroupIDs[run.SuperGroupID]) &&
 				(options.Outcomes == nil || slices.Contains(options.Outcomes, run.Outcome)) &&
 				(options.From.IsZero() || !run.Tick.Before(options.From)) &&
-				(options.Before.IsZero() || run.Tick.Before(options.Before)) {
+				(options.Before.IsZero() || run.Tick.Before(options.Before)) &&
+				(options.After == nil || compareKeys(run.Key, storedKey(*options.After)) < 0) {
 				runs = append(runs, run)
 			}
 		}

@@ -1130,3 +1130,31 @@ func TestASecondTakesTheTicksOfAnOwnerThatStandsStill(t *testing.T) {
 		}
 	})
 }
+
+func TestTicksGoByTheClockOfTheDatabase(t *testing.T) {
+	for _, ahead := range []time.Duration{-time.Hour, -15 * time.Second, -1500 * time.Millisecond, 0, 900 * time.Millisecond, 40 * time.Second, time.Hour} {
+		t.Run(fmt.Sprint(ahead), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				recorder.ahead = ahead
+				var lines logLines
+				all := processes(t, recorder, 2, func(c *smallben.Config) { c.Logger = lines.logger() })
+				runs := newRecorder()
+				pass(2 * time.Second)
+				require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "* * * * * *", runs), job(2, "0 * * * * *", runs)}))
+				pass(2 * time.Second)
+				begin := recorder.now()
+				pass(5 * time.Minute)
+				end := recorder.now()
+				checkEveryTickIsRecorded(t, recorder, 1, ticksEvery(time.Second, begin.Truncate(time.Second), end.Add(-2*time.Second)))
+				assert.Zero(t, outcomes(recorder.runs())[smallben.OutcomeMissed])
+				said := lines.with("ticks go by the clock of the database")
+				if ahead.Abs() > time.Second {
+					assert.Len(t, said, 2, "each says so once")
+				} else {
+					assert.Empty(t, said)
+				}
+			})
+		})
+	}
+}

@@ -38,8 +38,8 @@ type RepositoryGormConfig struct {
 	Config gorm.Config
 
 	// SkipMigration leaves the creation of the table "jobs" and its indexes
-	// to the user, and of those of the record of runs, if there is to be one
-	// (RepositoryGorm.RunsSchema). A missing table is then an error.
+	// to the user, and of those of the record of runs, if there is to be one:
+	// Schema gives the statements. A missing table is then an error.
 	// Zero means that NewRepositoryGorm creates them if the table is missing,
 	// and OpenRecord those of the record. They alter nothing that is there.
 	SkipMigration bool
@@ -86,6 +86,28 @@ func NewRepositoryGorm(config *RepositoryGormConfig) (*RepositoryGorm, error) {
 	return newRepositoryGorm(config, false)
 }
 
+// Schema returns the statements that create every table and index, those of the
+// record of runs included, for those who set SkipMigration. It opens no database. For
+// one that is neither PostgreSQL nor SQLite it is an error.
+func Schema(config *RepositoryGormConfig) (string, error) {
+	if config == nil || config.Dialector == nil {
+		return "", errors.New("schema: Dialector is nil")
+	}
+	script, err := sqltx.Script(options(config), slices.Concat(jobSchema(), ledgersql.Schema))
+	if err != nil {
+		return "", fmt.Errorf("schema: %w", err)
+	}
+	return script, nil
+}
+
+// options are what is known before a database is open.
+func options(config *RepositoryGormConfig) sqltx.Options {
+	return sqltx.Options{
+		Dialector: config.Dialector, Config: config.Config,
+		Tables: append([]string{"jobs"}, ledgersql.TableNames()...), Indexes: append(jobIndexNames(), ledgersql.Indexes...),
+	}
+}
+
 // newRepositoryGorm takes the portable statements if portable is set.
 func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*RepositoryGorm, error) {
 	if config == nil {
@@ -103,10 +125,9 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	db, err := sqltx.Open(ctx, sqltx.Options{
-		Dialector: config.Dialector, Config: config.Config, Timeout: timeout, Portable: portable,
-		Tables: append([]string{"jobs"}, ledgersql.TableNames()...), Indexes: append(jobIndexNames(), ledgersql.Indexes...),
-	})
+	open := options(config)
+	open.Timeout, open.Portable = timeout, portable
+	db, err := sqltx.Open(ctx, open)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("open repository: no answer from the database within %v: %w", timeout, err)
 	}
@@ -351,7 +372,7 @@ func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
 	}
 	if !found {
 		if skip {
-			return fmt.Errorf("the table %s is missing%s, and SkipMigration is set", r.db.Table("jobs"), inSchema(r.db.Schema()))
+			return fmt.Errorf("the table %s is missing%s, and SkipMigration is set: Schema gives the statements that create it", r.db.Table("jobs"), inSchema(r.db.Schema()))
 		}
 		err := r.db.Write(ctx, "create table "+r.db.Table("jobs"), func(tx *sqltx.Tx) error {
 			return r.statements.create(tx)

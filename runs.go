@@ -104,6 +104,9 @@ type ListRunsOptions struct {
 	// From and Before select by the tick: not before From, and before Before. The
 	// zero time does not select.
 	From, Before time.Time
+	// After selects what is listed after this run: the last one of the page before.
+	// Nil means from the first.
+	After *Run
 	// Limit is how many runs to return at most, the newest ones. Zero or less
 	// means 1,000.
 	Limit int
@@ -126,11 +129,17 @@ func (o ListRunsOptions) String() string {
 	if !o.Before.IsZero() {
 		text += ", before " + o.Before.Format(time.RFC3339)
 	}
+	if o.After != nil {
+		text += fmt.Sprintf(", after job %d, tick %s", o.After.JobID, o.After.Tick.Format(time.RFC3339))
+	}
 	return text
 }
 
 func (o *ListRunsOptions) query() ledger.Query {
 	query := ledger.Query{JobIDs: o.JobIDs, GroupIDs: o.GroupIDs, SuperGroupIDs: o.SuperGroupIDs, From: o.From, Before: o.Before, Limit: o.Limit}
+	if o.After != nil {
+		query.After = &ledger.Key{JobID: o.After.JobID, Tick: o.After.Tick, Triggered: o.After.Triggered, Attempt: o.After.Attempt}
+	}
 	if o.Outcomes != nil {
 		query.Outcomes = make([]ledger.Outcome, len(o.Outcomes))
 		for i, outcome := range o.Outcomes {
@@ -162,6 +171,45 @@ func (s *SmallBen) ListRuns(options *ListRunsOptions) ([]Run, error) {
 }
 
 func wrapRuns(err error) error { return fmt.Errorf("list runs: %w", err) }
+
+// Process is a process that shares the record of runs.
+type Process struct {
+	// Name is its host, its process id, and letters that tell its sessions apart.
+	Name string
+	// Since is when it started, by the clock of the database.
+	Since time.Time
+	// Heartbeat is how long ago it was heard of.
+	Heartbeat time.Duration
+	// Claims says that it runs jobs: it has started, and was not stopped.
+	Claims bool
+	// Leads says that it is the one that looks for missed ticks and prunes.
+	Leads bool
+	// Partial says that some jobs do not decode there.
+	Partial bool
+	// ClockOffset is by how much the database's clock was ahead of its own.
+	ClockOffset time.Duration
+}
+
+// Processes returns the processes that share the record of runs, in the order of their
+// names. Without Config.Runs.Record it returns an error.
+func (s *SmallBen) Processes() ([]Process, error) {
+	if s.record == nil {
+		return nil, fmt.Errorf("list processes: %w", errNotRecorded)
+	}
+	if err := s.record.open(); err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	found, err := s.record.store.Processes()
+	if err != nil {
+		return nil, err
+	}
+	processes := make([]Process, len(found))
+	for i := range found {
+		p := &found[i]
+		processes[i] = Process{Name: p.Process, Since: p.Since.In(s.scheduler.location), Heartbeat: p.Age, Claims: p.Claims, Leads: p.Leads, Partial: p.Partial, ClockOffset: p.Offset}
+	}
+	return processes, nil
+}
 
 // errNotRecorded refuses what only the record of runs knows.
 var errNotRecorded = errors.New("runs are not recorded: Config.Runs.Record is not set")
@@ -518,7 +566,7 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 	if s.scheduler.session == nil {
 		return
 	}
-	now := time.Now().In(s.scheduler.location)
+	now := s.scheduler.session.ledger.Now().In(s.scheduler.location)
 	for i := range jobs {
 		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
 		if !ok {
@@ -683,6 +731,9 @@ func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
 	defer shard.mu.Unlock()
 	s.countSkipped(shard.state(e), e, at.In(s.location))
 }
+
+// Shift implements ledger.Host.
+func (h *ledgerHost) Shift(ahead time.Duration) { h.session.timetable.Shift(ahead) }
 
 // Reserve implements ledger.Host.
 func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {

@@ -32,11 +32,6 @@ func newRunStore(r *RepositoryGorm, skipMigration bool) *ledgersql.Store {
 	})
 }
 
-// RunsSchema returns the statements that create the tables of the record, each
-// ended by a semicolon, for those who set SkipMigration. It is empty if the
-// database is neither PostgreSQL nor SQLite.
-func (r *RepositoryGorm) RunsSchema() string { return ledgersql.SchemaText(r.db) }
-
 // recordTx is the transaction of a Change. It is a changeTx.
 type recordTx struct {
 	Repository // in the transaction

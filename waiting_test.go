@@ -208,3 +208,58 @@ func TestAClosedSpanIsWhatWasNotAccountedFor(t *testing.T) {
 		require.Empty(t, closed())
 	})
 }
+
+func TestProcessesAreListedWithWhatTheyTell(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		start := time.Now()
+		_, err := r.Beat("a", ledger.Standing{Claims: true, Partial: true, Offset: 3 * time.Second})
+		require.NoError(t, err)
+		r.change(t, func(tx smallben.ChangeTx) error {
+			_, err := tx.Lead("b")
+			return err
+		})
+		all, err := r.Processes()
+		require.NoError(t, err)
+		require.Len(t, all, 2)
+		for i := range all {
+			recent(t, all[i].Since, start.Add(-time.Minute))
+			require.Less(t, all[i].Age, time.Minute)
+			all[i].Since, all[i].Age = time.Time{}, 0
+		}
+		require.Equal(t, []ledger.Process{
+			{Member: ledger.Member{Process: "a", Beats: 1, Standing: ledger.Standing{Claims: true, Partial: true, Offset: 3 * time.Second}}},
+			{Member: ledger.Member{Process: "b"}, Leads: true},
+		}, all)
+	})
+}
+
+func TestRunsAreListedPageByPage(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		var runs []ledger.Run
+		for id := range int64(7) {
+			for n := range 3 {
+				runs = append(runs, ended(runKey(id, n+1), ledger.Missed), ended(attempt(2, runKey(id, n+1)), ledger.Lost), ended(triggered(runKey(id, n+1)), ledger.Skipped))
+			}
+		}
+		r.record(t, runs...)
+		all, err := r.ListRuns(ledger.Query{})
+		require.NoError(t, err)
+		require.Len(t, all, len(runs))
+		for _, query := range []ledger.Query{{}, {JobIDs: []int64{1, 3, 5}}, {Outcomes: []ledger.Outcome{ledger.Lost, ledger.Missed}}} {
+			want, err := r.ListRuns(query)
+			require.NoError(t, err)
+			var got []ledger.Run
+			query.Limit = 4
+			for {
+				page, err := r.ListRuns(query)
+				require.NoError(t, err)
+				if len(page) == 0 {
+					break
+				}
+				got = append(got, page...)
+				query.After = &page[len(page)-1].Key
+			}
+			require.Equal(t, want, got)
+		}
+	})
+}

@@ -467,8 +467,8 @@ func TestAWriteThatADeadlockEndedIsTriedAgain(t *testing.T) {
 		checkInvariant(t, s, repository)
 	}
 	all := &smallben.PauseResumeOptions{}
-	once("INSERT INTO jobs", func() error { return s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}) })
-	once("UPDATE jobs SET paused = true", func() error { return s.PauseJobs(all) })
-	once("UPDATE jobs SET paused = false", func() error { return s.ResumeJobs(all) })
-	once("DELETE FROM jobs", func() error { return s.DeleteJobs(&smallben.DeleteOptions{}) })
+	once(`INSERT INTO "jobs"`, func() error { return s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}) })
+	once("paused = true", func() error { return s.PauseJobs(all) })
+	once("paused = false", func() error { return s.ResumeJobs(all) })
+	once(`DELETE FROM "jobs"`, func() error { return s.DeleteJobs(&smallben.DeleteOptions{}) })
 }

@@ -29,6 +29,7 @@ type heartbeat struct {
 	mu       sync.Mutex    // guards the fields below, for moments
 	lastBeat time.Time     // by this process's clock
 	offset   time.Duration // of the database's clock to this process's
+	shift    time.Duration // of ticks: the offset when it was more than maxOffset
 	last     Heartbeat
 }
 
@@ -67,7 +68,7 @@ func (h *heartbeat) beat() {
 	if h.left {
 		return
 	}
-	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial()}, h.Seen()
+	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial(), Offset: h.health().ClockOffset}, h.Seen()
 	sent := time.Now()
 	beat, err := h.store.Beat(h.process, standing)
 	if errors.Is(err, ErrNotRegistered) {
@@ -92,9 +93,42 @@ func (h *heartbeat) beat() {
 	h.lastBeat, h.last = now, beat
 	h.offset = beat.Now.Sub(sent.Add(now.Sub(sent) / 2))
 	h.mu.Unlock()
+	h.compareClocks()
 	live, dead := h.judge(beat.Members, gap, standing)
 	h.heard(beat, seen, live, dead)
 }
+
+// maxOffset is how far the clocks may differ until ticks follow the database's, and
+// offsetStep how much the difference then has to change.
+const (
+	maxOffset  = MaxClockLead
+	offsetStep = maxOffset / 2
+)
+
+// compareClocks lets ticks follow the database's clock if this machine's differs.
+func (h *heartbeat) compareClocks() {
+	h.mu.Lock()
+	before, shift := h.shift, h.shift
+	switch off := h.offset.Abs(); {
+	case off > maxOffset && (h.offset-before).Abs() > offsetStep:
+		shift = h.offset.Round(time.Millisecond)
+	case off < offsetStep:
+		shift = 0
+	}
+	h.shift = shift
+	h.mu.Unlock()
+	if shift == before {
+		return
+	}
+	h.host.Shift(shift)
+	if before == 0 {
+		h.config.Log.Error(errClocks, "ticks go by the clock of the database", "ahead", shift.String(), "process", h.process)
+	} else if shift == 0 {
+		h.config.Log.Info("the clock agrees with that of the database again", "process", h.process)
+	}
+}
+
+var errClocks = errors.New("the clock of this machine and that of the database differ")
 
 // judge tells who may claim ticks and who is dead. A gap between two answers of the
 // database that is longer than it should be proves nothing.

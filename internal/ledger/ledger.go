@@ -117,6 +117,9 @@ type Host interface {
 	// Schedule returns the schedule of an expression that a job had.
 	Schedule(expression string, createdAt time.Time) Schedule
 
+	// Shift tells by how much the database's clock is ahead of this machine's: ticks
+	// go by the database's. Zero means that the clocks agree.
+	Shift(ahead time.Duration)
 	// Reserve makes room for runs that are yet to be claimed, limit at most. If there
 	// is none, freed is closed when it is worth asking again. Unreserve gives back
 	// what was not needed.

@@ -46,6 +46,9 @@ type Store interface {
 	// process is not registered.
 	Beat(process string, standing Standing) (Heartbeat, error)
 
+	// Processes returns all processes, in the order of their names.
+	Processes() ([]Process, error)
+
 	// Claim asks for runs, and returns a Result for each, in the order of the
 	// claims. It is ErrNotRegistered, wrapped, if the process is not registered.
 	// No claim is won of what a Change that returned before made stale. A claim
@@ -295,6 +298,16 @@ type Member struct {
 type Standing struct {
 	Claims  bool // it claims ticks: it has started, and was not stopped
 	Partial bool // it cannot run all jobs: some do not decode there
+	// Offset is by how much the database's clock was ahead of the process's.
+	Offset time.Duration
+}
+
+// Process is a process as Store.Processes lists it.
+type Process struct {
+	Member
+	Since time.Time     // when it joined
+	Age   time.Duration // of its last heartbeat
+	Leads bool
 }
 
 // Watermark is how far the ticks of a job are accounted for.

@@ -104,7 +104,7 @@ func (tx *Tx) columns(table string) (map[string]string, error) {
 		// A domain counts as the type below it.
 		text = `SELECT a.attname, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`
-		name = tx.db.qualified(table)
+		name = tx.db.names.qualified(table)
 	}
 	err := tx.Each(text, []any{name}, func(rows *sql.Rows) error {
 		var column, kind string

@@ -35,6 +35,17 @@ const (
 	SQLite
 )
 
+// kindOf is the kind of a dialect of GORM.
+func kindOf(dialect string) Kind {
+	switch dialect {
+	case "postgres":
+		return Postgres
+	case "sqlite":
+		return SQLite
+	}
+	return Portable
+}
+
 // Options say how to open a DB.
 type Options struct {
 	// Dialector is the database. It must be set.
@@ -80,12 +91,8 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 	if err := db.open(ctx, options); err != nil {
 		return nil, err
 	}
-	switch name := db.gorm.Name(); {
-	case options.Portable:
-	case name == "postgres":
-		db.kind = Postgres
-	case name == "sqlite":
-		db.kind = SQLite
+	if !options.Portable {
+		db.kind = kindOf(db.gorm.Name())
 	}
 	err := db.learn(ctx, options)
 	if err != nil && db.owned {
@@ -180,12 +187,7 @@ func (db *DB) pinMemory(ctx context.Context) error {
 		return tx.Row("SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
 	})
 	if err == nil && file == "" {
-		if !db.owned && db.pool.Stats().MaxOpenConnections != 1 {
-			return errors.New("each connection of the pool may have a database of its own in memory: SetMaxOpenConns(1)")
-		}
 		db.pinned = true
-	}
-	if db.pinned && db.owned {
 		db.pool.SetMaxOpenConns(1)
 		db.pool.SetMaxIdleConns(1)
 		db.pool.SetConnMaxLifetime(0)

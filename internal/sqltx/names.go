@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"gorm.io/gorm"
+	"gorm.io/gorm/schema"
 )
 
 // maxName is how many bytes of a name PostgreSQL keeps.
@@ -25,70 +26,118 @@ type names struct {
 	words  *strings.Replacer // of statements
 }
 
-// learnNames asks GORM's naming strategy for the prefix, and on PostgreSQL the
-// database for the schema in which an unqualified name is created.
-func (db *DB) learnNames(ctx context.Context, options Options) error {
+// prefixOf asks GORM's naming strategy for the prefix.
+func prefixOf(strategy schema.Namer) (string, error) {
 	const probe = "things"
-	prefix, found := strings.CutSuffix(db.gorm.NamingStrategy.JoinTableName(probe), probe)
-	if !found {
-		return fmt.Errorf("gorm's NamingStrategy makes %q of the name of a table: only a prefix is supported", db.gorm.NamingStrategy.JoinTableName(probe))
+	if strategy == nil {
+		return "", nil
 	}
-	n := names{shown: prefix, prefix: prefix, first: prefix + options.Tables[0], words: db.names.words}
+	name := strategy.JoinTableName(probe)
+	prefix, found := strings.CutSuffix(name, probe)
+	if !found {
+		return "", fmt.Errorf("gorm's NamingStrategy makes %q of the name of a table: only a prefix is supported", name)
+	}
+	return prefix, nil
+}
+
+// namesOf are the names by the options alone.
+func namesOf(kind Kind, strategy schema.Namer, options Options) (names, error) {
+	prefix, err := prefixOf(strategy)
+	if err != nil {
+		return names{}, err
+	}
+	n := names{shown: prefix, prefix: prefix, first: prefix + options.Tables[0]}
 	dot := strings.LastIndexByte(prefix, '.')
 	switch {
-	case db.kind == SQLite && dot >= 0:
-		return fmt.Errorf("table prefix %q: SQLite has no schemas", prefix)
-	case db.kind == Postgres && dot >= 0:
+	case kind == SQLite && dot >= 0:
+		return names{}, fmt.Errorf("table prefix %q: SQLite has no schemas", prefix)
+	case kind == Postgres && dot >= 0:
 		n.schema, n.prefix = prefix[:dot], prefix[dot+1:]
 	}
-	db.names = n
-	if db.kind == Postgres {
+	if kind == Postgres {
 		for _, name := range slices.Concat(options.Tables, options.Indexes) {
 			if len(n.prefix+name) > maxName {
-				return fmt.Errorf("table prefix %q: %s would have more than the %d bytes of a name", prefix, n.prefix+name, maxName)
+				return names{}, fmt.Errorf("table prefix %q: %s would have more than the %d bytes of a name", prefix, n.prefix+name, maxName)
 			}
 		}
-		if err := db.learnSchema(ctx); err != nil {
-			return err
-		}
 	}
-	words := words[db.kind]
-	words = words[:len(words):len(words)]
+	n.setWords(kind, options)
+	return n, nil
+}
+
+// setWords puts the names into the words of statements.
+func (n *names) setWords(kind Kind, options Options) {
+	words := slices.Clone(words[kind])
 	for _, name := range options.Tables {
-		words = append(words, "{"+name+"}", db.qualified(name))
+		words = append(words, "{"+name+"}", n.qualified(name))
 	}
 	for _, name := range options.Indexes {
-		words = append(words, "{"+name+"}", quote(db.names.prefix+name))
+		words = append(words, "{"+name+"}", quote(n.prefix+name))
 	}
-	db.names.words = strings.NewReplacer(words...)
+	n.words = strings.NewReplacer(words...)
+}
+
+// qualified is the name of a table in statements.
+func (n *names) qualified(table string) string {
+	if n.schema == "" {
+		return quote(n.prefix + table)
+	}
+	return quote(n.schema) + "." + quote(n.prefix+table)
+}
+
+// Script puts statements without parameters into the words of the database that the
+// options name, without opening it. It ends each with a semicolon.
+func Script(options Options, statements []string) (string, error) {
+	kind := kindOf(options.Dialector.Name())
+	if kind == Portable {
+		return "", fmt.Errorf("there are no statements for %s: GORM makes them", options.Dialector.Name())
+	}
+	n, err := namesOf(kind, options.Config.NamingStrategy, options)
+	if err != nil {
+		return "", err
+	}
+	var script strings.Builder
+	for _, statement := range statements {
+		script.WriteString(n.words.Replace(statement) + ";\n")
+	}
+	return script.String(), nil
+}
+
+// learnNames asks the database, on PostgreSQL, for the schema in which an unqualified
+// name is created.
+func (db *DB) learnNames(ctx context.Context, options Options) error {
+	n, err := namesOf(db.kind, db.gorm.NamingStrategy, options)
+	if err != nil {
+		return err
+	}
+	db.names = n
+	if db.kind != Postgres {
+		return nil
+	}
+	if err := db.learnSchema(ctx); err != nil {
+		return err
+	}
+	db.names.setWords(db.kind, options)
 	return nil
 }
 
 func (db *DB) learnSchema(ctx context.Context) error {
-	var schema sql.NullString
+	var found sql.NullString
 	text, args := "SELECT current_schema()", []any(nil)
 	if db.names.schema != "" {
 		text, args = "SELECT nspname FROM pg_namespace WHERE nspname = $1", []any{db.names.schema}
 	}
-	err := db.Attempt(ctx, func(tx *Tx) error { return tx.Row(text, args, &schema) })
+	err := db.Attempt(ctx, func(tx *Tx) error { return tx.Row(text, args, &found) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return fmt.Errorf("table prefix %q: there is no schema %q", db.names.shown, db.names.schema)
 	case err != nil:
 		return err
-	case !schema.Valid:
+	case !found.Valid:
 		return errors.New("no schema of the search path exists, so that no table can be created")
 	}
-	db.names.schema = schema.String
+	db.names.schema = found.String
 	return nil
-}
-
-// qualified is the name of a table in statements.
-func (db *DB) qualified(table string) string {
-	if db.names.schema == "" {
-		return quote(db.names.prefix + table)
-	}
-	return quote(db.names.schema) + "." + quote(db.names.prefix+table)
 }
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
@@ -124,7 +173,7 @@ var words = map[Kind][]string{
 func (tx *Tx) Exists(table string) (exists bool, err error) {
 	switch tx.db.kind {
 	case Postgres:
-		err = tx.Row("SELECT to_regclass($1) IS NOT NULL", []any{tx.db.qualified(table)}, &exists)
+		err = tx.Row("SELECT to_regclass($1) IS NOT NULL", []any{tx.db.names.qualified(table)}, &exists)
 	case SQLite:
 		err = tx.Row("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = $1 COLLATE NOCASE)", []any{tx.db.names.prefix + table}, &exists)
 	default:

@@ -30,6 +30,7 @@ const (
 type Table[K any] struct {
 	config  Config[K]
 	stopped chan struct{} // closed by Stop
+	shift   atomic.Int64  // nanoseconds from the clock of this machine to the one that ticks go by
 
 	// mu guards the fields below, and those of the pages. A page's goroutine is
 	// waited for under it, which calls nothing but the Next of schedules. No
@@ -286,11 +287,17 @@ func (t *Table[K]) rearm() {
 // for now: that is the nominal time of a timer, which is long past when the process
 // was stopped.
 func (e *Entry[K]) Next(now time.Time) time.Time {
+	table := e.page.table
+	shift := time.Duration(table.shift.Load())
+	now = now.Add(shift)
 	next := e.arm(now)
-	if e.page.table.now().Sub(now) > maxLateness {
+	if table.now().Sub(now) > maxLateness {
 		e.page.readClock()
 	}
-	return next
+	if next.IsZero() {
+		return next
+	}
+	return next.Add(-shift)
 }
 
 // Run implements cron.Job.
@@ -383,10 +390,18 @@ func (p *page[K]) readClock() {
 	}()
 }
 
-// now is what the clock shows.
+// now is what the clock shows that ticks go by.
 func (t *Table[K]) now() time.Time {
 	wall, _ := t.config.Clock()
-	return wall.In(t.config.Location)
+	return wall.Add(time.Duration(t.shift.Load())).In(t.config.Location)
+}
+
+// Shift makes ticks go by a clock that is ahead of this machine's by a difference. All
+// entries are armed anew if the difference changes.
+func (t *Table[K]) Shift(ahead time.Duration) {
+	if t.shift.Swap(int64(ahead)) != int64(ahead) {
+		t.rearm()
+	}
 }
 
 // processClock gives the wall time, and the time that has passed on the

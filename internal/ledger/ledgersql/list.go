@@ -3,6 +3,7 @@ package ledgersql
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,12 +37,20 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 				outcomes = append(outcomes, "$"+strconv.Itoa(len(args)))
 			}
 			where = append(where, "outcome IN ("+strings.Join(outcomes, ", ")+")")
+			where = append(where, indexed(query.Outcomes)...)
 		}
 		if !query.From.IsZero() {
 			filter("tick >= $%d", query.From.UnixMicro())
 		}
 		if !query.Before.IsZero() {
 			filter("tick < $%d", query.Before.UnixMicro())
+		}
+		if query.After != nil {
+			id := idOf(query.After)
+			args = append(args, id.tick, id.jobID, id.attempt, id.triggered)
+			n := len(args)
+			where = append(where, fmt.Sprintf("(tick, job_id, attempt, triggered) < (CAST($%d AS bigint), CAST($%d AS bigint), CAST($%d AS int), CAST($%d AS boolean))", n-3, n-2, n-1, n),
+				fmt.Sprintf("tick <= CAST($%d AS bigint)", n-3))
 		}
 		text := "SELECT " + runColumns + " FROM {smallben_runs}"
 		if len(where) > 0 {
@@ -52,6 +61,23 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 		return err
 	})
 	return runs, err
+}
+
+// indexed are the conditions of an index that has all runs of these outcomes: it is used
+// where a query says so.
+func indexed(outcomes []ledger.Outcome) []string {
+	all := func(match func(ledger.Outcome) bool) bool {
+		return len(outcomes) > 0 && !slices.ContainsFunc(outcomes, func(o ledger.Outcome) bool { return !match(o) })
+	}
+	switch {
+	case all(func(o ledger.Outcome) bool { return o == ledger.Waiting }):
+		return []string{"due_at IS NOT NULL"}
+	case all(func(o ledger.Outcome) bool { return o == ledger.Waiting || o == ledger.Running }):
+		return []string{"ended_at IS NULL", "process >= ''"}
+	case all(func(o ledger.Outcome) bool { return o != "ok" && o != ledger.Running && o != ledger.Waiting }):
+		return []string{notable}
+	}
+	return nil
 }
 
 // LastRuns implements ledger.Store.

@@ -6,7 +6,7 @@ var Tables = []struct{ Name, Fields string }{
 	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint"},
 	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
 	{"smallben_locks", "process text, delayed boolean, " + keyFields},
-	{"smallben_processes", "process text, beats bigint, claims boolean, partial boolean"},
+	{"smallben_processes", "process text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
 	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
 }
 
@@ -20,7 +20,7 @@ func TableNames() (names []string) {
 }
 
 // Indexes are the names of the indexes.
-var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
+var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_group_idx", "smallben_runs_super_group_idx", "smallben_runs_notable_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
 	"smallben_job_state_revision_idx", "smallben_job_state_deleted_idx"}
 
 // Schema are the statements that create the tables of the record. Times are in
@@ -48,6 +48,9 @@ var Schema = []string{
 	PRIMARY KEY (tick, job_id, triggered, attempt)
 ){without rowid}`,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_job_idx} ON {smallben_runs} (job_id, tick)",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_group_idx} ON {smallben_runs} (group_id, tick)",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_super_group_idx} ON {smallben_runs} (super_group_id, tick)",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_notable_idx} ON {smallben_runs} (tick) WHERE " + notable,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_unfinished_idx} ON {smallben_runs} (process) WHERE ended_at IS NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_due_idx} ON {smallben_runs} (due_at) WHERE due_at IS NOT NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_waiting_idx} ON {smallben_runs} (job_id, tick) WHERE due_at IS NOT NULL",
@@ -89,7 +92,10 @@ var Schema = []string{
 	process text PRIMARY KEY,
 	beats bigint NOT NULL,
 	claims boolean NOT NULL,
-	partial boolean NOT NULL
+	partial boolean NOT NULL,
+	clock_offset bigint NOT NULL,
+	since_at bigint NOT NULL,
+	beat_at bigint NOT NULL
 )`,
 	// One row: the last revision, tokens of the last changes, and who leads.
 	`CREATE TABLE IF NOT EXISTS {smallben_ledger} (
@@ -100,6 +106,9 @@ var Schema = []string{
 	leader text NOT NULL
 )`,
 }
+
+// notable is what there is an index of, by outcome: what is not common.
+const notable = "outcome <> 'ok' AND outcome <> 'running' AND outcome <> 'waiting'"
 
 const (
 	tickColumns = "tick, triggered, attempt"

@@ -14,7 +14,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,19 +57,6 @@ func New(db *sqltx.DB, options Options) *Store {
 }
 
 func (s *Store) createdAt(value any) time.Time { return s.options.CreatedAt(value) }
-
-// SchemaText is the statements that create the tables of the record, each ended by a
-// semicolon. It is empty if the database is neither PostgreSQL nor SQLite.
-func SchemaText(db *sqltx.DB) string {
-	if db.Kind() == sqltx.Portable {
-		return ""
-	}
-	var text strings.Builder
-	for _, statement := range Schema {
-		text.WriteString(db.Words(statement) + ";\n")
-	}
-	return text.String()
-}
 
 // Open implements ledger.Store. It creates the tables of the record that are missing,
 // unless SkipMigration is set.
@@ -132,7 +118,7 @@ func (s *Store) migrate(op string) error {
 		return err
 	}
 	if missing != "" && s.options.SkipMigration {
-		return fmt.Errorf("open record: the table %s is missing, and SkipMigration is set: RunsSchema gives the statements that create it", s.db.Table(missing))
+		return fmt.Errorf("open record: the table %s is missing, and SkipMigration is set: Schema gives the statements that create it", s.db.Table(missing))
 	}
 	if missing != "" {
 		err = s.write(op, func(on statements) error {
@@ -174,7 +160,7 @@ func shareable(on statements) error {
 // Join implements ledger.Store.
 func (s *Store) Join(process string) error {
 	return s.write("join", func(on statements) error {
-		return on.exec("INSERT INTO {smallben_processes} (process, beats, claims, partial) VALUES ($1, 0, false, false) ON CONFLICT DO NOTHING", process)
+		return on.exec("INSERT INTO {smallben_processes} (process, beats, claims, partial, clock_offset, since_at, beat_at) VALUES ($1, 0, false, false, 0, $2, $2) ON CONFLICT DO NOTHING", process, on.Now().UnixMicro())
 	}, func(on statements) (bool, error) { return on.registered(process, "") })
 }
 
@@ -202,7 +188,7 @@ func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Hear
 		var beats int64
 		var now, due *int64
 		var members string
-		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial}, &beats, &now, &beat.Revision, &beat.Leader, &due, &members)
+		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial, standing.Offset.Microseconds(), time.Now().UnixMicro()}, &beats, &now, &beat.Revision, &beat.Leader, &due, &members)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
 		}
@@ -222,6 +208,22 @@ func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Hear
 		return ledger.Heartbeat{}, err
 	}
 	return beat, nil
+}
+
+// Processes implements ledger.Store.
+func (s *Store) Processes() (all []ledger.Process, err error) {
+	err = s.read("list processes", func(on statements) error {
+		all = nil
+		return on.each(listProcesses, []any{time.Now().UnixMicro()}, func(rows *sql.Rows) error {
+			var p ledger.Process
+			var offset, since, age int64
+			err := rows.Scan(&p.Process, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)
+			p.Offset, p.Since, p.Age = time.Duration(offset)*time.Microsecond, time.UnixMicro(since).UTC(), time.Duration(age)*time.Microsecond
+			all = append(all, p)
+			return err
+		})
+	})
+	return all, err
 }
 
 // decodeMembers reads a list of processes, their heartbeats and standings, and sorts
