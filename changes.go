@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,10 +16,11 @@ import (
 
 // change is one change of jobs: what it is about, and what came of it.
 type change struct {
-	ids      []int64   // of the jobs, as soon as they are known
-	written  bool      // a write was tried
-	revision int64     // in the record of runs, if there is one
-	now      time.Time // of its database, from which accounts begin
+	ids      []int64                   // of the jobs, as soon as they are known
+	written  bool                      // a write was tried
+	revision int64                     // in the record of runs, if there is one
+	now      time.Time                 // of its database, from which accounts begin
+	ahead    map[int64]JobWithSchedule // what rows decoded to before the transaction, by id
 }
 
 // wrote notes that a write was tried, with this error.
@@ -99,6 +101,42 @@ func (s *SmallBen) look(repository Repository, c *change, options ListJobsOption
 		c.ids[i] = rows[i].ID
 	}
 	return rows, s.refuseUnsettled(c.ids)
+}
+
+// lookAhead decodes the rows that a change is about before its transaction, if runs
+// are recorded: GobDecode is code of the user, and locks of the database are not to
+// wait for it.
+func (s *SmallBen) lookAhead(c *change, options ListJobsOptions) error {
+	if s.record == nil {
+		return nil
+	}
+	rows, err := s.repository.ListJobs(&options)
+	if err != nil && !s.isMismatch(err) {
+		return err
+	}
+	jobs, _ := decodeRows(rows)
+	c.ahead = make(map[int64]JobWithSchedule, len(jobs))
+	for i := range jobs {
+		c.ahead[jobs[i].rawJob.ID] = jobs[i]
+	}
+	return nil
+}
+
+// decode decodes the rows of a look, those that lookAhead has not seen as they are.
+func (c *change) decode(rows []RawJob) (jobs []JobWithSchedule, undecodable []error) {
+	var unseen []RawJob
+	for i := range rows {
+		row := &rows[i]
+		if seen, ok := c.ahead[row.ID]; ok && seen.rawJob.storesAs(row) {
+			jobs = append(jobs, newJobWithSchedule(*row, seen.schedule, seen.job, seen.input))
+		} else {
+			unseen = append(unseen, *row)
+		}
+	}
+	decoded, undecodable := decodeRows(unseen)
+	jobs = append(jobs, decoded...)
+	slices.SortFunc(jobs, func(a, b JobWithSchedule) int { return cmp.Compare(a.rawJob.ID, b.rawJob.ID) })
+	return jobs, undecodable
 }
 
 func (s *SmallBen) isMismatch(err error) bool {
@@ -334,13 +372,16 @@ func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
 	var c change
+	if err := s.lookAhead(&c, options); err != nil {
+		return nil, err
+	}
 	var paused, unpaused []JobWithSchedule
 	err := s.change(&c, func(tx Repository) error {
 		rows, err := s.look(tx, &c, options)
 		if err != nil {
 			return err
 		}
-		jobs, undecodable := decodeRows(rows)
+		jobs, undecodable := c.decode(rows)
 		if err := join(undecodable); err != nil {
 			return err
 		}
@@ -433,14 +474,18 @@ func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error)
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
 	var c change
+	options := ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))}
+	if err := s.lookAhead(&c, options); err != nil {
+		return nil, err
+	}
 	var jobs []JobWithSchedule
 	err := s.change(&c, func(tx Repository) error {
-		rows, err := s.look(tx, &c, ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+		rows, err := s.look(tx, &c, options)
 		if err != nil {
 			return err
 		}
 		var undecodable []error
-		jobs, undecodable = decodeRows(rows)
+		jobs, undecodable = c.decode(rows)
 		if err := join(undecodable); err != nil {
 			return err
 		}
@@ -523,6 +568,9 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 	c := change{ids: jobIDs(jobs)}
 	var toAdd, toReplace, unchanged []JobWithSchedule
 	var undecodable []int64
+	if err := s.lookAhead(&c, ListJobsOptions{JobIDs: c.ids}); err != nil {
+		return 0, 0, err
+	}
 	err = s.change(&c, func(tx Repository) error {
 		rows, err := s.find(tx, ListJobsOptions{JobIDs: c.ids})
 		if err != nil && !s.isMismatch(err) {
@@ -540,7 +588,7 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 			}
 			if !ok {
 				toAdd = append(toAdd, jobs[i])
-			} else if differs, err := jobs[i].replace(row); err != nil {
+			} else if differs, err := jobs[i].replace(row, &c); err != nil {
 				return err
 			} else if differs {
 				toReplace = append(toReplace, jobs[i])
@@ -588,7 +636,7 @@ var errNothingToWrite = errors.New("nothing to write")
 
 // replace makes a job that was built anew into the one to store in place of row,
 // and reports whether they differ.
-func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
+func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err error) {
 	j.changes = columnChanges{expression: true, input: true, job: true}
 	j.rawJob.CronID = row.CronID
 	j.rawJob.Paused = row.Paused
@@ -600,10 +648,11 @@ func (j *JobWithSchedule) replace(row *RawJob) (differs bool, err error) {
 	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {
 		return true, nil
 	}
-	before, err := row.ToJobWithSchedule()
-	if err != nil {
+	decoded, undecodable := c.decode([]RawJob{*row})
+	if len(undecodable) > 0 {
 		return true, nil
 	}
+	before := decoded[0]
 	// gob writes maps in any order, and numbers types by the order in which a
 	// process met them: where the bytes differ, only what they decode to tells.
 	if row.SerializedJob != j.rawJob.SerializedJob {

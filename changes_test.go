@@ -877,3 +877,151 @@ func TestAnAddOrARemovalSortsAtMostOnePage(t *testing.T) {
 	require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
 	check(0, 0)
 }
+
+func TestAChangeThatIsRefusedKeepsNoCronIDs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		memory := newMemoryRepository()
+		repository := struct{ smallben.Repository }{memory} // it cannot replace
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle())}))
+		setCronIDs(t, repository, map[int64]int64{1: math.MaxInt32 - 10})
+		s.Stop()
+		require.NoError(t, s.Start())
+		jobs := []smallben.Job{job(1, "@weekly", idle())}
+		for id := range int64(1000) {
+			jobs = append(jobs, job(id+2, "@daily", idle()))
+		}
+		for range 20 {
+			require.Error(t, s.UpsertJobs(jobs))
+		}
+		require.NoError(t, s.AddJobs(jobs[1:]))
+		checkInvariant(t, s, repository)
+	})
+}
+
+func TestCronIDsAreUniqueThoughStoredOnesLeaveLittleRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := newMemoryRepository()
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle()), job(3, "@daily", idle())}))
+		setCronIDs(t, repository, map[int64]int64{1: 1, 2: math.MaxInt32, 3: math.MaxInt32 / 2})
+		require.NoError(t, s.Start())
+		for id := range int64(300) {
+			require.NoError(t, s.AddJobs([]smallben.Job{job(id+10, "@daily", idle())}))
+			if id%3 == 0 {
+				require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{id + 10}}}))
+			}
+		}
+		checkInvariant(t, s, repository)
+	})
+}
+
+// hooked is a job whose decoding may call something, once.
+type hooked struct{ Text string }
+
+var decodeHook atomic.Pointer[func()]
+
+func (hooked) Run(smallben.CronJobInput) {}
+
+func (h hooked) GobEncode() ([]byte, error) { return []byte(h.Text), nil }
+
+func (h *hooked) GobDecode(b []byte) error {
+	h.Text = string(b)
+	if hook := decodeHook.Swap(nil); hook != nil {
+		(*hook)()
+	}
+	return nil
+}
+
+func init() { gob.Register(hooked{}) }
+
+func TestNoTransactionWaitsForADecoder(t *testing.T) {
+	// Not parallel: it sets decodeHook.
+	changes := map[string]func(s *smallben.SmallBen) error{
+		"resume": func(s *smallben.SmallBen) error {
+			return s.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}})
+		},
+		"update": func(s *smallben.SmallBen) error {
+			return s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("@weekly")}})
+		},
+		"upsert": func(s *smallben.SmallBen) error {
+			return s.UpsertJobs([]smallben.Job{{ID: 1, CronExpression: "@daily", Job: hooked{"other"}}})
+		},
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				both := processes(t, recorder, 2)
+				require.NoError(t, both[0].AddJobs([]smallben.Job{{ID: 1, CronExpression: "@daily", Job: hooked{"text"}, StartPaused: true}, job(2, "@daily", idle())}))
+				pass(5 * time.Second)
+				changed := false
+				hook := func() {
+					changed = true
+					// In a transaction of the other's change this would wait for itself.
+					assert.NoError(t, both[1].PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+				}
+				decodeHook.Store(&hook)
+				defer decodeHook.Store(nil)
+				require.NoError(t, change(both[0]))
+				assert.True(t, changed)
+				pass(5 * time.Second)
+			})
+		})
+	}
+}
+
+// between calls a function after each read, the number of which it is given.
+type between struct {
+	*memoryRepository
+	reads int
+	then  func(read int)
+}
+
+func (b *between) GetAllJobsToExecute() ([]smallben.JobWithSchedule, error) {
+	jobs, err := b.memoryRepository.GetAllJobsToExecute()
+	b.reads++
+	b.then(b.reads)
+	return jobs, err
+}
+
+func (b *between) ListJobs(options smallben.ToListOptions) ([]smallben.RawJob, error) {
+	rows, err := b.memoryRepository.ListJobs(options)
+	b.reads++
+	b.then(b.reads)
+	return rows, err
+}
+
+func TestEachRowIsKnownWhateverOthersDoWhileStartLoads(t *testing.T) {
+	everything := &smallben.PauseResumeOptions{}
+	for name, change := range map[string]func(old *smallben.SmallBen) error{
+		"resumed": func(old *smallben.SmallBen) error { return old.ResumeJobs(everything) },
+		"paused":  func(old *smallben.SmallBen) error { return old.PauseJobs(everything) },
+		"deleted": func(old *smallben.SmallBen) error { return old.DeleteJobs(&smallben.DeleteOptions{}) },
+	} {
+		for after := 1; after <= 2; after++ {
+			t.Run(fmt.Sprint(name, " after read ", after), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					memory := newMemoryRepository()
+					old := started(t, memory, smallben.SchedulerConfig{})
+					require.NoError(t, old.AddJobs([]smallben.Job{startPaused(job(1, "* * * * *", idle()), name == "resumed")}))
+					s := create(t, &between{memoryRepository: memory, then: func(read int) {
+						if read == after {
+							require.NoError(t, change(old))
+						}
+					}}, &smallben.Config{Logger: quiet})
+					require.NoError(t, s.Start())
+					old.Stop()
+					values := gauges(t, s)
+					switch name {
+					case "resumed":
+						assert.EqualValues(t, 1, values["smallben_scheduler_jobs_not_paused"])
+					case "paused":
+						assert.EqualValues(t, 1, values["smallben_scheduler_jobs_paused"])
+					}
+				})
+			})
+		}
+	}
+}

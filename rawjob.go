@@ -50,6 +50,12 @@ type RawJob struct {
 // nameless reports whether not even the id could be read.
 func (j *RawJob) nameless() bool { return strings.HasPrefix(j.defect, "column id ") }
 
+// storesAs reports whether another row decodes to the same job.
+func (j *RawJob) storesAs(other *RawJob) bool {
+	return j.defect == other.defect && j.SerializedJob == other.SerializedJob && j.SerializedJobInput == other.SerializedJobInput &&
+		j.CronExpression == other.CronExpression && j.CreatedAt.Equal(other.CreatedAt)
+}
+
 // registeredName is the name that the type of the job is registered under with
 // gob: the stored form begins with it. It is empty if the row does not decode.
 func (j *RawJob) registeredName() string {

@@ -46,6 +46,7 @@ package smallben
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -254,32 +255,66 @@ func (s *SmallBen) load() (contents, error) {
 		}
 		return loaded, nil
 	}
-	jobs, err := s.repository.GetAllJobsToExecute()
+	return s.loadInReads()
+}
+
+// loadInReads loads the jobs without a record of runs, in more reads than one:
+// another process may pause or resume some between them. The latest read counts.
+func (s *SmallBen) loadInReads() (loaded contents, err error) {
+	onlyPaused := true
+	pausedBefore, err := s.JobIDs(&ListJobsOptions{Paused: &onlyPaused})
 	if err != nil {
+		return contents{}, fmt.Errorf("load paused jobs: %w", err)
+	}
+	if loaded.jobs, err = s.repository.GetAllJobsToExecute(); err != nil {
 		undecodable, only := undecodableLeaves(err)
 		if !only {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}
 		loaded.heldBack = undecodable
 	}
-	loaded.jobs = jobs
-	onlyPaused := true
 	rows, err := s.repository.ListJobs(&ListJobsOptions{Paused: &onlyPaused})
 	if err != nil {
 		return contents{}, fmt.Errorf("load paused jobs: %w", err)
 	}
 	paused, undecodable := decodeRows(rows)
-	for i := range paused {
-		loaded.paused = append(loaded.paused, paused[i].rawJob.ID)
-	}
+	loaded.paused = jobIDs(paused)
 	loaded.heldBack = append(loaded.heldBack, undecodable...)
-	// Another process may have paused some between the two reads.
 	pausedSince := idSet(loaded.paused)
 	loaded.jobs = slices.DeleteFunc(loaded.jobs, func(job JobWithSchedule) bool {
 		_, ok := pausedSince[job.rawJob.ID]
 		return ok
 	})
-	return loaded, nil
+	return loaded, s.loadResumed(&loaded, pausedBefore)
+}
+
+// loadResumed adds the jobs that were resumed after the others had been read: they
+// were paused before, and are in none of the reads.
+func (s *SmallBen) loadResumed(loaded *contents, pausedBefore []int64) error {
+	resumed := idSet(pausedBefore)
+	for _, id := range slices.Concat(loaded.paused, jobIDs(loaded.jobs)) {
+		delete(resumed, id)
+	}
+	for _, err := range loaded.heldBack {
+		delete(resumed, jobID(err))
+	}
+	if len(resumed) == 0 {
+		return nil
+	}
+	jobs, err := s.repository.GetJobsByIds(slices.Sorted(maps.Keys(resumed)))
+	if undecodable, only := undecodableLeaves(err); only {
+		loaded.heldBack = append(loaded.heldBack, undecodable...)
+	} else if err != nil && !s.isMismatch(err) {
+		return fmt.Errorf("load jobs: %w", err)
+	}
+	for i := range jobs {
+		if jobs[i].rawJob.Paused {
+			loaded.paused = append(loaded.paused, jobs[i].rawJob.ID)
+		} else {
+			loaded.jobs = append(loaded.jobs, jobs[i])
+		}
+	}
+	return nil
 }
 
 // Stop ends the starting of runs at once, and returns when those in progress
