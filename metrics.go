@@ -195,7 +195,7 @@ func (m *runMetrics) forJob(job *JobWithSchedule) *typeMetrics {
 	}
 	name := strings.ToValidUTF8(job.rawJob.registeredName(), "\uFFFD")
 	outcomes := make(map[Outcome]prometheus.Counter)
-	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout} {
+	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout, OutcomeAbandoned} {
 		outcomes[outcome] = m.ended.WithLabelValues(name, string(outcome))
 	}
 	known, _ := m.types.LoadOrStore(jobType, &typeMetrics{

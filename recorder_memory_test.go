@@ -57,6 +57,7 @@ func newMemoryRecorder() *memoryRecorder {
 			running:          make(map[int64]memoryHolder),
 			processes:        make(map[string]memoryProcess),
 			spans:            make(map[memorySpan]ledger.ClosedSpan),
+			canceled:         make(map[ledger.Key]time.Time),
 		},
 		fails: make(map[string]error), loses: make(map[string]bool), counts: make(map[string]int),
 	}
@@ -76,6 +77,7 @@ type memoryRecord struct {
 	running   map[int64]memoryHolder
 	processes map[string]memoryProcess
 	spans     map[memorySpan]ledger.ClosedSpan
+	canceled  map[ledger.Key]time.Time // to when they are given up
 }
 
 // memoryProcess is a process that is registered.
@@ -115,7 +117,7 @@ func (d *memoryRecord) clone() *memoryRecord {
 	c := *d
 	c.memoryRepository = &memoryRepository{rows: maps.Clone(d.rows)}
 	c.marks, c.runs, c.running, c.processes = maps.Clone(d.marks), maps.Clone(d.runs), maps.Clone(d.running), maps.Clone(d.processes)
-	c.spans = maps.Clone(d.spans)
+	c.spans, c.canceled = maps.Clone(d.spans), maps.Clone(d.canceled)
 	return &c
 }
 
@@ -365,6 +367,7 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 		for _, name := range slices.Sorted(maps.Keys(d.processes)) {
 			beat.Members = append(beat.Members, ledger.Member{Process: name, Beats: d.processes[name].beats, Standing: d.processes[name].standing})
 		}
+		beat.Canceled = len(d.canceledOf(process))
 		if waiting := d.waiting(); len(waiting) > 0 {
 			beat.Due = waiting[0].Due
 		}
@@ -374,6 +377,39 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 		return ledger.Heartbeat{}, err
 	}
 	return beat, nil
+}
+
+func (r *memoryRecorder) CancelRuns(query ledger.Query, abandonAfter time.Duration) error {
+	return r.write("CancelRuns", recorded(func(d *memoryRecord) error {
+		selects := func(ids []int64, id int64) bool { return ids == nil || slices.Contains(ids, id) }
+		for key, run := range d.runs {
+			if run.Outcome != ledger.Running || !selects(query.JobIDs, run.JobID) || !selects(query.GroupIDs, run.GroupID) || !selects(query.SuperGroupIDs, run.SuperGroupID) {
+				continue
+			}
+			d.canceled[key] = time.Time{}
+			if abandonAfter > 0 {
+				d.canceled[key] = r.now().Add(abandonAfter)
+			}
+		}
+		return nil
+	}))
+}
+
+func (r *memoryRecorder) Canceled(process string) (runs []ledger.Cancellation, err error) {
+	err = r.read("Canceled", recorded(func(d *memoryRecord) error {
+		runs = d.canceledOf(process)
+		return nil
+	}))
+	return runs, err
+}
+
+func (d *memoryRecord) canceledOf(process string) (runs []ledger.Cancellation) {
+	for key, abandon := range d.canceled {
+		if run := d.runs[key]; run.Outcome == ledger.Running && run.Process == process {
+			runs = append(runs, ledger.Cancellation{Key: key, Abandon: abandon})
+		}
+	}
+	return runs
 }
 
 func (r *memoryRecorder) Processes() (all []ledger.Process, err error) {

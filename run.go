@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -57,6 +58,9 @@ const (
 	// OutcomeLost is the outcome of a run whose process died, or was taken for
 	// dead, before it had recorded its end.
 	OutcomeLost Outcome = "lost"
+	// OutcomeAbandoned is the outcome of a run that CancelRuns gave up. It may still
+	// go on.
+	OutcomeAbandoned Outcome = "abandoned"
 	// OutcomeSkipped is the outcome of a tick that did not run because its job was
 	// still running, or was paused, deleted or stopped while the tick waited.
 	OutcomeSkipped Outcome = "skipped"
@@ -98,15 +102,21 @@ type run struct {
 	job       CronJob
 	input     CronJobInput
 	given     *givenInput // as work.given
+	over      bool        // it has ended, or was abandoned: guarded by the shard's mu
+
+	mu     sync.Mutex              // guards the fields below, for moments
+	start  time.Time               // zero until it starts
+	cancel context.CancelCauseFunc // nil if it has no context
+	cause  error                   // why it was canceled, or nil
 }
 
 // jobState is what is known of a job by its id, whatever its entries: it keeps a
 // job from overlapping itself across updates, pauses and a deletion, and
 // remembers the last run. It exists from the first run on.
 type jobState struct {
-	running []*session // of each run in progress
-	queued  int        // ticks that wait for a place
-	waiting *entry     // whose tick waits for the end of a run, if any
+	running []*run // those in progress
+	queued  int    // ticks that wait for a place
+	waiting *entry // whose tick waits for the end of a run, if any
 	tick    tick
 	last    runResult // of the job that was created at createdAt
 	gone    bool      // the job was deleted: the state goes with its last run
@@ -320,8 +330,9 @@ func (state *jobState) begin(e *entry, at tick) *run {
 		}
 		return nil
 	}
-	state.running = append(state.running, e.session)
-	return &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, input: e.inputAt(at), given: e.given}
+	r := &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, input: e.inputAt(at), given: e.given}
+	state.running = append(state.running, r)
+	return r
 }
 
 // inputAt is what a run of the tick receives, its own map excepted: that one is
@@ -341,18 +352,23 @@ func (e *entry) inputAt(at tick) CronJobInput {
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
-// may still start.
-func (s *scheduler) end(r *run, result *runResult) (next *run) {
+// may still start. It returns false if the run is off the books already.
+func (s *scheduler) end(r *run, result *runResult) (next *run, ok bool) {
+	id, state := r.input.JobID, r.state
+	shard := s.shard(id)
+	shard.mu.Lock()
+	if r.over {
+		shard.mu.Unlock()
+		return nil, false
+	}
+	r.over = true
 	if r.grant == nil {
 		defer r.session.release()
 	} else {
 		defer finish(r.grant, result)
 	}
-	id, state := r.input.JobID, r.state
-	shard := s.shard(id)
-	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	i := slices.Index(state.running, r.session)
+	i := slices.Index(state.running, r)
 	state.running = slices.Delete(state.running, i, i+1)
 	if state.createdAt == r.createdAt {
 		state.last = *result
@@ -360,7 +376,7 @@ func (s *scheduler) end(r *run, result *runResult) (next *run) {
 	if len(state.running) == 0 {
 		s.keptUp(state, id)
 	}
-	return s.promote(shard, state, id)
+	return s.promote(shard, state, id), true
 }
 
 // promote begins the run that waited for the end of others, if it may still start,
@@ -404,6 +420,12 @@ func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.decode(r.input.stored)
 	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: time.Now()}
 	r.metrics.started(result.Start.Sub(result.Tick))
+	r.mu.Lock()
+	r.start = result.Start
+	r.mu.Unlock()
+	if r.grant != nil {
+		r.grant.Attach(r)
+	}
 	// Nothing else is left of a run that leaves its goroutine.
 	err, timedOut := error(&panicError{value: "runtime.Goexit was called"}), false
 	defer func() {
@@ -416,15 +438,10 @@ func (s *scheduler) execute(r *run) {
 			failure, err = result.fail(err, timedOut)
 		}
 		result.Duration = time.Since(result.Start)
-		r.metrics.ended(&result)
 		if err != nil {
 			s.log.begin() // so that Stop waits for the line
 		}
-		if next := s.end(r, &result); next != nil {
-			go s.execute(next) // in the same place
-		} else {
-			s.leave()
-		}
+		s.finish(r, &result)
 		if err != nil {
 			s.logFailure(r, &result, err, failure)
 		}
@@ -486,12 +503,8 @@ func (c *runner) call(r *run) (err error, timedOut bool) {
 // around it. A contextJob that is nil stands for a job that takes no context.
 func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
 	ctx := logr.NewContext(r.session.context, c.loggerOf(r))
-	if r.grant != nil {
-		cancelable, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		r.grant.OnCancel(cancel)
-		ctx = cancelable
-	}
+	ctx, end := r.cancelable(ctx)
+	defer end(nil)
 	if contextJob != nil && r.options.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.options.Timeout)

@@ -415,6 +415,7 @@ func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
 		Retention:    r.config.Retention,
 		Timing:       &r.timing,
 		Metrics:      r.metrics,
+		Canceled:     ErrRunCanceled,
 		Log:          s.log,
 	})
 	return r

@@ -668,7 +668,7 @@ func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64
 // progress, in order.
 func (s *scheduler) running(sessions []*session) []int64 {
 	return s.ran(func(_ int64, state *jobState) bool {
-		return slices.ContainsFunc(state.running, func(of *session) bool { return slices.Contains(sessions, of) })
+		return slices.ContainsFunc(state.running, func(r *run) bool { return slices.Contains(sessions, r.session) })
 	})
 }
 

@@ -263,3 +263,31 @@ func TestRunsAreListedPageByPage(t *testing.T) {
 		}
 	})
 }
+
+func TestCanceledAreTheUnfinishedRunsThatMatch(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3)
+		r.win(t, "a", claimsOf(revision, runKey(1, 1), runKey(2, 1)))
+		r.win(t, "b", claimsOf(revision, runKey(3, 1), runKey(1, 2)))
+		require.NoError(t, r.Finish("b", []ledger.End{finished(runKey(1, 2))}))
+		canceled := func(process string) (keys []ledger.Key) {
+			runs, err := r.Canceled(process)
+			require.NoError(t, err)
+			for _, run := range runs {
+				keys = append(keys, run.Key)
+			}
+			beat, err := r.Beat(process, claiming)
+			require.NoError(t, err)
+			require.Equal(t, len(keys), beat.Canceled)
+			return keys
+		}
+		require.Empty(t, canceled("a"))
+		require.NoError(t, r.CancelRuns(ledger.Query{JobIDs: []int64{1, 3}}, 0))
+		require.Equal(t, []ledger.Key{runKey(1, 1)}, canceled("a"))
+		require.Equal(t, []ledger.Key{runKey(3, 1)}, canceled("b"))
+		require.NoError(t, r.CancelRuns(ledger.Query{GroupIDs: []int64{2}, SuperGroupIDs: []int64{2}}, time.Hour))
+		require.ElementsMatch(t, []ledger.Key{runKey(1, 1), runKey(2, 1)}, canceled("a"))
+		require.NoError(t, r.Finish("a", []ledger.End{finished(runKey(1, 1)), finished(runKey(2, 1))}))
+		require.Empty(t, canceled("a"))
+	})
+}

@@ -30,42 +30,48 @@ type Grant struct {
 	unsure bool   // it may be recorded already: the reply was lost
 	ended  func() // nil, or is told when the grant is over
 
-	mu       sync.Mutex  // guards the fields below, for moments
-	cancel   func(error) // of the run, or nil
-	canceled error       // why the run is to end, or nil
+	mu       sync.Mutex // guards the fields below, for moments
+	run      Canceler   // nil until it has started
+	canceled error      // why the run is to end, or nil
 }
 
-// OnCancel sets what ends the context of the run. It is called once, with the cause:
-// at once if the run is to end already.
-func (g *Grant) OnCancel(cancel func(cause error)) {
+// Canceler is a run that has started.
+type Canceler interface {
+	// Cancel ends the context of the run, if it has one.
+	Cancel(cause error)
+	// Abandon ends the grant, unless the run has ended it.
+	Abandon()
+}
+
+// Attach says what runs. It is canceled at once if it is to be.
+func (g *Grant) Attach(run Canceler) {
 	g.mu.Lock()
-	g.cancel = cancel
+	g.run = run
 	cause := g.canceled
 	g.mu.Unlock()
 	if cause != nil {
-		cancel(cause)
+		run.Cancel(cause)
 	}
 }
 
-// Cancel ends the context of the run, if it has one.
-func (g *Grant) Cancel(cause error) {
+// cancel cancels the run, once, or as soon as it has started. It returns false if it was
+// canceled before.
+func (g *Grant) cancel(cause error) bool {
 	g.mu.Lock()
-	cancel := g.cancel
-	if g.canceled != nil {
-		cancel = nil
-	}
+	before, run := g.canceled, g.run
 	g.canceled = cause
 	g.mu.Unlock()
-	if cancel != nil {
-		cancel(cause)
+	if before == nil && run != nil {
+		run.Cancel(cause)
 	}
+	return before == nil
 }
 
-// started reports whether the run has a context to end.
-func (g *Grant) started() bool {
+// started returns what runs, or nil.
+func (g *Grant) started() Canceler {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.cancel != nil
+	return g.run
 }
 
 // ErrGivenAway is why the context of a run ends whose process was taken for dead: the
@@ -144,6 +150,23 @@ func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
 	return g, nil
 }
 
+// cancel cancels runs, and gives up those that have not ended at their time.
+func (c *claims) cancel(runs []Cancellation, cause error, now time.Time) {
+	for _, canceled := range runs {
+		c.mu.Lock()
+		g := c.asked[canceled.id()]
+		c.mu.Unlock()
+		if g == nil || !g.cancel(cause) || canceled.Abandon.IsZero() {
+			continue
+		}
+		time.AfterFunc(max(0, canceled.Abandon.Sub(now)), func() {
+			if run := g.started(); run != nil {
+				run.Abandon()
+			}
+		})
+	}
+}
+
 // cancelAll ends the contexts of all runs: this process was taken for dead.
 func (c *claims) cancelAll(cause error) {
 	c.mu.Lock()
@@ -153,8 +176,8 @@ func (c *claims) cancelAll(cause error) {
 	}
 	c.mu.Unlock()
 	for _, g := range all {
-		if g.started() {
-			g.Cancel(cause)
+		if run := g.started(); run != nil {
+			run.Cancel(cause)
 		}
 	}
 }

@@ -117,10 +117,24 @@ func (s *Session) heard(h Heartbeat, seen int64, live, dead []Member) {
 		s.deputy.takeOver(moved)
 	}
 	s.waiting.heard(h.Due, h.Now)
+	if h.Canceled > 0 {
+		s.heartbeat.beating.Go(s.cancelRuns)
+	}
 	if len(dead) > 0 {
 		s.heartbeat.beating.Go(func() { s.sweep.expire(dead) })
 	}
 }
+
+// cancelRuns cancels what is marked so.
+func (s *Session) cancelRuns() {
+	runs, err := s.store.Canceled(s.process)
+	if err == nil {
+		s.claims.cancel(runs, s.config.Canceled, s.Now())
+	} // else the next heartbeat says so again
+}
+
+// Notice makes the session look at once what there is to do.
+func (s *Session) Notice() { s.heartbeat.wake() }
 
 // recovered is told that the store answers after it did not.
 func (s *Session) recovered() {

@@ -72,6 +72,13 @@ type Store interface {
 	// has a run of a later tick.
 	Finish(process string, ends []End) error
 
+	// CancelRuns marks the unfinished runs that match as canceled. Of the query it
+	// takes the ids. They are given up after a time, unless that is zero.
+	CancelRuns(query Query, abandonAfter time.Duration) error
+
+	// Canceled returns the unfinished runs of a process that are canceled.
+	Canceled(process string) ([]Cancellation, error)
+
 	// Change calls change, once, and commits what it did under the revision that
 	// it returns. Changes come one after another, across all processes. If
 	// change returns an error or panics, nothing happened; its error is returned
@@ -285,6 +292,14 @@ type Heartbeat struct {
 	Members  []Member  // all processes, this one included, in order
 	// Due is when the next waiting run may run. Zero means that none waits.
 	Due time.Time
+	// Canceled is how many unfinished runs of the process are canceled.
+	Canceled int
+}
+
+// Cancellation is a run that is canceled.
+type Cancellation struct {
+	Key
+	Abandon time.Time // when it is given up; zero: never
 }
 
 // Member is a process that is registered.

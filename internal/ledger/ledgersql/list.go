@@ -21,15 +21,7 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 			args = append(args, arg)
 			where = append(where, fmt.Sprintf(condition, len(args)))
 		}
-		for _, ids := range []struct {
-			column string
-			ids    []int64
-		}{{"job_id", query.JobIDs}, {"group_id", query.GroupIDs}, {"super_group_id", query.SuperGroupIDs}} {
-			if ids.ids != nil {
-				args = append(args, sqltx.IDs(unique(ids.ids)))
-				where = append(where, on.Kind().Among(ids.column, len(args)))
-			}
-		}
+		where, args = amongIDs(on, query, args)
 		if query.Outcomes != nil {
 			outcomes := []string{"NULL"}
 			for _, outcome := range query.Outcomes {
@@ -61,6 +53,20 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 		return err
 	})
 	return runs, err
+}
+
+// amongIDs are the conditions for the ids of a query.
+func amongIDs(on statements, query ledger.Query, args []any) (where []string, _ []any) {
+	for _, filter := range []struct {
+		column string
+		ids    []int64
+	}{{"job_id", query.JobIDs}, {"group_id", query.GroupIDs}, {"super_group_id", query.SuperGroupIDs}} {
+		if filter.ids != nil {
+			args = append(args, sqltx.IDs(unique(filter.ids)))
+			where = append(where, on.Kind().Among(filter.column, len(args)))
+		}
+	}
+	return where, args
 }
 
 // indexed are the conditions of an index that has all runs of these outcomes: it is used

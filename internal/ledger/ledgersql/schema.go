@@ -2,7 +2,7 @@ package ledgersql
 
 // Tables are the tables of the record, and the fields that they have.
 var Tables = []struct{ Name, Fields string }{
-	{"smallben_runs", runFields},
+	{"smallben_runs", runFields + ", cancel_at bigint, abandon_at bigint"},
 	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint"},
 	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
 	{"smallben_locks", "process text, delayed boolean, " + keyFields},
@@ -45,6 +45,8 @@ var Schema = []string{
 	first_tick bigint,
 	exclusive boolean NOT NULL,
 	due_at bigint,
+	cancel_at bigint,
+	abandon_at bigint,
 	PRIMARY KEY (tick, job_id, triggered, attempt)
 ){without rowid}`,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_job_idx} ON {smallben_runs} (job_id, tick)",

@@ -216,7 +216,13 @@ const takeLead = "UPDATE {smallben_ledger} SET leader = $1 WHERE leader = $1 OR 
 const beatOnce = `UPDATE {smallben_processes} SET beats = beats + 1, claims = $2, partial = $3, clock_offset = $4, beat_at = coalesce({clock}, CAST($5 AS bigint)) WHERE process = $1
 RETURNING beats, {clock}, (SELECT revision FROM {smallben_ledger}), coalesce((SELECT r.leader FROM {smallben_ledger} r JOIN {smallben_processes} p ON p.process = r.leader), ''),
 	(SELECT min(due_at) FROM {smallben_runs} WHERE due_at IS NOT NULL),
+	(SELECT count(*) FROM {smallben_runs} WHERE ended_at IS NULL AND process = $1 AND cancel_at IS NOT NULL),
 	(SELECT CAST({json list}({json pair}(p.process, p.beats, CASE WHEN p.claims THEN 1 ELSE 0 END, CASE WHEN p.partial THEN 1 ELSE 0 END)) AS text) FROM {smallben_processes} p)`
+
+// cancelRuns marks unfinished runs. $1 is the time, $2 when they are given up.
+const cancelRuns = "UPDATE {smallben_runs} SET cancel_at = $1, abandon_at = $2 WHERE ended_at IS NULL AND process > ''"
+
+const canceledRuns = "SELECT " + keyColumns + ", abandon_at FROM {smallben_runs} WHERE ended_at IS NULL AND process = $1 AND cancel_at IS NOT NULL"
 
 // listProcesses gives all processes. $1 is the time, where the database has no clock.
 const listProcesses = `SELECT p.process, p.beats, p.claims, p.partial, p.clock_offset, p.since_at, coalesce({clock}, CAST($1 AS bigint)) - p.beat_at,

@@ -188,7 +188,7 @@ func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Hear
 		var beats int64
 		var now, due *int64
 		var members string
-		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial, standing.Offset.Microseconds(), time.Now().UnixMicro()}, &beats, &now, &beat.Revision, &beat.Leader, &due, &members)
+		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial, standing.Offset.Microseconds(), time.Now().UnixMicro()}, &beats, &now, &beat.Revision, &beat.Leader, &due, &beat.Canceled, &members)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
 		}
@@ -278,6 +278,39 @@ func (s *Store) Waiting(after *ledger.Run, limit int) (runs []ledger.Run, err er
 	err = s.read("read waiting runs", func(on statements) error {
 		runs, err = on.runs(waitingRuns, args...)
 		return err
+	})
+	return runs, err
+}
+
+// CancelRuns implements ledger.Store.
+func (s *Store) CancelRuns(query ledger.Query, abandonAfter time.Duration) error {
+	return s.write("cancel runs", func(on statements) error {
+		var abandon any
+		if abandonAfter > 0 {
+			abandon = on.Now().Add(abandonAfter).UnixMicro()
+		}
+		text, args := cancelRuns, []any{on.Now().UnixMicro(), abandon}
+		where, args := amongIDs(on, query, args)
+		for _, condition := range where {
+			text += " AND " + condition
+		}
+		return on.exec(text, args...)
+	}, func(statements) (bool, error) { return true, nil }) // nobody can tell, and it does no harm twice
+}
+
+// Canceled implements ledger.Store.
+func (s *Store) Canceled(process string) (runs []ledger.Cancellation, err error) {
+	err = s.read("read canceled runs", func(on statements) error {
+		runs = nil
+		return on.each(canceledRuns, []any{process}, func(rows *sql.Rows) error {
+			var run ledger.Cancellation
+			var tick int64
+			var abandon *int64
+			err := rows.Scan(&run.JobID, &tick, &run.Triggered, &run.Attempt, &abandon)
+			run.Tick, run.Abandon = time.UnixMicro(tick).UTC(), instant(abandon)
+			runs = append(runs, run)
+			return err
+		})
 	})
 	return runs, err
 }
