@@ -159,9 +159,13 @@ func (c *console) filterOptions(f filter) (options smallben.ListJobsOptions, err
 
 // among are those of ids that are in chosen too, or all if that is nil. It is not nil.
 func among(ids, chosen []int64) []int64 {
+	wanted := make(map[int64]bool, len(chosen))
+	for _, id := range chosen {
+		wanted[id] = true
+	}
 	kept := make([]int64, 0, len(ids))
 	for _, id := range ids {
-		if chosen == nil || slices.Contains(chosen, id) {
+		if chosen == nil || wanted[id] {
 			kept = append(kept, id)
 		}
 	}
@@ -203,9 +207,10 @@ func (c *console) find(f filter, after *int64, limit int) (found []listed, next 
 	if err != nil {
 		return nil, nil, err
 	}
+	const large = 500
 	batch := limit + 1
 	if f.Outcome != "" && c.source.recorded() {
-		batch = 500
+		batch = large
 		// Jobs whose last run went so have such a run: if those are few, no other
 		// job can match.
 		wanted, _ := outcomesOf(f.Outcome)
@@ -217,7 +222,7 @@ func (c *console) find(f filter, after *int64, limit int) (found []listed, next 
 			options.JobIDs = among(candidates, options.JobIDs)
 		}
 	}
-	for looked := 0; looked < maxLooked; looked += batch {
+	for looked := 0; looked < maxLooked; {
 		page, err := c.source.page(options, after, batch)
 		if err != nil {
 			return nil, nil, err
@@ -234,6 +239,8 @@ func (c *console) find(f filter, after *int64, limit int) (found []listed, next 
 			return found, nil, nil
 		}
 		after = &page[len(page)-1].ID
+		looked += batch
+		batch = large
 	}
 	return found, after, nil
 }

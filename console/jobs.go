@@ -128,7 +128,7 @@ func (c *console) job(r *request) error {
 	p.Notice = notice(r.URL.Query())
 	view := jobPage{page: p, Job: p.job(j)}
 	if j.Err != nil {
-		view.Defect = j.Err.Error()
+		view.Defect = view.Job.Defect
 	} else {
 		view.Created, view.Updated = p.Time(j.CreatedAt()), p.Time(j.UpdatedAt())
 		view.Ticks = p.ticks(j.CronExpression, j.NextRuns(5))
@@ -177,7 +177,7 @@ func (p *page) ticks(expression string, ticks []time.Time) []tickView {
 				tick = tick.In(zone)
 			}
 		}
-		views[i] = tickView{At: p.timeIn(tick, tick.Location()), Own: p.Time(tick), Zone: tick.Location().String(), OwnZone: p.Zone}
+		views[i] = tickView{At: p.timeIn(tick, tick.Location()), Own: p.Time(tick), Zone: zoneName(tick.Location()), OwnZone: p.Zone}
 		if !understood || e.every > 0 || !e.at.IsZero() {
 			continue
 		}

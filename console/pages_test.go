@@ -168,3 +168,24 @@ func TestAStripShowsHowRunsEndedAndHowLongTheyTook(t *testing.T) {
 	require.Equal(t, s.Width, s.Bars[3].X+s.Bars[3].Width, "the newest stands at the right")
 	require.Nil(t, p.drawStrip(nil))
 }
+
+func TestAPageIsBoundedWhateverIsStored(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Options{}, record, jobsOf(1)...)
+	long := strings.Repeat("long ", 200_000)
+	tick := time.Now().Add(-time.Minute).UnixMicro()
+	for i := range int64(pageSize) {
+		require.NoError(t, s.db.Exec("INSERT INTO "+runsTable+` (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
+VALUES (1, ?, false, 1, 0, 0, ?, 'error', ?, ?, ?, 0, false)`, tick-i, long, tick, tick+1, long).Error)
+	}
+	for _, path := range []string{"", "runs", "jobs", "jobs/1"} {
+		require.Less(t, s.page(path).Body.Len(), 1_000_000, path)
+	}
+}
+
+func TestTimesOfTheMachinesZoneSaySo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Options{}, smallben.Config{}, jobsOf(1)...)
+	require.Contains(t, s.page("jobs").text, "at 09:00 on Monday to Friday, the machine's time")
+	require.NotContains(t, s.page("jobs").Body.String(), `value="Local"`)
+}

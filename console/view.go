@@ -59,8 +59,16 @@ func (c *console) newPage(r *http.Request) *page {
 			p.zone, p.OwnZone = zone, true
 		}
 	}
-	p.Zone = p.zone.String()
+	p.Zone = zoneName(p.zone)
 	return p
+}
+
+// zoneName names a zone for readers.
+func zoneName(zone *time.Location) string {
+	if zone == time.Local {
+		return "the machine's time"
+	}
+	return zone.String()
 }
 
 // loadZone finds a zone of the time zone database.
@@ -181,6 +189,20 @@ func took(d time.Duration) string {
 	return roughly(d)
 }
 
+// What is stored may be long: a page is not to become so for it. In bytes.
+const (
+	maxName  = 300
+	maxError = 4_000
+)
+
+// cut bounds a text.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 // outcomes are the outcomes of runs, each with a word for people, and one that styles
@@ -242,7 +264,7 @@ func (p *page) run(run *smallben.Run) runView {
 	v := runView{
 		JobID: run.JobID, GroupID: run.GroupID, SuperGroupID: run.SuperGroupID,
 		Tick: p.Time(run.Tick), Start: p.Time(run.Start), First: p.Time(run.FirstTick),
-		Outcome: viewOutcome(run.Outcome), Process: run.Process, Error: run.Error,
+		Outcome: viewOutcome(run.Outcome), Process: cut(run.Process, maxName), Error: cut(run.Error, maxError),
 		Attempt: run.Attempt, Missed: run.Missed, Triggered: run.Triggered,
 		Running: run.Outcome == smallben.OutcomeRunning,
 	}
@@ -285,11 +307,11 @@ type jobView struct {
 }
 
 func (p *page) job(j *listed) jobView {
-	v := jobView{ID: j.ID, GroupID: j.GroupID, SuperGroupID: j.SuperGroupID, Expression: j.CronExpression}
+	v := jobView{ID: j.ID, GroupID: j.GroupID, SuperGroupID: j.SuperGroupID, Expression: cut(j.CronExpression, maxName)}
 	v.Running = j.running()
 	switch {
 	case j.Err != nil:
-		v.State, v.StateClass, v.Defect = "undecodable", "failed", j.Err.Error()
+		v.State, v.StateClass, v.Defect = "undecodable", "failed", cut(j.Err.Error(), maxError)
 	case j.Paused():
 		v.State, v.StateClass = "paused", "paused"
 	default:
@@ -318,7 +340,7 @@ func (p *page) zoneOf(expression string) string {
 	case e.zone != "":
 		return e.zone
 	}
-	return p.console.source.status().SchedulerConfig.WithLocation.String()
+	return zoneName(p.console.source.status().SchedulerConfig.WithLocation)
 }
 
 // running reports whether a run of the job is in progress, as far as is known.
