@@ -116,32 +116,36 @@ const shortestWanted = 3
 // maxCounted bounds how many runs a chart looks at.
 const maxCounted = 60_000
 
-// chart counts the runs of the last hours, or of a shorter time if there are too many
-// to be counted for a page.
+// chart counts the runs of the last hours: of a shorter time if none is older, or if
+// there are too many to be counted for a page.
 func (s *source) chart(p *page) (*chart, error) {
-	widest := spans[0]
 	start := func(i int) time.Time { return p.now.Truncate(spans[i].step).Add(spans[i].step - spans[i].length) }
-	counts, since, err := s.scheduler.CountRuns(start(0), widest.step, maxCounted)
-	if err != nil {
-		return nil, err
-	}
-	oldest := since
-	if !since.After(start(0)) {
-		oldest = p.now
-		if len(counts) > 0 {
-			oldest = counts[0].From
-		}
-	}
-	span := 0
-	for span < shortestWanted && !start(span+1).After(oldest) || span < len(spans)-1 && start(span).Before(since) {
-		span++
-	}
-	if span > 0 {
-		if counts, since, err = s.scheduler.CountRuns(start(span), spans[span].step, maxCounted); err != nil {
+	for span := 0; ; {
+		counts, since, err := s.scheduler.CountRuns(start(span), spans[span].step, maxCounted)
+		if err != nil {
 			return nil, err
 		}
+		partial := since.After(start(span))
+		next := span
+		switch {
+		case partial:
+			for next < len(spans)-1 && start(next).Before(since) {
+				next++
+			}
+		default:
+			oldest := p.now
+			if len(counts) > 0 {
+				oldest = counts[0].From
+			}
+			for next < shortestWanted && !start(next+1).After(oldest) {
+				next++
+			}
+		}
+		if next == span {
+			return p.drawChart(counts, span, start(span), partial), nil
+		}
+		span = next
 	}
-	return p.drawChart(counts, span, start(span), since.After(start(span))), nil
 }
 
 func (p *page) drawChart(counts []smallben.RunCount, span int, start time.Time, partial bool) *chart {

@@ -198,7 +198,7 @@ func eachDatabase(t *testing.T, test func(t *testing.T, dialector gorm.Dialector
 }
 
 // runsTable is where runs are recorded: tests put some there.
-const runsTable = "job_runs"
+const runsTable = "smallben_runs"
 
 var everyPage = []string{"", "jobs", "jobs/1", "jobs/1/expression", "jobs/1/input", "runs", "processes", "confirm?verb=pause&id=1", "jobs/99", "nowhere", "jobs?state=none"}
 

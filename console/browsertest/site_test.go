@@ -173,7 +173,7 @@ func dialectorOf(dsn string) gorm.Dialector {
 }
 
 // runsTable is where runs are recorded.
-const runsTable = "job_runs"
+const runsTable = "smallben_runs"
 
 // gallery is a site to make pictures of: a service with a day behind it.
 func gallery(t *testing.T) string {
