@@ -42,6 +42,7 @@ func (l *letter) RunContext(_ context.Context, input smallben.CronJobInput) erro
 
 func TestMain(m *testing.M) {
 	gob.Register(&letter{})
+	gob.Register(&patient{})
 	m.Run()
 }
 

@@ -14,14 +14,14 @@ import (
 
 // filter selects jobs. Its zero value selects all of them.
 type filter struct {
-	State       string // "", scheduled, paused, running, undecodable
+	State       string // "", or one of states
 	Outcome     string // of the last run; "failed" stands for three
 	IDs         []int64
 	Groups      []int64
 	SuperGroups []int64
 }
 
-var states = []string{"scheduled", "paused", "running", "undecodable"}
+var states = []string{"scheduled", "paused", "running", "waiting", "undecodable"}
 
 // parseFilter reads the filter that a query or a form has.
 func parseFilter(values url.Values) (f filter, err error) {
@@ -151,6 +151,12 @@ func (c *console) filterOptions(f filter) (options smallben.ListJobsOptions, err
 			return options, err
 		}
 		options.JobIDs = among(running, f.IDs)
+	case "waiting":
+		waiting, err := c.source.waitingJobs()
+		if err != nil {
+			return options, err
+		}
+		options.JobIDs = among(waiting, f.IDs)
 	case "undecodable":
 		options.JobIDs = among(c.source.status().Undecodable, f.IDs)
 	}

@@ -132,7 +132,7 @@ func (c *console) job(r *request) error {
 	} else {
 		view.Created, view.Updated = p.Time(j.CreatedAt()), p.Time(j.UpdatedAt())
 		view.Ticks = p.ticks(j.CronExpression, j.NextRuns(5))
-		view.Policy = policy(c.source.status(), j.Job.Job)
+		view.Policy = policy(c.source.status(), &j.Job)
 		if p.ShowInput {
 			view.Fields, view.Input = fieldsOf(j.Job.Job), inputOf(&j.Job)
 		}
@@ -213,31 +213,48 @@ func showedBefore(t, change time.Time) bool {
 }
 
 // policy says how the runs of a job are treated.
-func policy(status smallben.Status, job smallben.CronJob) []fact {
+func policy(status smallben.Status, j *smallben.Job) []fact {
+	options := j.RunOptions()
 	overlap := "runs may overlap"
-	switch {
-	case status.SchedulerConfig.DelayIfStillRunning:
-		overlap = "one run at a time: a tick that comes during a run waits for its end"
-	case status.SchedulerConfig.SkipIfStillRunning:
+	switch options.Overlap {
+	case smallben.OverlapSkip:
 		overlap = "one run at a time: a tick that comes during a run is skipped"
+	case smallben.OverlapDelay:
+		overlap = "one run at a time: a tick that comes during a run waits for its end"
 	}
 	facts := []fact{{"Overlap", overlap}}
 	if most := status.SchedulerConfig.MaxConcurrentRuns; most > 0 {
 		facts = append(facts, fact{"At a time", "at most " + plural(most, "run") + " in a process, of all jobs"})
 	}
-	if _, ok := job.(smallben.ContextJob); ok {
+	if _, ok := j.Job.(smallben.ContextJob); ok {
 		timeout := "none"
-		if status.SchedulerConfig.RunTimeout > 0 {
-			timeout = "the context of a run ends after " + took(status.SchedulerConfig.RunTimeout)
+		if options.Timeout > 0 {
+			timeout = "the context of a run ends after " + took(options.Timeout)
 		}
 		facts = append(facts, fact{"Timeout", timeout})
 	}
+	attempts := "one"
+	if options.Attempts > 1 {
+		attempts = fmt.Sprintf("%d, the second %s after the first, then twice as long each time, %s at most",
+			options.Attempts, took(options.Backoff), took(options.MaxBackoff))
+	}
+	facts = append(facts, fact{"Attempts", attempts})
 	if status.Runs.Record {
-		missed := map[smallben.MissedPolicy]string{
-			smallben.MissedDefault: "recorded, not made up for", smallben.MissedSkip: "recorded, not made up for", smallben.MissedRunOnce: "the latest one is made up for", smallben.MissedRunAll: "made up for, one after another",
-		}[status.Runs.Missed]
+		missed := "recorded, not made up for"
+		switch options.Missed {
+		case smallben.MissedRunOnce:
+			missed = "the latest one is made up for"
+		case smallben.MissedRunAll:
+			missed = "made up for, one after another"
+		}
+		if options.MissedWithin > 0 {
+			missed += ", if it is at most " + took(options.MissedWithin) + " ago"
+		}
 		lost := "recorded, not run again"
-		if status.Runs.RerunLost {
+		switch {
+		case options.Attempts > 1:
+			lost = "count as an attempt"
+		case status.Runs.RerunLost:
 			lost = "run again, once"
 		}
 		facts = append(facts, fact{"Missed ticks", missed}, fact{"Lost runs", lost})

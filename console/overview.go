@@ -28,7 +28,8 @@ type overviewPage struct {
 	MoreLost                 bool
 	Running                  []runView
 	MoreRunning              bool
-	Quiet                    bool // nothing needs attention
+	Ailing                   []processView // processes with something to know of
+	Quiet                    bool          // nothing needs attention
 }
 
 // failingView is a job whose last run went wrong.
@@ -55,7 +56,7 @@ func (c *console) overview(r *request) error {
 			return err
 		}
 	}
-	view.Quiet = view.Undecodable+view.Unsettled+len(view.Failing)+len(view.Lost) == 0 && p.Started
+	view.Quiet = view.Undecodable+view.Unsettled+len(view.Failing)+len(view.Lost)+len(view.Ailing) == 0 && p.Started
 	return c.draw(r, "overview", view)
 }
 
@@ -71,13 +72,21 @@ func (c *console) attention(p *page, view *overviewPage) (err error) {
 		more := len(runs) > attentionRows
 		return p.runViews(runs[:min(attentionRows, len(runs))]), more, err
 	}
-	if view.Running, view.MoreRunning, err = list(smallben.OutcomeRunning); err != nil {
+	if view.Running, view.MoreRunning, err = list(smallben.OutcomeRunning, smallben.OutcomeWaiting); err != nil {
 		return err
 	}
 	if view.Lost, view.MoreLost, err = list(smallben.OutcomeLost, smallben.OutcomeMissed); err != nil {
 		return err
 	}
-	view.Failing, view.MoreFailing, err = c.failing(p)
+	if view.Failing, view.MoreFailing, err = c.failing(p); err != nil {
+		return err
+	}
+	processes, err := c.source.processes(p)
+	for _, process := range processes {
+		if process.Ails() {
+			view.Ailing = append(view.Ailing, process)
+		}
+	}
 	return err
 }
 

@@ -1,8 +1,11 @@
 package console
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -89,7 +92,7 @@ func TestPagesOfRunsShowEachRunOnceNewestFirst(t *testing.T) {
 func TestAFilterThatMakesNoSenseSaysSo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Options{}, record, jobsOf(1)...)
-	for _, path := range []string{"jobs?state=lazy", "jobs?outcome=odd", "jobs?job=x", "jobs?group=1.5", "jobs?super=99999999999999999999", "jobs?after=x", "runs?from=yesterday", "runs?after=x", "runs?after=1.-1"} {
+	for _, path := range []string{"jobs?state=lazy", "jobs?outcome=odd", "jobs?job=x", "jobs?group=1.5", "jobs?super=99999999999999999999", "jobs?after=x", "runs?from=yesterday", "runs?after=x", "runs?after=1.2", "runs?after=1.2.x.true"} {
 		a := s.get(path)
 		require.Equal(t, http.StatusBadRequest, a.Code, path)
 		require.Contains(t, a.text, "That filter does not work", path)
@@ -188,4 +191,62 @@ func TestTimesOfTheMachinesZoneSaySo(t *testing.T) {
 	s := newSite(t, Options{}, smallben.Config{}, jobsOf(1)...)
 	require.Contains(t, s.page("jobs").text, "at 09:00 on Monday to Friday, the machine's time")
 	require.NotContains(t, s.page("jobs").Body.String(), `value="Local"`)
+}
+
+// patient is a job whose runs are tried again, an hour later.
+type patient struct{ Name string }
+
+func (*patient) Run(smallben.CronJobInput) {}
+func (*patient) RunContext(context.Context, smallben.CronJobInput) error {
+	return errors.New("nobody is at home")
+}
+func (*patient) RunOptions() smallben.RunOptions {
+	return smallben.RunOptions{Attempts: 3, Backoff: time.Hour, Timeout: time.Minute, Missed: smallben.MissedRunOnce, Overlap: smallben.OverlapSkip}
+}
+
+func TestAJobThatIsTriedAgainShowsThatItWaits(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, dialector gorm.Dialector) {
+		s := newSiteOn(t, dialector, Options{Authorize: allow}, record, append(jobsOf(1), smallben.Job{ID: 9, CronExpression: "@yearly", Job: &patient{}})...)
+		tick := time.Now().Add(-time.Minute)
+		require.NoError(t, s.db.Exec("INSERT INTO "+runsTable+` (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive, due_at)
+VALUES (9, ?, true, 1, 0, 0, 'host/1/abc', 'error', ?, ?, 'nobody is at home', 0, true, NULL), (9, ?, true, 2, 0, 0, '', 'waiting', NULL, NULL, '', 0, true, ?)`,
+			tick.UnixMicro(), tick.UnixMicro(), tick.UnixMicro()+5, tick.UnixMicro(), tick.Add(time.Hour).UnixMicro()).Error)
+		require.NoError(t, s.db.Exec("UPDATE jobs SET created_at = '2026-01-01 00:00:00'").Error)
+		a := s.page("jobs/9")
+		for _, text := range []string{
+			"nobody is at home", "attempt 2", "waiting", "to run", "Attempts 3, the second 1 h after the first", "the context of a run ends after 1 min",
+			"a tick that comes during a run is skipped", "the latest one is made up for",
+		} {
+			require.Contains(t, a.text, text)
+		}
+		require.Contains(t, s.page("jobs?state=waiting").Body.String(), `href="./jobs/9"`)
+		require.NotContains(t, s.page("jobs?state=waiting").Body.String(), `href="./jobs/1"`)
+		require.Contains(t, s.page("runs?outcome=waiting").text, "attempt 2")
+		require.Contains(t, s.page("").text, "Running and waiting now Job Tick")
+	})
+}
+
+func TestProcessesTellWhoIsAliveAndWhoLeads(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, dialector gorm.Dialector) {
+		s := newSiteOn(t, dialector, Options{}, record, jobsOf(1)...)
+		require.Eventually(t, func() bool {
+			a := s.page("processes")
+			return strings.Contains(a.text, "leads") && strings.Contains(a.text, "alive")
+		}, 20*time.Second, 10*time.Millisecond)
+		a := s.page("processes")
+		require.Contains(t, a.text, fmt.Sprintf("/%d/", os.Getpid()))
+		require.Contains(t, a.text, "this one")
+		require.Contains(t, a.text, "alive")
+		require.Contains(t, a.text, "in step")
+		s.scheduler.Stop()
+		require.Contains(t, s.page("processes").text, "No process shares the record at this moment")
+	})
+}
+
+func TestWhatAilsAProcessIsSaid(t *testing.T) {
+	t.Parallel()
+	ails := processView{Name: "host/1/abc", Heartbeat: "9 s", Offset: "3 s behind the database's", Silent: true, OffClock: true, Undecided: true}
+	require.True(t, ails.Ails())
+	require.Equal(t, "it was last heard of 9 s ago, its clock is 3 s behind the database's and it cannot decode some jobs, and does not run them", ails.Why())
+	require.False(t, processView{Name: "host/1/abc"}.Ails())
 }

@@ -1,9 +1,11 @@
 package console
 
 import (
+	"errors"
 	"fmt"
 	"html/template"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -95,40 +97,32 @@ func (c *console) runs(r *request) error {
 // runs reads a page of runs, newest first, after a cursor, and returns that of the
 // next page.
 func (s *source) runs(options smallben.ListRunsOptions, cursor string, limit int) (page []smallben.Run, next string, err error) {
-	skip, passedTick := 0, int64(0)
 	if cursor != "" {
-		tickText, skipText, _ := strings.Cut(cursor, ".")
-		tick, err := strconv.ParseInt(tickText, 10, 64)
-		if err == nil {
-			skip, err = strconv.Atoi(skipText)
-		}
-		if err != nil || skip < 0 || skip > maxSelected*10 {
+		if options.After, err = parseCursor(cursor); err != nil {
 			return nil, "", badFilter("after: %q is no place in the list", cursor)
 		}
-		passedTick = tick
-		until := time.UnixMicro(tick + 1)
-		if options.Before.IsZero() || until.Before(options.Before) {
-			options.Before = until
-		}
 	}
-	options.Limit = skip + limit + 1
+	options.Limit = limit + 1
 	runs, err := s.scheduler.ListRuns(&options)
-	if err != nil {
-		return nil, "", err
+	if err != nil || len(runs) <= limit {
+		return runs, "", err
 	}
-	runs = runs[min(skip, len(runs)):]
-	if len(runs) <= limit {
-		return runs, "", nil
+	last := &runs[limit-1]
+	return runs[:limit], fmt.Sprintf("%d.%d.%d.%t", last.Tick.UnixMicro(), last.JobID, last.Attempt, last.Triggered), nil
+}
+
+// parseCursor reads what names a run.
+func parseCursor(cursor string) (*smallben.Run, error) {
+	parts := strings.Split(cursor, ".")
+	if len(parts) != 4 {
+		return nil, errors.New("not four parts")
 	}
-	last := runs[limit-1].Tick
-	passed := 0
-	for i := limit - 1; i >= 0 && runs[i].Tick.Equal(last); i-- {
-		passed++
-	}
-	if last.UnixMicro() == passedTick {
-		passed += skip
-	}
-	return runs[:limit], fmt.Sprintf("%d.%d", last.UnixMicro(), passed), nil
+	tick, tickErr := strconv.ParseInt(parts[0], 10, 64)
+	jobID, jobErr := strconv.ParseInt(parts[1], 10, 64)
+	attempt, attemptErr := strconv.ParseInt(parts[2], 10, 32)
+	triggered, triggeredErr := strconv.ParseBool(parts[3])
+	return &smallben.Run{Tick: time.UnixMicro(tick), JobID: jobID, Attempt: int(attempt), Triggered: triggered},
+		errors.Join(tickErr, jobErr, attemptErr, triggeredErr)
 }
 
 type processesPage struct {
@@ -138,13 +132,69 @@ type processesPage struct {
 
 // processView is a process as it is shown.
 type processView struct {
-	Name, Version, Offset, Heartbeat string
-	Since                            instant
-	Leads, Self, Suspect             bool
+	Name, Offset, Heartbeat     string
+	Since                       instant
+	Leads, Self, Idle           bool
+	Silent, OffClock, Undecided bool
 }
 
-func (c *console) processes(r *request) error {
+// What is more than that is worth a look.
+const (
+	maxSilence = 5 * time.Second
+	maxOffset  = time.Second
+)
+
+// Ails reports whether there is something to know of the process, and Why what it is.
+func (v processView) Ails() bool { return v.Silent || v.OffClock || v.Undecided }
+
+// Why says what there is to know of the process.
+func (v processView) Why() string {
+	var items []string
+	if v.Silent {
+		items = append(items, "it was last heard of "+v.Heartbeat+" ago")
+	}
+	if v.OffClock {
+		items = append(items, "its clock is "+v.Offset)
+	}
+	if v.Undecided {
+		items = append(items, "it cannot decode some jobs, and does not run them")
+	}
+	return enumerate(items)
+}
+
+func (s *source) processes(p *page) ([]processView, error) {
+	processes, err := s.scheduler.Processes()
+	if err != nil {
+		return nil, err
+	}
+	host, _ := os.Hostname()
+	self := fmt.Sprintf("%s/%d/", host, os.Getpid())
+	views := make([]processView, len(processes))
+	for i, process := range processes {
+		offset := "in step"
+		switch ahead := -process.ClockOffset.Round(time.Millisecond); {
+		case ahead >= 10*time.Millisecond:
+			offset = took(ahead) + " ahead of the database's"
+		case ahead <= -10*time.Millisecond:
+			offset = took(-ahead) + " behind the database's"
+		}
+		views[i] = processView{
+			Name: cut(process.Name, maxName), Offset: offset, Heartbeat: took(process.Heartbeat), Since: p.Time(process.Since),
+			Leads: process.Leads, Self: strings.HasPrefix(process.Name, self), Idle: !process.Claims,
+			Silent: process.Heartbeat > maxSilence, OffClock: process.ClockOffset.Abs() > maxOffset, Undecided: process.Partial,
+		}
+	}
+	return views, nil
+}
+
+func (c *console) processes(r *request) (err error) {
 	p := r.page
 	p.Title, p.Section = "Processes", "processes"
-	return c.draw(r, "processes", processesPage{page: p})
+	view := processesPage{page: p}
+	if p.Recorded {
+		if view.Processes, err = c.source.processes(p); err != nil {
+			return err
+		}
+	}
+	return c.draw(r, "processes", view)
 }

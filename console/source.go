@@ -100,6 +100,15 @@ func (s *source) runningJobs() ([]int64, error) {
 	return ids, err
 }
 
+// waitingJobs are the ids of the jobs of which a run waits, as the record knows.
+func (s *source) waitingJobs() ([]int64, error) {
+	if !s.recorded() {
+		return nil, nil
+	}
+	_, ids, err := s.fewJobsWith([]smallben.Outcome{smallben.OutcomeWaiting})
+	return ids, err
+}
+
 // fewJobsWith are the ids of the jobs of the newest runs with one of these outcomes,
 // and whether there are no other jobs that have any.
 func (s *source) fewJobsWith(outcomes []smallben.Outcome) (few bool, ids []int64, err error) {

@@ -219,6 +219,8 @@ var outcomes = []struct {
 	{smallben.OutcomeMissed, "missed", "lost", "No process ran these ticks: all were down, the database did not answer, or the job was changed at that moment.", "no process ran it"},
 	{smallben.OutcomeSkipped, "skipped", "skipped", "The job was still running, or was paused, deleted or stopped while this run waited.", "its job was still running, or was paused meanwhile"},
 	{smallben.OutcomeRunning, "running", "running", "It has not ended.", ""},
+	{smallben.OutcomeWaiting, "waiting", "waiting", "It runs when its time has come, or when another run has ended.", ""},
+	{"abandoned", "abandoned", "lost", "It was cancelled, and given up when it did not end. It may still go on.", "it was given up, and may still go on"},
 }
 
 // outcomeView is an outcome as it is shown.
@@ -252,7 +254,7 @@ func outcomesOf(choice string) ([]smallben.Outcome, bool) {
 // runView is a run as it is shown.
 type runView struct {
 	JobID, GroupID, SuperGroupID int64
-	Tick, Start, First           instant
+	Tick, Start, First, Due      instant
 	Outcome                      outcomeView
 	Process, Error               string
 	Duration, Late               string
@@ -269,6 +271,8 @@ func (p *page) run(run *smallben.Run) runView {
 		Running: run.Outcome == smallben.OutcomeRunning,
 	}
 	switch {
+	case run.Outcome == smallben.OutcomeWaiting:
+		v.Due = p.Time(run.Due)
 	case v.Running:
 		v.Duration = "for " + took(p.now.Sub(run.Start))
 	case started(run) && !run.End.IsZero():
@@ -282,7 +286,11 @@ func (p *page) run(run *smallben.Run) runView {
 
 // started reports whether a run came to start.
 func started(run *smallben.Run) bool {
-	return !run.Start.IsZero() && run.Outcome != smallben.OutcomeMissed && run.Outcome != smallben.OutcomeSkipped
+	switch run.Outcome {
+	case smallben.OutcomeMissed, smallben.OutcomeSkipped, smallben.OutcomeWaiting:
+		return false
+	}
+	return !run.Start.IsZero()
 }
 
 func (p *page) runViews(runs []smallben.Run) []runView {
@@ -299,7 +307,7 @@ type jobView struct {
 	Type                      string
 	Expression, Words, Zone   string
 	State, StateClass         string
-	Running                   bool
+	Running, Waiting          bool
 	Next                      instant
 	Last                      *runView
 	Strip                     *strip
@@ -308,7 +316,7 @@ type jobView struct {
 
 func (p *page) job(j *listed) jobView {
 	v := jobView{ID: j.ID, GroupID: j.GroupID, SuperGroupID: j.SuperGroupID, Expression: cut(j.CronExpression, maxName)}
-	v.Running = j.running()
+	v.Running, v.Waiting = j.running(), j.hasRun(smallben.OutcomeWaiting)
 	switch {
 	case j.Err != nil:
 		v.State, v.StateClass, v.Defect = "undecodable", "failed", cut(j.Err.Error(), maxError)
@@ -345,8 +353,11 @@ func (p *page) zoneOf(expression string) string {
 
 // running reports whether a run of the job is in progress, as far as is known.
 func (j *listed) running() bool {
-	return j.Err == nil && j.Job.Running() ||
-		slices.ContainsFunc(j.runs, func(run smallben.Run) bool { return run.Outcome == smallben.OutcomeRunning })
+	return j.Err == nil && (j.Job.Running() || j.LastRun().Outcome == smallben.OutcomeRunning) || j.hasRun(smallben.OutcomeRunning)
+}
+
+func (j *listed) hasRun(outcome smallben.Outcome) bool {
+	return slices.ContainsFunc(j.runs, func(run smallben.Run) bool { return run.Outcome == outcome })
 }
 
 // last is the newest run of a job that ran or is to be known of.

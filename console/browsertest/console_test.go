@@ -264,10 +264,15 @@ func TestAPageThatIsOpenFollowsThreeProcessesOfWhichOneIsKilled(t *testing.T) {
 			require.Equal(t, http.StatusOK, answer.StatusCode)
 
 			b := newTab(t, "http://"+seen.address+prefix+"/", desk)
+			processes := newTab(t, b.base, desk)
+			processes.open("processes")
+			processes.sees(children[0].pid(), children[1].pid(), children[2].pid(), "this one", "leads")
 			b.open("jobs/3")
 			b.sees("running", dying.pid())
 			dying.kill()
 			b.sees("lost", "its process died") // without a reload
+			processes.misses(dying.pid())
+			processes.sees(children[2].pid())
 
 			seen.kill()
 			b.sees("the service does not answer")
