@@ -705,7 +705,7 @@ func (s *SmallBen) TriggerJobsReport(options *PauseResumeOptions) ([]Triggered, 
 	if options == nil {
 		return nil, errors.New("trigger jobs: nil options")
 	}
-	at := tick{at: time.Now().In(s.scheduler.location), triggered: true}
+	at := tick{at: s.scheduler.now(), triggered: true}
 	ids, report, err := s.triggerJobs(options.toListOptions(), at)
 	if err != nil {
 		return nil, wrap("trigger", err)

@@ -418,7 +418,8 @@ func newRunner(config *Config) runner {
 // anything is logged: a sink that blocks holds up nothing else.
 func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.decode(r.input.stored)
-	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: time.Now()}
+	began := time.Now()
+	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: began.Add(r.session.timetable.Ahead())}
 	r.metrics.started(result.Start.Sub(result.Tick))
 	r.mu.Lock()
 	r.start = result.Start
@@ -437,7 +438,7 @@ func (s *scheduler) execute(r *run) {
 		if err != nil {
 			failure, err = result.fail(err, timedOut)
 		}
-		result.Duration = time.Since(result.Start)
+		result.Duration = time.Since(began)
 		if err != nil {
 			s.log.begin() // so that Stop waits for the line
 		}

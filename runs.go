@@ -30,8 +30,9 @@ type Run struct {
 	// that tell its sessions apart. Of missed ticks it is the one that found out.
 	// It is empty for a run that waits, and where runs are not recorded.
 	Process string
-	// Start and End are when the run started and ended, by the clock of its
-	// process. Until the run has ended, Start is when it was claimed, and End is
+	// Start and End are when the run started and ended, by the clock that ticks go
+	// by: of its process or, where that differs by more than a second, of the
+	// database. Until the run has ended, Start is when it was claimed, and End is
 	// the zero time.
 	Start, End time.Time
 	// Outcome says how it ended, or that it has not, and Error what went wrong.

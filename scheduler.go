@@ -305,6 +305,15 @@ func (s *scheduler) current() *session {
 	return s.session
 }
 
+// now is the time by the clock that ticks go by.
+func (s *scheduler) now() time.Time {
+	now := time.Now()
+	if session := s.current(); session != nil {
+		now = now.Add(session.timetable.Ahead())
+	}
+	return now.In(s.location)
+}
+
 // has reports whether a job is scheduled.
 func (s *scheduler) has(id int64) bool {
 	s.mu.RLock()

@@ -172,13 +172,12 @@ func (t *troubles) strike() {
 		kind := []string{"SIGKILL", "SIGSTOP", "stop"}[t.random.IntN(3)]
 		slot := -1
 		t.suddenly(at, kind+" to the leader", func() {
-			for deadline := time.Now().Add(2 * time.Second); slot < 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-				slot = t.leader()
-			}
-			if slot < 0 {
-				t.say("nobody leads")
-				return
-			}
+			t.await("a process leads", t.Timing.DeadAfter+t.Timing.SweepEvery, func() string {
+				if slot = t.leader(); slot < 0 {
+					return "none does"
+				}
+				return ""
+			})
 			t.say("the leader is in slot %d", slot)
 			switch kind {
 			case "SIGKILL":
@@ -190,14 +189,12 @@ func (t *troubles) strike() {
 			}
 		})
 		t.add(heal, "the leader that was struck goes on, or is replaced", func() {
-			switch {
-			case slot < 0:
-			case kind == "SIGSTOP":
+			if kind == "SIGSTOP" {
 				t.signal(slot, syscall.SIGCONT)
-			default:
-				<-t.slots[slot].ended
-				t.launch(slot)
+				return
 			}
+			<-t.slots[slot].ended
+			t.launch(slot)
 		})
 	}
 }
@@ -206,9 +203,7 @@ func (t *troubles) strike() {
 // that runs.
 func (d *durableDriver) leader() int {
 	var leader string
-	if err := d.raw.QueryRow("SELECT leader FROM " + tableRecord).Scan(&leader); err != nil {
-		return -1
-	}
+	require.NoError(d, d.raw.QueryRow("SELECT leader FROM "+tableRecord).Scan(&leader))
 	for slot, p := range d.slots {
 		p.mu.Lock()
 		runs := p.gone.IsZero() && p.isNamed(leader)

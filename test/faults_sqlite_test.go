@@ -239,6 +239,7 @@ func TestADatabaseInMemoryOutlivesErrorsAndTimeouts(t *testing.T) {
 	faults := faultsql.SQLite(":memory:")
 	pool := faults.DB()
 	t.Cleanup(func() { assert.NoError(t, pool.Close()) })
+	pool.SetMaxOpenConns(1)
 	repository := openGorm(t, onSQLite(pool), 0)
 	st := stage{repository, repository, seed(t, repository, pool)}
 	for _, call := range changingCalls {
@@ -268,6 +269,7 @@ func TestATransactionThatTimesOutLeavesADatabaseInMemoryAlone(t *testing.T) {
 	t.Parallel()
 	pool := openSQLDB(t, "sqlite3", ":memory:")
 	t.Cleanup(func() { assert.NoError(t, pool.Close()) })
+	pool.SetMaxOpenConns(1)
 	repository := openGorm(t, onSQLite(pool), 0)
 	s := smallben.New(repository, &smallben.Config{Logger: quiet})
 	require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}))

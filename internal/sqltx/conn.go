@@ -20,6 +20,10 @@ import (
 // as dead: its peer may be gone without a word.
 const probeTimeout = time.Second
 
+// restoreTimeout bounds what restores the settings of a connection of SQLite, which
+// needs no file and no lock.
+const restoreTimeout = 100 * time.Millisecond
+
 // acquire calls first, which must not commit anything, with a connection, and
 // returns that. A connection that died in the pool, with its server perhaps, or
 // that has become useless, fails no call: the next one is tried, until the pool
@@ -191,10 +195,13 @@ func (db *DB) borrowSQLite(ctx context.Context, conn *sql.Conn) error {
 	return db.readySQLite(ctx, conn)
 }
 
-// release gives a connection back, with the settings that it had.
+// release gives a connection back, with the settings that it had. The time of the
+// call may be up: it takes restoreTimeout more at most.
 func (db *DB) release(conn *sql.Conn) {
 	if s, found := db.borrowed.LoadAndDelete(conn); found {
-		_ = setSQLite(context.Background(), conn, s.(sqliteSettings))
+		ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
+		defer cancel()
+		_ = setSQLite(ctx, conn, s.(sqliteSettings))
 	}
 	_ = conn.Close()
 }

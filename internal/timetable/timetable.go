@@ -404,6 +404,9 @@ func (t *Table[K]) Shift(ahead time.Duration) {
 	}
 }
 
+// Ahead is how far the clock that ticks go by is ahead of this machine's.
+func (t *Table[K]) Ahead() time.Duration { return time.Duration(t.shift.Load()) }
+
 // processClock gives the wall time, and the time that has passed on the
 // monotonic clock since it was called itself.
 func processClock() func() (time.Time, time.Duration) {
