@@ -235,8 +235,9 @@ func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 }
 
 // DeleteJobs deletes the jobs that match options. Nil options are refused; THE
-// ZERO DeleteOptions DELETES EVERY JOB. A run in progress goes on; once
-// DeleteJobs has returned, none starts.
+// ZERO DeleteOptions DELETES EVERY JOB; where that is meant, DeleteAll says so. A run
+// that has started goes on, though it may still be on its way to the first statement
+// of Run; once DeleteJobs has returned, none starts.
 //
 // If nothing matches, or ids do not exist and are the only filter, nothing is
 // deleted and the error is that of ErrorTypeIfMismatchCount, with the ids.
@@ -284,8 +285,8 @@ func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 
 // PauseJobs pauses the jobs that match options; those that are paused already
 // stay as they are. Nil options are refused; the zero PauseResumeOptions matches
-// every job. A run in progress goes on; once PauseJobs has returned, none
-// starts.
+// every job. A run that has started goes on, though it may still be on its way to the
+// first statement of Run; once PauseJobs has returned, none starts.
 //
 // If nothing matches, or ids do not exist and are the only filter, nothing is
 // paused and the error is that of ErrorTypeIfMismatchCount, with the ids.
