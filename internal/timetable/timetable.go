@@ -69,9 +69,9 @@ type Entry[K any] struct {
 	// mu guards the fields below. The Next of the schedule is called under it. Times
 	// are Unix microseconds, and 0 is none.
 	mu    sync.Mutex
-	armed int64   // the tick that cron waits for
-	at    int64   // when Run took it, if Next has not been asked for the one after it
-	ready []int64 // ticks of starts whose Run has not come
+	armed int64    // the tick that cron waits for
+	at    int64    // when Run took it, if Next has not been asked for the one after it
+	ready *[]int64 // ticks of starts whose Run has not come; nil: none, as nearly always
 }
 
 // page is one cron.Cron, filled to the page size at most and never restarted.
@@ -320,7 +320,10 @@ func (e *Entry[K]) arm(now time.Time) time.Time {
 		// Run came first. What is due since is armed, and starts at once.
 		clock, e.at = time.UnixMicro(e.at).In(now.Location()), 0
 	case e.armed != 0:
-		e.ready = append(e.ready, e.lastTick(clock))
+		if e.ready == nil {
+			e.ready = new([]int64)
+		}
+		*e.ready = append(*e.ready, e.lastTick(clock))
 	}
 	next := e.Schedule.Next(clock)
 	e.armed = 0
@@ -335,9 +338,11 @@ func (e *Entry[K]) arm(now time.Time) time.Time {
 func (e *Entry[K]) start() int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.ready) > 0 {
-		tick := e.ready[0]
-		e.ready = slices.Delete(e.ready, 0, 1)
+	if e.ready != nil {
+		tick := (*e.ready)[0]
+		if *e.ready = (*e.ready)[1:]; len(*e.ready) == 0 {
+			e.ready = nil
+		}
 		return tick
 	}
 	clock := e.page.table.now()
