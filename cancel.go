@@ -31,7 +31,8 @@ type CancelRunsOptions struct {
 // CancelRuns ends the contexts of runs in progress, with the cause ErrRunCanceled. Only
 // a ContextJob takes notice: nothing interrupts a run that goes on. If runs are recorded
 // (Config.Runs), it reaches those of every process, within a SyncInterval, and returns
-// when that is stored.
+// when that is stored. A run that was canceled is not tried again
+// (RunOptions.Attempts).
 //
 // AbandonAfter lets a job that hangs run again: the run is given up, and its lock is
 // freed. The price is that it still goes on, and may do so beside the next run of its
@@ -114,7 +115,7 @@ func (r *run) cancelable(ctx context.Context) (context.Context, context.CancelCa
 // Abandon implements ledger.Canceler: it takes the run off the books, unless it has
 // ended.
 func (r *run) Abandon() {
-	s := r.session.scheduler
+	s := r.entry.session.scheduler
 	now := time.Now()
 	r.mu.Lock()
 	start := r.start
@@ -122,25 +123,30 @@ func (r *run) Abandon() {
 	if start.IsZero() {
 		start = now
 	}
-	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: start, Duration: now.Sub(start),
-		Outcome: OutcomeAbandoned, Error: "it went on after it was canceled"}
-	if s.finish(r, &result) {
+	result := r.result(start)
+	result.Duration, result.Outcome, result.Error = now.Sub(start), OutcomeAbandoned, "it went on after it was canceled"
+	if _, ok := s.finish(r, &result); ok {
 		s.log.Info("run abandoned", "job", r.input.JobID, "tick", result.Tick)
 	}
 }
 
 // finish takes a run off the books, and starts the one that waited for it. It returns
-// false if the run was abandoned before.
-func (s *scheduler) finish(r *run, result *runResult) bool {
-	next, ok := s.end(r, result)
+// when the run is tried again, or the zero time if it is not, and false if it was
+// abandoned before.
+func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool) {
+	wanted := r.retry(result)
+	next, retry, ok := s.end(r, result, wanted)
 	if !ok {
-		return false
+		return time.Time{}, false
 	}
-	r.metrics.ended(result)
+	r.metrics.ended(result, result.Outcome != OutcomeOK && r.options.Attempts > 1 && wanted.IsZero())
+	if retry.IsZero() && !wanted.IsZero() && r.grant == nil && r.entry.session.stopped.Load() {
+		s.logDropped([]int64{r.input.JobID}, 1)
+	}
 	if next != nil {
 		go s.execute(next) // in the same place
 	} else {
 		s.leave()
 	}
-	return true
+	return retry, true
 }

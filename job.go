@@ -181,8 +181,8 @@ type CronJobInput struct {
 	// Triggered tells a run of TriggerJobs, whose ScheduledAt is the time of
 	// that call, from one of the schedule.
 	Triggered bool
-	// Attempt is 1, or 2 for a run in place of one that was lost
-	// (RunsConfig.RerunLost).
+	// Attempt counts the attempts of the run from 1: see RunOptions.Attempts, and
+	// RunsConfig.RerunLost for runs that were lost.
 	Attempt int
 	// Missed is 0, or, for a run that makes up for missed ticks
 	// (RunsConfig.Missed), how many it stands for, its own included.
@@ -246,6 +246,8 @@ type Job struct {
 	lastRun   Run
 	running   bool
 	options   *RunOptions // nil for a Job that does not come from ListJobs
+
+	nextAttempt *Run // that waits in memory; nil if none does
 }
 
 // CreatedAt returns when the job was added, in UTC. It is the zero time for a
@@ -280,6 +282,17 @@ func (j *Job) LastRun() Run { return j.lastRun }
 // Running reports whether a run of the job was in progress when it was listed: in
 // any process if runs are recorded, and otherwise in this one.
 func (j *Job) Running() bool { return j.running }
+
+// NextAttempt returns the further attempt of a run that waited in this process when the
+// job was listed, with the time at which it is Due; the zero value if none did. If runs
+// are recorded none waits in a process: SmallBen.ListRuns with OutcomeWaiting tells
+// them.
+func (j *Job) NextAttempt() Run {
+	if j.nextAttempt == nil {
+		return Run{}
+	}
+	return *j.nextAttempt
+}
 
 // RunOptions tells how the runs of the job are treated: its own RunOptions if it is a
 // ConfiguredJob, with what the Config of the SmallBen says in place of each zero. A

@@ -41,8 +41,11 @@ func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err e
 		jobs[i] = found[i].toJob()
 		jobs[i].schedule = inLocation(jobs[i].schedule, s.scheduler.location)
 		jobs[i].location = s.scheduler.location
-		last, running := s.scheduler.runsOf(jobs[i].ID)
+		last, running, next := s.scheduler.runsOf(jobs[i].ID)
 		jobs[i].lastRun, jobs[i].running = last.run(jobs[i].ID), running
+		if next.Attempt > 0 {
+			jobs[i].nextAttempt = &next
+		}
 		jobs[i].options = jobs[i].options.resolve(s.scheduler.defaults)
 	}
 	if s.record != nil && len(jobs) > 0 {

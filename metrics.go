@@ -42,11 +42,13 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 // job_type), such as *jobs.Reminder for gob.Register(&jobs.Reminder{}):
 //
 //	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout
+//	smallben_attempts_total               those of them that were a second attempt or a further one, by outcome
+//	smallben_runs_given_up_total          failed for good: the last attempt, or with a Permanent error
 //	smallben_runs_skipped_total           ticks that did not run, by reason: overlap
 //	smallben_runs_in_progress             running now
 //	smallben_runs_waiting                 ticks beyond SchedulerConfig.MaxConcurrentRuns (no label)
 //	smallben_run_duration_seconds         start to end
-//	smallben_run_lateness_seconds         tick to start
+//	smallben_run_lateness_seconds         tick to start, of first attempts
 //
 // Of the record of runs, if Config.Runs.Record is set:
 //
@@ -138,6 +140,8 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 // runMetrics counts and times runs. It is goroutine-safe.
 type runMetrics struct {
 	ended      *prometheus.CounterVec
+	attempts   *prometheus.CounterVec
+	givenUp    *prometheus.CounterVec
 	skipped    *prometheus.CounterVec
 	inProgress *prometheus.GaugeVec
 	duration   *prometheus.HistogramVec
@@ -152,6 +156,14 @@ func newRunMetrics() *runMetrics {
 			Name: "smallben_runs_total",
 			Help: "Runs that ended, by outcome.",
 		}, []string{"job_type", "outcome"}),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "smallben_attempts_total",
+			Help: "Second and further attempts that ended, by outcome.",
+		}, []string{"job_type", "outcome"}),
+		givenUp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "smallben_runs_given_up_total",
+			Help: "Runs of jobs with attempts that failed and are not tried again.",
+		}, []string{"job_type"}),
 		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "smallben_runs_skipped_total",
 			Help: "Ticks that did not become a run, by reason.",
@@ -167,20 +179,22 @@ func newRunMetrics() *runMetrics {
 		}, []string{"job_type"}),
 		lateness: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "smallben_run_lateness_seconds",
-			Help:    "Time from the tick of a run to its start.",
+			Help:    "Time from the tick of a run to the start of its first attempt.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}, []string{"job_type"}),
 	}
 }
 
 func (m *runMetrics) vecs() []prometheus.Collector {
-	return []prometheus.Collector{m.ended, m.skipped, m.inProgress, m.duration, m.lateness}
+	return []prometheus.Collector{m.ended, m.attempts, m.givenUp, m.skipped, m.inProgress, m.duration, m.lateness}
 }
 
 // typeMetrics are the run metrics of one type of job, looked up once for each
 // entry and not at each run.
 type typeMetrics struct {
 	outcomes           map[Outcome]prometheus.Counter
+	attempts           map[Outcome]prometheus.Counter // nil if the type is no ConfiguredJob
+	givenUp            prometheus.Counter             // the same
 	skipped            prometheus.Counter
 	inProgress         prometheus.Gauge
 	duration, lateness prometheus.Observer
@@ -198,25 +212,43 @@ func (m *runMetrics) forJob(job *JobWithSchedule) *typeMetrics {
 	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout, OutcomeAbandoned} {
 		outcomes[outcome] = m.ended.WithLabelValues(name, string(outcome))
 	}
-	known, _ := m.types.LoadOrStore(jobType, &typeMetrics{
+	made := &typeMetrics{
 		outcomes:   outcomes,
 		skipped:    m.skipped.WithLabelValues(name, "overlap"),
 		inProgress: m.inProgress.WithLabelValues(name),
 		duration:   m.duration.WithLabelValues(name),
 		lateness:   m.lateness.WithLabelValues(name),
-	})
+	}
+	if job.options != nil {
+		made.givenUp = m.givenUp.WithLabelValues(name)
+		made.attempts = make(map[Outcome]prometheus.Counter)
+		for outcome := range outcomes {
+			made.attempts[outcome] = m.attempts.WithLabelValues(name, string(outcome))
+		}
+	}
+	known, _ := m.types.LoadOrStore(jobType, made)
 	return known.(*typeMetrics)
 }
 
-func (m *typeMetrics) started(lateness time.Duration) {
+func (m *typeMetrics) started(result *runResult) {
 	m.inProgress.Inc()
-	m.lateness.Observe(lateness.Seconds())
+	if result.Attempt == 1 {
+		m.lateness.Observe(result.Start.Sub(result.Tick).Seconds())
+	}
 }
 
-func (m *typeMetrics) ended(result *runResult) {
+// ended counts a run that has ended, and whether it failed for good though its job has
+// attempts.
+func (m *typeMetrics) ended(result *runResult, givenUp bool) {
 	m.inProgress.Dec()
 	m.duration.Observe(result.Duration.Seconds())
 	m.outcomes[result.Outcome].Inc()
+	if result.Attempt > 1 && m.attempts != nil {
+		m.attempts[result.Outcome].Inc()
+	}
+	if givenUp {
+		m.givenUp.Inc()
+	}
 }
 
 // recordMetrics count what the record of runs does. It is goroutine-safe.

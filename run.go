@@ -76,6 +76,8 @@ const (
 type runResult struct {
 	Tick      time.Time
 	Triggered bool
+	permanent bool // its error was Permanent
+	Attempt   int32
 	Start     time.Time
 	Duration  time.Duration
 	Outcome   Outcome
@@ -87,27 +89,33 @@ func (r *runResult) run(jobID int64) Run {
 	if r.Outcome == "" {
 		return Run{}
 	}
-	return Run{JobID: jobID, Tick: r.Tick, Triggered: r.Triggered, Attempt: 1, Start: r.Start, End: r.Start.Add(r.Duration), Outcome: r.Outcome, Error: r.Error}
+	return Run{JobID: jobID, Tick: r.Tick, Triggered: r.Triggered, Attempt: int(r.Attempt), Start: r.Start, End: r.Start.Add(r.Duration), Outcome: r.Outcome, Error: r.Error}
 }
 
 // run is a run that was admitted.
 type run struct {
-	session *session
+	entry   *entry
 	state   *jobState
 	metrics *typeMetrics
+	grant   *ledger.Grant // nil: runs are not recorded
 
-	grant     *ledger.Grant // nil: runs are not recorded
-	createdAt int64         // as target.createdAt
-	options   *RunOptions
-	job       CronJob
-	input     CronJobInput
-	given     *givenInput // as work.given
-	over      bool        // it has ended, or was abandoned: guarded by the shard's mu
+	// These are as they were in the entry when the run began.
+	options *RunOptions
+	job     CronJob
+	input   CronJobInput
+	given   *givenInput
+
+	over bool // it has ended, or was abandoned: guarded by the shard's mu
 
 	mu     sync.Mutex              // guards the fields below, for moments
 	start  time.Time               // zero until it starts
 	cancel context.CancelCauseFunc // nil if it has no context
 	cause  error                   // why it was canceled, or nil
+}
+
+// result is that of a run that has started and not ended.
+func (r *run) result(start time.Time) runResult {
+	return runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Attempt: int32(r.input.Attempt), Start: start}
 }
 
 // jobState is what is known of a job by its id, whatever its entries: it keeps a
@@ -119,11 +127,12 @@ type jobState struct {
 	waiting *entry // whose tick waits for the end of a run, if any
 	tick    tick
 	last    runResult // of the job that was created at createdAt
-	gone    bool      // the job was deleted: the state goes with its last run
 	skipped int       // ticks, since the job fell behind its schedule
 	behind  bool      // some of them since a run ended
+	gone    bool      // the job was deleted: the state goes with its last run
 
-	createdAt int64 // as target.createdAt
+	createdAt int64     // as entry.createdAt
+	attempts  *attempts // nil if there never was any to wait in memory
 }
 
 // tick is an instant that a run is for.
@@ -131,12 +140,13 @@ type tick struct {
 	at        time.Time
 	triggered bool          // by TriggerJobs, not by the schedule
 	placed    bool          // it has one of the places already
+	tried     int32         // attempts before this one, where runs are not recorded
 	grant     *ledger.Grant // nil: runs are not recorded
 }
 
 func (t tick) attempt() int {
 	if t.grant == nil {
-		return 1
+		return 1 + int(t.tried)
 	}
 	return t.grant.Attempt
 }
@@ -242,14 +252,14 @@ func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
 	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if !e.live(at) {
+	if !e.live(at) || at.tried > 0 && !shard.takeAttempt(e, at) {
 		return nil, gone
 	}
 	state := shard.state(e)
 	if state.busy() {
 		switch {
 		case e.options.Overlap == OverlapAllow:
-		case e.options.Overlap == OverlapDelay && (state.waiting == nil || !state.waiting.live(state.tick)):
+		case (e.options.Overlap == OverlapDelay || at.tried > 0) && state.hasRoom(at):
 			state.waiting, state.tick = e, at
 			return nil, waits
 		default:
@@ -268,6 +278,17 @@ func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
 		s.leave()
 	}
 	return nil, gone
+}
+
+// takeAttempt is attempts.take for the job of an entry. It expects mu.
+func (s *shard) takeAttempt(e *entry, at tick) bool {
+	state := s.states[e.id]
+	return state != nil && state.createdAt == e.createdAt && state.attempts.take(at)
+}
+
+// hasRoom reports whether a tick may wait for the end of a run.
+func (state *jobState) hasRoom(at tick) bool {
+	return state.waiting == nil || !state.waiting.live(state.tick) || state.tick.supersededBy(at)
 }
 
 // leave gives the place of a run to the next tick that waits for one.
@@ -330,7 +351,10 @@ func (state *jobState) begin(e *entry, at tick) *run {
 		}
 		return nil
 	}
-	r := &run{session: e.session, state: state, createdAt: e.createdAt, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, input: e.inputAt(at), given: e.given}
+	if at.grant == nil {
+		state.began(at, e.options)
+	}
+	r := &run{entry: e, state: state, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, input: e.inputAt(at), given: e.given}
 	state.running = append(state.running, r)
 	return r
 }
@@ -352,31 +376,38 @@ func (e *entry) inputAt(at tick) CronJobInput {
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
-// may still start. It returns false if the run is off the books already.
-func (s *scheduler) end(r *run, result *runResult) (next *run, ok bool) {
+// may still start. A retry that is not zero is when the run may be tried again: it
+// returns zero if the run is not to be. It returns false if the run is off the books
+// already.
+func (s *scheduler) end(r *run, result *runResult, retry time.Time) (next *run, due time.Time, ok bool) {
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
 	shard.mu.Lock()
 	if r.over {
 		shard.mu.Unlock()
-		return nil, false
+		return nil, time.Time{}, false
 	}
 	r.over = true
 	if r.grant == nil {
-		defer r.session.release()
+		defer r.entry.session.release()
 	} else {
-		defer finish(r.grant, result)
+		defer func() { finish(r.grant, result, due) }()
 	}
 	defer shard.mu.Unlock()
 	i := slices.Index(state.running, r)
 	state.running = slices.Delete(state.running, i, i+1)
-	if state.createdAt == r.createdAt {
+	if state.createdAt == r.entry.createdAt {
 		state.last = *result
 	}
 	if len(state.running) == 0 {
 		s.keptUp(state, id)
 	}
-	return s.promote(shard, state, id), true
+	switch {
+	case retry.IsZero():
+	case r.grant != nil && !r.entry.dead, r.grant == nil && s.tryAgain(state, r, retry):
+		due = retry
+	}
+	return s.promote(shard, state, id), due, true
 }
 
 // promote begins the run that waited for the end of others, if it may still start,
@@ -419,8 +450,8 @@ func newRunner(config *Config) runner {
 func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.decode(r.input.stored)
 	began := time.Now()
-	result := runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Start: began.Add(r.session.timetable.Ahead())}
-	r.metrics.started(result.Start.Sub(result.Tick))
+	result := r.result(began.Add(r.entry.session.timetable.Ahead()))
+	r.metrics.started(&result)
 	r.mu.Lock()
 	r.start = result.Start
 	r.mu.Unlock()
@@ -442,9 +473,9 @@ func (s *scheduler) execute(r *run) {
 		if err != nil {
 			s.log.begin() // so that Stop waits for the line
 		}
-		s.finish(r, &result)
+		retry, _ := s.finish(r, &result)
 		if err != nil {
-			s.logFailure(r, &result, err, failure)
+			s.logFailure(r, &result, retry, err, failure)
 		}
 	}()
 	err, timedOut = s.runs.call(r)
@@ -471,6 +502,7 @@ func (r *runResult) fail(err error, timedOut bool) (failure *panicError, logged 
 	default:
 		r.Outcome = OutcomeError
 	}
+	r.permanent = isPermanent(err)
 	r.Error = err.Error()
 	if len(r.Error) > maxErrorText {
 		r.Error = strings.ToValidUTF8(r.Error[:maxErrorText], "") + "…"
@@ -481,9 +513,17 @@ func (r *runResult) fail(err error, timedOut bool) (failure *panicError, logged 
 // maxErrorText bounds the text that is kept of a run's error, in bytes.
 const maxErrorText = 1 << 10
 
-func (s *scheduler) logFailure(r *run, result *runResult, err error, failure *panicError) {
+// logFailure logs a run that failed. A retry that is not zero is when the next attempt
+// is due.
+func (s *scheduler) logFailure(r *run, result *runResult, retry time.Time, err error, failure *panicError) {
 	keysAndValues := []any{"job", r.input.JobID, "group", r.input.GroupID, "superGroup", r.input.SuperGroupID,
 		"tick", result.Tick, "outcome", result.Outcome}
+	if r.options.Attempts > 1 {
+		keysAndValues = append(keysAndValues, "attempt", result.Attempt, "attempts", r.options.Attempts)
+	}
+	if !retry.IsZero() {
+		keysAndValues = append(keysAndValues, "nextAttempt", retry.In(s.location))
+	}
 	if failure != nil {
 		keysAndValues = append(keysAndValues, "stack", string(failure.stack))
 	}
@@ -503,7 +543,7 @@ func (c *runner) call(r *run) (err error, timedOut bool) {
 // callInContext is call within the context of the run, and what the user wraps
 // around it. A contextJob that is nil stands for a job that takes no context.
 func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
-	ctx := logr.NewContext(r.session.context, c.loggerOf(r))
+	ctx := logr.NewContext(r.entry.session.context, c.loggerOf(r))
 	ctx, end := r.cancelable(ctx)
 	defer end(nil)
 	if contextJob != nil && r.options.Timeout > 0 {

@@ -835,7 +835,8 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 
 var errStopped = ledger.ErrStopped
 
-// finish records how a claimed run ended.
-func finish(grant *ledger.Grant, result *runResult) {
-	grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, time.Time{})
+// finish records how a claimed run ended. A retry that is not zero is when its next
+// attempt is due.
+func finish(grant *ledger.Grant, result *runResult, retry time.Time) {
+	grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
 }

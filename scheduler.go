@@ -289,6 +289,7 @@ func (s *scheduler) stop() (sessions []*session, stopped bool) {
 		s.ended = append(s.ended, ending)
 		close(ending.stop)
 		ending.stopped.Store(true)
+		s.dropAttempts()
 		if ending.ledger != nil {
 			ending.ledger.Stop()
 		}
@@ -369,7 +370,7 @@ func (s *scheduler) project(jobs []JobWithSchedule) {
 	s.addLocked(added)
 	for _, w := range waited {
 		e, ok := s.entries[w.entry.id]
-		if ok && e.createdAt == w.entry.createdAt && e.session != nil {
+		if ok && e.createdAt == w.entry.createdAt && e.session != nil && w.tick.tried == 0 {
 			// It waits again, or starts if the run before it has ended.
 			go s.fireAndExecute(e, w.tick)
 		} else {
@@ -397,6 +398,11 @@ func (s *scheduler) describeWaiting(job *JobWithSchedule) {
 	}
 	if state.waiting != nil {
 		s.describe(&state.waiting.work, job)
+	}
+	if state.attempts != nil {
+		for _, a := range state.attempts.waiting {
+			s.describe(&a.entry.work, job)
+		}
 	}
 	if state.queued > 0 {
 		for _, e := range s.places.of(job.rawJob.ID) {
@@ -465,6 +471,7 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 			waited = append(waited, waitingTick{entry: state.waiting, tick: state.tick})
 			state.waiting = nil
 		}
+		state.attempts.end(anyAttempt)
 	}
 	waited = slices.DeleteFunc(waited, func(w waitingTick) bool { return !w.entry.live(w.tick) })
 	if e != nil {
@@ -646,15 +653,16 @@ func (s *scheduler) forget(ids []int64) {
 	}
 }
 
-// runsOf returns the last run of a job in this process, and whether it runs.
-func (s *scheduler) runsOf(id int64) (last runResult, running bool) {
+// runsOf returns the last run of a job in this process, whether it runs, and the
+// attempt that waits in memory, if one does.
+func (s *scheduler) runsOf(id int64) (last runResult, running bool, next Run) {
 	shard := s.shard(id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if state := shard.states[id]; state != nil {
-		return state.last, len(state.running) > 0
+		return state.last, len(state.running) > 0, state.attempts.next(id)
 	}
-	return runResult{}, false
+	return runResult{}, false, Run{}
 }
 
 // ran returns the ids of the jobs that have run in this process and that match.
@@ -677,7 +685,7 @@ func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64
 // progress, in order.
 func (s *scheduler) running(sessions []*session) []int64 {
 	return s.ran(func(_ int64, state *jobState) bool {
-		return slices.ContainsFunc(state.running, func(r *run) bool { return slices.Contains(sessions, r.session) })
+		return slices.ContainsFunc(state.running, func(r *run) bool { return slices.Contains(sessions, r.entry.session) })
 	})
 }
 
