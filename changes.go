@@ -2,6 +2,7 @@ package smallben
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 
 // change is one change of jobs: what it is about, and what came of it.
 type change struct {
+	*call
 	ids      []int64                   // of the jobs, as soon as they are known
 	written  bool                      // a write was tried
 	revision int64                     // in the record of runs, if there is one
@@ -46,22 +48,22 @@ func (s *SmallBen) change(c *change, write func(tx Repository) error) error {
 }
 
 func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err error) {
-	if err := s.settle(c.ids); err != nil {
+	if err := s.settle(c.call, c.ids); err != nil {
 		return err
 	}
 	if s.record == nil {
-		err = write(s.repository)
+		err = write(c.repository)
 	} else {
-		if err := s.record.open(); err != nil {
+		if err := c.await(s.record.open); err != nil {
 			return err
 		}
-		c.revision, err = s.record.ledger.Change(func(tx ledger.Tx) error {
+		c.revision, err = s.record.ledger.ChangeIn(c.store, func(tx ledger.Tx) error {
 			c.now = tx.Now()
 			return write(tx.(changeTx))
 		})
 	}
 	if err != nil && c.written {
-		s.failed(err, c.ids)
+		s.failed(c.call, err, c.ids)
 	}
 	return err
 }
@@ -110,7 +112,7 @@ func (s *SmallBen) lookAhead(c *change, options ListJobsOptions) error {
 	if s.record == nil {
 		return nil
 	}
-	rows, err := s.repository.ListJobs(&options)
+	rows, err := c.repository.ListJobs(&options)
 	if err != nil && !s.isMismatch(err) {
 		return err
 	}
@@ -171,6 +173,11 @@ func (s *SmallBen) logChange(msg string, ids []int64) {
 // pause, Run is called on the value given here; the top level of its input is
 // copied.
 func (s *SmallBen) AddJobs(jobs []Job) error {
+	return s.AddJobsContext(context.Background(), jobs)
+}
+
+// AddJobsContext is AddJobs, and ends with ctx.
+func (s *SmallBen) AddJobsContext(ctx context.Context, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
@@ -178,7 +185,7 @@ func (s *SmallBen) AddJobs(jobs []Job) error {
 	if err != nil {
 		return wrap("add", err)
 	}
-	if err := s.addJobs(built); err != nil {
+	if err := s.addJobs(ctx, built); err != nil {
 		return wrap("add", err)
 	}
 	s.logChange("jobs added", jobIDs(built))
@@ -219,11 +226,14 @@ func (s *SmallBen) now() time.Time {
 	return time.Now().UTC().Truncate(time.Microsecond)
 }
 
-func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	c := change{ids: jobIDs(jobs)}
-	err := s.change(&c, func(tx Repository) error {
+func (s *SmallBen) addJobs(ctx context.Context, jobs []JobWithSchedule) error {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.leave(call)
+	c := change{call: call, ids: jobIDs(jobs)}
+	err = s.change(&c, func(tx Repository) error {
 		s.scheduler.number(jobs)
 		return c.wrote(tx.AddJobs(jobs))
 	})
@@ -242,10 +252,15 @@ func (s *SmallBen) addJobs(jobs []JobWithSchedule) error {
 // If nothing matches, or ids do not exist and are the only filter, nothing is
 // deleted and the error is that of ErrorTypeIfMismatchCount, with the ids.
 func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
+	return s.DeleteJobsContext(context.Background(), options)
+}
+
+// DeleteJobsContext is DeleteJobs, and ends with ctx.
+func (s *SmallBen) DeleteJobsContext(ctx context.Context, options *DeleteOptions) error {
 	if options == nil {
 		return errors.New("delete jobs: nil options")
 	}
-	ids, err := s.deleteJobs(options.toListOptions())
+	ids, err := s.deleteJobs(ctx, options.toListOptions())
 	if err != nil {
 		return wrap("delete", err)
 	}
@@ -257,11 +272,14 @@ func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
 // is no error if there is none.
 func (s *SmallBen) DeleteAll() error { return s.unlessNone(s.DeleteJobs(&DeleteOptions{})) }
 
-func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	var c change
-	err := s.change(&c, func(tx Repository) error {
+func (s *SmallBen) deleteJobs(ctx context.Context, options ListJobsOptions) ([]int64, error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(call)
+	c := change{call: call}
+	err = s.change(&c, func(tx Repository) error {
 		if _, err := s.look(tx, &c, options); err != nil {
 			return err
 		}
@@ -291,10 +309,15 @@ func (s *SmallBen) deleteJobs(options ListJobsOptions) ([]int64, error) {
 // If nothing matches, or ids do not exist and are the only filter, nothing is
 // paused and the error is that of ErrorTypeIfMismatchCount, with the ids.
 func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
+	return s.PauseJobsContext(context.Background(), options)
+}
+
+// PauseJobsContext is PauseJobs, and ends with ctx.
+func (s *SmallBen) PauseJobsContext(ctx context.Context, options *PauseResumeOptions) error {
 	if options == nil {
 		return errors.New("pause jobs: nil options")
 	}
-	ids, err := s.pauseJobs(options.toListOptions())
+	ids, err := s.pauseJobs(ctx, options.toListOptions())
 	if err != nil {
 		return wrap("pause", err)
 	}
@@ -306,12 +329,15 @@ func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
 // is no error if there is none.
 func (s *SmallBen) PauseAll() error { return s.unlessNone(s.PauseJobs(&PauseResumeOptions{})) }
 
-func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	var c change
+func (s *SmallBen) pauseJobs(ctx context.Context, options ListJobsOptions) ([]int64, error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(call)
+	c := change{call: call}
 	var rows []RawJob
-	err := s.change(&c, func(tx Repository) (err error) {
+	err = s.change(&c, func(tx Repository) (err error) {
 		if rows, err = s.look(tx, &c, options); err != nil {
 			return err
 		}
@@ -340,7 +366,7 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 	s.mu.Unlock()
 	if len(undecodable) > 0 {
 		// They decode now if it was a column that a pause writes.
-		s.reread(unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
+		s.reread(c.call, unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
 	}
 	return c.ids, nil
 }
@@ -354,10 +380,15 @@ func (s *SmallBen) pauseJobs(options ListJobsOptions) ([]int64, error) {
 // rows do not decode, nothing is resumed either, and the error joins a JobError
 // (ErrUndecodable) for each.
 func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
+	return s.ResumeJobsContext(context.Background(), options)
+}
+
+// ResumeJobsContext is ResumeJobs, and ends with ctx.
+func (s *SmallBen) ResumeJobsContext(ctx context.Context, options *PauseResumeOptions) error {
 	if options == nil {
 		return errors.New("resume jobs: nil options")
 	}
-	ids, err := s.resumeJobs(options.toListOptions())
+	ids, err := s.resumeJobs(ctx, options.toListOptions())
 	if err != nil {
 		return wrap("resume", err)
 	}
@@ -369,15 +400,18 @@ func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
 // It is no error if there is none.
 func (s *SmallBen) ResumeAll() error { return s.unlessNone(s.ResumeJobs(&PauseResumeOptions{})) }
 
-func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	var c change
+func (s *SmallBen) resumeJobs(ctx context.Context, options ListJobsOptions) ([]int64, error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(call)
+	c := change{call: call}
 	if err := s.lookAhead(&c, options); err != nil {
 		return nil, err
 	}
 	var paused, unpaused []JobWithSchedule
-	err := s.change(&c, func(tx Repository) error {
+	err = s.change(&c, func(tx Repository) error {
 		rows, err := s.look(tx, &c, options)
 		if err != nil {
 			return err
@@ -394,7 +428,7 @@ func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 				unpaused = append(unpaused, jobs[i])
 			}
 		}
-		if err := s.adopt(unpaused); err != nil {
+		if err := s.adopt(c.call, unpaused); err != nil {
 			return err
 		}
 		s.scheduler.number(paused)
@@ -417,6 +451,11 @@ func (s *SmallBen) resumeJobs(options ListJobsOptions) ([]int64, error) {
 // does not decode. An id that does not exist is the error of
 // ErrorTypeIfMismatchCount.
 func (s *SmallBen) UpdateJobs(scheduleInfo []UpdateOption) error {
+	return s.UpdateJobsContext(context.Background(), scheduleInfo)
+}
+
+// UpdateJobsContext is UpdateJobs, and ends with ctx.
+func (s *SmallBen) UpdateJobsContext(ctx context.Context, scheduleInfo []UpdateOption) error {
 	if len(scheduleInfo) == 0 {
 		return nil
 	}
@@ -424,7 +463,7 @@ func (s *SmallBen) UpdateJobs(scheduleInfo []UpdateOption) error {
 	if err != nil {
 		return wrap("update", err)
 	}
-	ids, err := s.updateJobs(updates)
+	ids, err := s.updateJobs(ctx, updates)
 	if err != nil {
 		return wrap("update", err)
 	}
@@ -471,16 +510,19 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 	return updates, join(refused)
 }
 
-func (s *SmallBen) updateJobs(updates map[int64]preparedUpdate) ([]int64, error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	var c change
+func (s *SmallBen) updateJobs(ctx context.Context, updates map[int64]preparedUpdate) ([]int64, error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(call)
+	c := change{call: call}
 	options := ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))}
 	if err := s.lookAhead(&c, options); err != nil {
 		return nil, err
 	}
 	var jobs []JobWithSchedule
-	err := s.change(&c, func(tx Repository) error {
+	err = s.change(&c, func(tx Repository) error {
 		rows, err := s.look(tx, &c, options)
 		if err != nil {
 			return err
@@ -544,6 +586,11 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 // anything it needs a repository that is an Upserter. As with AddJobs, Run is
 // called on the values given here.
 func (s *SmallBen) UpsertJobs(jobs []Job) error {
+	return s.UpsertJobsContext(context.Background(), jobs)
+}
+
+// UpsertJobsContext is UpsertJobs, and ends with ctx.
+func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
@@ -551,7 +598,7 @@ func (s *SmallBen) UpsertJobs(jobs []Job) error {
 	if err != nil {
 		return wrap("upsert", err)
 	}
-	added, replaced, err := s.upsertJobs(built)
+	added, replaced, err := s.upsertJobs(ctx, built)
 	if err != nil {
 		return wrap("upsert", err)
 	}
@@ -563,10 +610,13 @@ func (s *SmallBen) UpsertJobs(jobs []Job) error {
 	return nil
 }
 
-func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	c := change{ids: jobIDs(jobs)}
+func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (added, replaced int, err error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.leave(call)
+	c := change{call: call, ids: jobIDs(jobs)}
 	var toAdd, toReplace, unchanged []JobWithSchedule
 	var undecodable []int64
 	if err := s.lookAhead(&c, ListJobsOptions{JobIDs: c.ids}); err != nil {
@@ -622,12 +672,12 @@ func (s *SmallBen) upsertJobs(jobs []JobWithSchedule) (added, replaced int, err 
 	s.project(&c, toAdd, toReplace)
 	if len(undecodable) > 0 {
 		// They still do not decode if it is a column that stays.
-		s.reread(unsettledWrite{ids: undecodable})
+		s.reread(c.call, unsettledWrite{ids: undecodable})
 	}
 	// The values given are run from here on, even those of rows that need no
 	// change.
-	if err := s.adopt(unchanged); err != nil {
-		s.reread(unsettledWrite{ids: jobIDs(unchanged)})
+	if err := s.adopt(c.call, unchanged); err != nil {
+		s.reread(c.call, unsettledWrite{ids: jobIDs(unchanged)})
 	}
 	return len(toAdd), len(toReplace), nil
 }
@@ -684,7 +734,12 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err err
 // decode, nothing runs either, and the error joins a JobError (ErrUndecodable)
 // for each. If runs are recorded, nothing runs that could not be recorded.
 func (s *SmallBen) TriggerJobs(options *PauseResumeOptions) error {
-	_, err := s.TriggerJobsReport(options)
+	return s.TriggerJobsContext(context.Background(), options)
+}
+
+// TriggerJobsContext is TriggerJobs, and ends with ctx. The runs do not.
+func (s *SmallBen) TriggerJobsContext(ctx context.Context, options *PauseResumeOptions) error {
+	_, err := s.reportTriggered(ctx, options)
 	return err
 }
 
@@ -703,11 +758,15 @@ type Triggered struct {
 // TriggerJobsReport is TriggerJobs, and returns what became of each job, ordered
 // by id.
 func (s *SmallBen) TriggerJobsReport(options *PauseResumeOptions) ([]Triggered, error) {
+	return s.reportTriggered(context.Background(), options)
+}
+
+func (s *SmallBen) reportTriggered(ctx context.Context, options *PauseResumeOptions) ([]Triggered, error) {
 	if options == nil {
 		return nil, errors.New("trigger jobs: nil options")
 	}
 	at := tick{at: s.scheduler.now(), triggered: true}
-	ids, report, err := s.triggerJobs(options.toListOptions(), at)
+	ids, report, err := s.triggerJobs(ctx, options.toListOptions(), at)
 	if err != nil {
 		return nil, wrap("trigger", err)
 	}
@@ -715,17 +774,20 @@ func (s *SmallBen) TriggerJobsReport(options *PauseResumeOptions) ([]Triggered, 
 	return report, nil
 }
 
-func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, report []Triggered, err error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
+func (s *SmallBen) triggerJobs(ctx context.Context, options ListJobsOptions, at tick) (ids []int64, report []Triggered, err error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.leave(call)
+	c := change{call: call}
 	if !s.started() {
 		return nil, nil, errors.New("SmallBen is not started")
 	}
-	if err := s.settle(nil); err != nil {
+	if err := s.settle(c.call, nil); err != nil {
 		return nil, nil, err
 	}
-	var c change
-	rows, err := s.look(s.repository, &c, options)
+	rows, err := s.look(c.repository, &c, options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -733,7 +795,7 @@ func (s *SmallBen) triggerJobs(options ListJobsOptions, at tick) (ids []int64, r
 	if err := join(undecodable); err != nil {
 		return nil, nil, err
 	}
-	if err := s.adopt(jobs); err != nil {
+	if err := s.adopt(c.call, jobs); err != nil {
 		return nil, nil, unwritten{err}
 	}
 	grants, err := s.claimTriggered(jobs, at)

@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -17,12 +18,19 @@ import (
 // and some do not exist, that of ErrorTypeIfMismatchCount; and for each row that
 // does not decode a JobError (ErrUndecodable).
 func (s *SmallBen) ListJobs(options *ListJobsOptions) ([]Job, error) {
+	return s.ListJobsContext(context.Background(), options)
+}
+
+// ListJobsContext is ListJobs, and ends with ctx.
+func (s *SmallBen) ListJobsContext(ctx context.Context, options *ListJobsOptions) ([]Job, error) {
 	resolved := ResolveListOptions(options)
-	rows, err := s.find(s.repository, resolved)
+	c := s.begin(ctx)
+	defer c.end()
+	rows, err := s.find(c.repository, resolved)
 	if err != nil && !s.isMismatch(err) {
 		return nil, wrap("list", err)
 	}
-	jobs, undecodable, lastErr := s.jobsOf(rows)
+	jobs, undecodable, lastErr := s.jobsOf(c, rows)
 	if lastErr != nil {
 		return nil, wrap("list", lastErr)
 	}
@@ -34,7 +42,7 @@ func (s *SmallBen) ListJobs(options *ListJobsOptions) ([]Job, error) {
 
 // jobsOf decodes rows for users. It looks up their last recorded runs, if runs
 // are recorded: err is the error of that.
-func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err error) {
+func (s *SmallBen) jobsOf(c *call, rows []RawJob) (jobs []Job, undecodable []error, err error) {
 	found, undecodable := decodeRows(rows)
 	jobs = make([]Job, len(found))
 	for i := range found {
@@ -49,7 +57,7 @@ func (s *SmallBen) jobsOf(rows []RawJob) (jobs []Job, undecodable []error, err e
 		jobs[i].options = jobs[i].options.resolve(s.scheduler.defaults)
 	}
 	if s.record != nil && len(jobs) > 0 {
-		err = s.record.describe(jobs)
+		err = s.record.describe(c, jobs)
 	}
 	return jobs, undecodable, err
 }
@@ -72,7 +80,7 @@ func (s *SmallBen) Jobs(options *ListJobsOptions) iter.Seq2[Job, error] {
 			if len(rows) == 0 {
 				return
 			}
-			jobs, undecodable, err := s.jobsOf(rows)
+			jobs, undecodable, err := s.jobsOf(s.background(), rows)
 			if err != nil {
 				yield(Job{}, wrap("list", err))
 				return
@@ -159,7 +167,7 @@ func (s *SmallBen) ListJobsAfter(options *ListJobsOptions, after *int64, limit i
 	if err != nil {
 		return nil, wrap("list", err)
 	}
-	jobs, undecodable, err := s.jobsOf(rows)
+	jobs, undecodable, err := s.jobsOf(s.background(), rows)
 	if err != nil {
 		return nil, wrap("list", err)
 	}
@@ -183,8 +191,12 @@ func (s *SmallBen) pageOf(options ListJobsOptions, after *int64, limit int) ([]R
 // JobIDs returns the ids of the jobs that match options, in order. Nil options match
 // every job. Ids that do not exist are no error, and rows need not decode.
 func (s *SmallBen) JobIDs(options *ListJobsOptions) ([]int64, error) {
+	return s.listIDs(s.repository, options)
+}
+
+func (s *SmallBen) listIDs(repository Repository, options *ListJobsOptions) ([]int64, error) {
 	resolved := ResolveListOptions(options)
-	if lister, ok := s.repository.(interface {
+	if lister, ok := repository.(interface {
 		listJobIDs(options ListJobsOptions) ([]int64, error)
 	}); ok {
 		ids, err := lister.listJobIDs(resolved)
@@ -193,7 +205,7 @@ func (s *SmallBen) JobIDs(options *ListJobsOptions) ([]int64, error) {
 		}
 		return ids, nil
 	}
-	rows, err := s.repository.ListJobs(&resolved)
+	rows, err := repository.ListJobs(&resolved)
 	if err != nil && !s.isMismatch(err) {
 		return nil, wrap("list ids", err)
 	}

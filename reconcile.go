@@ -19,7 +19,7 @@ type unsettledWrite struct {
 // errors mean that nothing changed. After the others the rows are read again:
 // at once if the database said that ids were missing, and in the background if
 // it did not say what happened.
-func (s *SmallBen) failed(err error, ids []int64) {
+func (s *SmallBen) failed(c *call, err error, ids []int64) {
 	unknown := errors.Is(err, ErrOutcomeUnknown)
 	write := unsettledWrite{ids: ids}
 	var outcome interface{ Settled() (bool, error) }
@@ -35,17 +35,17 @@ func (s *SmallBen) failed(err error, ids []int64) {
 		s.mu.Unlock()
 		s.wakeReconciliation()
 	case s.isMismatch(err):
-		s.reread(write)
+		s.reread(c, write)
 	}
 }
 
 // reread reads the rows of a write again, and leaves that to the background if
 // the database does not answer.
-func (s *SmallBen) reread(write unsettledWrite) {
+func (s *SmallBen) reread(c *call, write unsettledWrite) {
 	s.mu.Lock()
 	s.unsettled = append(s.unsettled, write)
 	s.mu.Unlock()
-	if s.settle(nil) != nil {
+	if s.settle(c, nil) != nil {
 		s.wakeReconciliation()
 	}
 }
@@ -80,7 +80,7 @@ func (s *SmallBen) lookAtWatched() bool {
 	s.mu.RUnlock()
 	for _, write := range watched {
 		// A database that does not answer is asked the next time.
-		_, _ = s.settleWrite(unsettledWrite{ids: write.ids})
+		_, _ = s.settleWrite(s.background(), unsettledWrite{ids: write.ids})
 	}
 	now := time.Now()
 	s.mu.Lock()
@@ -99,7 +99,7 @@ func (s *SmallBen) wakeReconciliation() {
 // settle reads the rows of unsettled writes again and makes the scheduler agree
 // with them. It is called at the start of each change, with the ids that the
 // change is about: an error refuses the change.
-func (s *SmallBen) settle(ids []int64) error {
+func (s *SmallBen) settle(c *call, ids []int64) error {
 	s.mu.RLock()
 	writes := s.unsettled
 	s.mu.RUnlock()
@@ -111,7 +111,7 @@ func (s *SmallBen) settle(ids []int64) error {
 	for _, write := range writes {
 		if failure == nil {
 			var settled bool
-			if settled, failure = s.settleWrite(write); settled {
+			if settled, failure = s.settleWrite(c, write); settled {
 				continue
 			}
 		}
@@ -126,26 +126,26 @@ func (s *SmallBen) settle(ids []int64) error {
 	return s.refuseUnsettled(ids)
 }
 
-func (s *SmallBen) settleWrite(write unsettledWrite) (bool, error) {
+func (s *SmallBen) settleWrite(c *call, write unsettledWrite) (bool, error) {
 	if write.settled != nil {
-		if settled, err := write.settled(); !settled {
+		if settled, err := c.ask(write.settled); !settled {
 			return false, err
 		}
 	}
 	if s.record != nil {
-		err := s.follow(0, write.ids)
+		err := s.follow(c, 0, write.ids)
 		return err == nil, err
 	}
-	rows, err := s.find(s.repository, ListJobsOptions{JobIDs: write.ids})
+	rows, err := s.find(c.repository, ListJobsOptions{JobIDs: write.ids})
 	if err != nil && !s.isMismatch(err) {
 		return false, err
 	}
-	err = s.meet(rows, write.ids)
+	err = s.meet(c, rows, write.ids)
 	return err == nil, err
 }
 
 // meet makes the scheduler agree with rows, which are those of the ids that exist.
-func (s *SmallBen) meet(rows []RawJob, ids []int64) error {
+func (s *SmallBen) meet(c *call, rows []RawJob, ids []int64) error {
 	jobs, undecodable := decodeRows(rows)
 	gone := idSet(ids)
 	for i := range jobs {
@@ -169,7 +169,7 @@ func (s *SmallBen) meet(rows []RawJob, ids []int64) error {
 	for _, err := range news {
 		s.log.Error(err, "row held back", "job", jobID(err))
 	}
-	return s.adopt(jobs)
+	return s.adopt(c, jobs)
 }
 
 // refuseUnsettled returns an error if one of the ids has an unsettled write.
@@ -234,12 +234,12 @@ func (s *SmallBen) reconciled() bool {
 	}
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
-	return s.settle(nil) == nil && s.count().unsettled == 0
+	return s.settle(s.background(), nil) == nil && s.count().unsettled == 0
 }
 
 // adopt makes the scheduler agree with rows that another process may have
 // written: one that is not paused and has no entry here gets one.
-func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
+func (s *SmallBen) adopt(c *call, jobs []JobWithSchedule) error {
 	strays, others := s.scheduler.strays(jobs)
 	s.mu.Lock()
 	s.projectLocked(others)
@@ -249,7 +249,7 @@ func (s *SmallBen) adopt(jobs []JobWithSchedule) error {
 	}
 	renumbered := s.scheduler.renumber(strays, false)
 	if s.record == nil {
-		if err := s.repository.SetCronId(renumbered); err != nil {
+		if err := c.repository.SetCronId(renumbered); err != nil {
 			return fmt.Errorf("store cron ids: %w", err) // the next look at these rows tries again
 		}
 	}

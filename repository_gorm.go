@@ -78,6 +78,8 @@ var (
 	_ Repository = (*RepositoryGorm)(nil)
 	_ Upserter   = (*RepositoryGorm)(nil)
 	_ Pager      = (*RepositoryGorm)(nil)
+
+	_ ContextRepository = (*RepositoryGorm)(nil)
 )
 
 // NewRepositoryGorm opens the database, and creates the table "jobs" with its
@@ -154,6 +156,15 @@ func (r *RepositoryGorm) Close() error { return r.db.Close() }
 
 // now is the time by GORM's NowFunc.
 func (r *RepositoryGorm) now() time.Time { return r.db.Now() }
+
+// WithContext implements ContextRepository: GORM's plugins and its logger see ctx. The
+// Timeout holds as well. The repository that it returns shares the pool, and is not to
+// be closed.
+func (r *RepositoryGorm) WithContext(ctx context.Context) Repository {
+	view := *r
+	view.db, view.runs = r.db.WithContext(ctx), r.runs.WithContext(ctx)
+	return &view
+}
 
 // ErrorTypeIfMismatchCount returns gorm.ErrRecordNotFound.
 func (r *RepositoryGorm) ErrorTypeIfMismatchCount() error { return gorm.ErrRecordNotFound }

@@ -2,6 +2,7 @@ package smallben
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -155,16 +156,23 @@ func (o *ListRunsOptions) query() ledger.Query {
 // what waits. Nil options match the newest thousand. Times are in the location of
 // SchedulerConfig. Without Config.Runs.Record it returns an error.
 func (s *SmallBen) ListRuns(options *ListRunsOptions) ([]Run, error) {
+	return s.ListRunsContext(context.Background(), options)
+}
+
+// ListRunsContext is ListRuns, and ends with ctx.
+func (s *SmallBen) ListRunsContext(ctx context.Context, options *ListRunsOptions) ([]Run, error) {
 	if options == nil {
 		options = &ListRunsOptions{}
 	}
 	if s.record == nil {
 		return nil, wrapRuns(errNotRecorded)
 	}
-	if err := s.record.open(); err != nil {
+	c := s.begin(ctx)
+	defer c.end()
+	if err := c.await(s.record.open); err != nil {
 		return nil, wrapRuns(err)
 	}
-	rows, err := s.record.store.ListRuns(options.query())
+	rows, err := c.store.ListRuns(options.query())
 	if err != nil {
 		return nil, wrapRuns(err)
 	}
@@ -489,8 +497,8 @@ func (r *record) runs(rows []ledger.Run) []Run {
 }
 
 // describe gives jobs their last recorded run.
-func (r *record) describe(jobs []Job) error {
-	if err := r.open(); err != nil {
+func (r *record) describe(c *call, jobs []Job) error {
+	if err := c.await(r.open); err != nil {
 		return err
 	}
 	ids := make([]int64, len(jobs))
@@ -499,7 +507,7 @@ func (r *record) describe(jobs []Job) error {
 		ids[i], index[jobs[i].ID] = jobs[i].ID, i
 		jobs[i].lastRun, jobs[i].running = Run{}, false
 	}
-	rows, err := r.store.LastRuns(ids)
+	rows, err := c.store.LastRuns(ids)
 	for _, run := range r.runs(rows) {
 		job := &jobs[index[run.JobID]]
 		job.lastRun, job.running = run, run.Outcome == OutcomeRunning
@@ -520,8 +528,8 @@ func (p MissedPolicy) makeUp() int {
 
 // follow makes memory agree with what was changed after a revision, or with the
 // rows of ids. It expects changeMu.
-func (s *SmallBen) follow(since int64, ids []int64) error {
-	changes, err := s.record.store.Changes(since, ids)
+func (s *SmallBen) follow(c *call, since int64, ids []int64) error {
+	changes, err := c.store.Changes(since, ids)
 	if err != nil {
 		return err
 	}
@@ -533,7 +541,7 @@ func (s *SmallBen) follow(since int64, ids []int64) error {
 	for i := range changes.Jobs {
 		known = append(known, changes.Jobs[i].ID)
 	}
-	if err := s.meet(changes.Jobs, known); err != nil {
+	if err := s.meet(c, changes.Jobs, known); err != nil {
 		return err
 	}
 	if ids == nil {
@@ -712,13 +720,13 @@ func (h *ledgerHost) Schedule(expression string, createdAt time.Time) ledger.Sch
 func (h *ledgerHost) Follow(ids []int64) error {
 	h.s.changeMu.Lock()
 	defer h.s.changeMu.Unlock()
-	if err := h.s.follow(h.s.record.ledger.Seen(), nil); err != nil {
+	if err := h.s.follow(h.s.background(), h.s.record.ledger.Seen(), nil); err != nil {
 		return err
 	}
 	if len(ids) == 0 {
 		return nil
 	}
-	return h.s.follow(0, ids)
+	return h.s.follow(h.s.background(), 0, ids)
 }
 
 // Overlapped implements ledger.Host.

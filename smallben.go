@@ -73,7 +73,7 @@ type SmallBen struct {
 	// the end of their projection, so that database and memory change in one
 	// order. It is held across I/O. No code of the user runs under it but the
 	// repository, with the GORM logger that it may have, and GobDecode.
-	changeMu sync.Mutex
+	changeMu turn
 
 	// mu guards the fields below. It is held while the scheduler is changed as
 	// well, so that each row stands in one of paused, undecodable and the
@@ -105,6 +105,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		paused:      make(map[int64]struct{}),
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
+		changeMu:    make(turn, 1),
 	}
 	s.scheduler = newScheduler(config, s.log)
 	if config.Runs.Record {
@@ -128,8 +129,11 @@ func (s *SmallBen) ErrorTypeIfMismatchCount() error {
 // If runs are recorded (Config.Runs), it makes this process one of those that
 // share the record. It returns an error if the repository is no RepositoryGorm and embeds none, if the
 // configuration cannot be used so, or if others record with another location.
-func (s *SmallBen) Start() error {
-	started, loaded, err := s.start()
+func (s *SmallBen) Start() error { return s.StartContext(context.Background()) }
+
+// StartContext is Start, and ends with ctx. What it started does not.
+func (s *SmallBen) StartContext(ctx context.Context) error {
+	started, loaded, err := s.start(ctx)
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -143,9 +147,12 @@ func (s *SmallBen) Start() error {
 	return nil
 }
 
-func (s *SmallBen) start() (started bool, loaded contents, err error) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
+func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, err error) {
+	c, err := s.enter(ctx)
+	if err != nil {
+		return false, contents{}, err
+	}
+	defer s.leave(c)
 	if s.started() {
 		return false, contents{}, nil
 	}
@@ -157,14 +164,14 @@ func (s *SmallBen) start() (started bool, loaded contents, err error) {
 	var joined *ledger.Session
 	host := &ledgerHost{s: s}
 	if s.record != nil {
-		if err := s.record.open(); err != nil {
+		if err := c.await(s.record.open); err != nil {
 			return false, contents{}, err
 		}
 		if joined, err = s.record.ledger.Join(host); err != nil {
 			return false, contents{}, err
 		}
 	}
-	if loaded, err = s.loadNumbered(); err != nil {
+	if loaded, err = s.loadNumbered(c); err != nil {
 		if joined != nil {
 			joined.Leave()
 		}
@@ -208,12 +215,12 @@ type contents struct {
 
 // loadNumbered loads the jobs and gives them cron ids, which it stores unless runs
 // are recorded: several processes would each store their own then.
-func (s *SmallBen) loadNumbered() (contents, error) {
+func (s *SmallBen) loadNumbered(c *call) (contents, error) {
 	// A write of another process may come between the reading of a job and the
 	// storing of its cron id: then what was read is old.
 	const attempts = 3
 	for attempt := 1; ; attempt++ {
-		loaded, err := s.load()
+		loaded, err := s.load(c)
 		if err != nil {
 			return contents{}, err
 		}
@@ -221,7 +228,7 @@ func (s *SmallBen) loadNumbered() (contents, error) {
 		if s.record != nil {
 			return loaded, nil
 		}
-		err = s.repository.SetCronId(changed)
+		err = c.repository.SetCronId(changed)
 		if err == nil {
 			return loaded, nil
 		}
@@ -231,10 +238,10 @@ func (s *SmallBen) loadNumbered() (contents, error) {
 	}
 }
 
-func (s *SmallBen) load() (contents, error) {
+func (s *SmallBen) load(c *call) (contents, error) {
 	var loaded contents
 	if s.record != nil {
-		changes, err := s.record.store.Changes(0, nil)
+		changes, err := c.store.Changes(0, nil)
 		if err != nil {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}
@@ -255,25 +262,25 @@ func (s *SmallBen) load() (contents, error) {
 		}
 		return loaded, nil
 	}
-	return s.loadInReads()
+	return s.loadInReads(c)
 }
 
 // loadInReads loads the jobs without a record of runs, in more reads than one:
 // another process may pause or resume some between them. The latest read counts.
-func (s *SmallBen) loadInReads() (loaded contents, err error) {
+func (s *SmallBen) loadInReads(c *call) (loaded contents, err error) {
 	onlyPaused := true
-	pausedBefore, err := s.JobIDs(&ListJobsOptions{Paused: &onlyPaused})
+	pausedBefore, err := s.listIDs(c.repository, &ListJobsOptions{Paused: &onlyPaused})
 	if err != nil {
 		return contents{}, fmt.Errorf("load paused jobs: %w", err)
 	}
-	if loaded.jobs, err = s.repository.GetAllJobsToExecute(); err != nil {
+	if loaded.jobs, err = c.repository.GetAllJobsToExecute(); err != nil {
 		undecodable, only := undecodableLeaves(err)
 		if !only {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}
 		loaded.heldBack = undecodable
 	}
-	rows, err := s.repository.ListJobs(&ListJobsOptions{Paused: &onlyPaused})
+	rows, err := c.repository.ListJobs(&ListJobsOptions{Paused: &onlyPaused})
 	if err != nil {
 		return contents{}, fmt.Errorf("load paused jobs: %w", err)
 	}

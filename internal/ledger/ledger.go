@@ -186,7 +186,12 @@ func (l *Ledger) Open() error {
 // Change is Store.Change on a record that is open. The host makes itself agree
 // with what it changed.
 func (l *Ledger) Change(change func(tx Tx) error) (revision int64, err error) {
-	revision, err = l.store.Change(change)
+	return l.ChangeIn(l.store, change)
+}
+
+// ChangeIn is Change through a view of the store, such as one with a context.
+func (l *Ledger) ChangeIn(store Store, change func(tx Tx) error) (revision int64, err error) {
+	revision, err = store.Change(change)
 	if err == nil {
 		l.seen.CompareAndSwap(revision-1, revision)
 	}

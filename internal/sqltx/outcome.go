@@ -25,15 +25,17 @@ const (
 	obscure // the database will not say any more than it has
 )
 
-// settle asks what became of a COMMIT until ctx ends. If it cannot learn that, it
+// settle asks what became of a COMMIT until the deadline of ctx. Who gives up a call
+// in the middle of its COMMIT still waits for that. If it cannot learn that, it
 // returns an error that wraps ErrOutcomeUnknown. That has a method Settled, unless
 // the database is one that nobody can ask.
 func (db *DB) settle(ctx context.Context, u *unknownOutcome) error {
-	if db.timeout == 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, settleTimeout)
-		defer cancel()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(settleTimeout)
 	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
 	const shortest, longest = 5 * time.Millisecond, 200 * time.Millisecond
 	for pause := shortest; ; pause = min(2*pause, longest) {
 		f, err := u.fate(ctx)

@@ -122,7 +122,11 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	if db.timeout > 0 {
 		// What is left is for learning whether the COMMIT happened.
 		var cancel context.CancelFunc
-		txCtx, cancel = context.WithTimeout(ctx, db.timeout*3/4)
+		left := db.timeout
+		if deadline, ok := ctx.Deadline(); ok {
+			left = min(left, time.Until(deadline))
+		}
+		txCtx, cancel = context.WithTimeout(ctx, left*3/4)
 		defer cancel()
 	}
 	var tx *sql.Tx
@@ -165,7 +169,7 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 		return db.Failed(op, cmp.Or(txCtx.Err(), err))
 	}
 	db.abandon(ctx, conn)
-	return db.settle(ctx, &unknownOutcome{op: op, cause: err, xid: session.xid, took: took, db: db})
+	return db.settle(ctx, &unknownOutcome{op: op, cause: err, xid: session.xid, took: took, db: db.WithContext(context.WithoutCancel(db.ctx))})
 }
 
 // beginContext is the context of a transaction. database/sql closes the connection

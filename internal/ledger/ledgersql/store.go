@@ -5,6 +5,7 @@ package ledgersql
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"database/sql"
 	"encoding/json"
@@ -580,6 +581,11 @@ func (s *Store) supported(op string) error {
 		return fmt.Errorf("%s: the record of runs needs PostgreSQL or SQLite, not %s", op, s.db.Dialect())
 	}
 	return nil
+}
+
+// WithContext is the store whose calls end with ctx.
+func (s *Store) WithContext(ctx context.Context) *Store {
+	return &Store{db: s.db.WithContext(ctx), beats: s.beats, options: s.options}
 }
 
 // within is the store with a timeout of at most limit.
