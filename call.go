@@ -72,6 +72,14 @@ func (s *SmallBen) leave(c *call) {
 	c.end()
 }
 
+// allJobs reads all jobs with their revisions.
+func (c *call) allJobs() (changedRows, error) {
+	if store, ok := c.store.(interface{ jobs() (changedRows, error) }); ok {
+		return store.jobs()
+	}
+	return c.store.Changes(0, nil)
+}
+
 // await returns when do has, or when the call ends. Do goes on then, and must be
 // harmless.
 func (c *call) await(do func() error) error {

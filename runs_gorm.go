@@ -56,7 +56,24 @@ const changedJobs = `SELECT c.revision, v.job_id, m.revision, %s FROM {smallben_
 LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id ORDER BY v.job_id`
 
 // Changes implements runStore.
-func (g gormRuns) Changes(since int64, ids []int64) (changes changedRows, err error) {
+func (g gormRuns) Changes(since int64, ids []int64) (changedRows, error) {
+	if ids == nil {
+		return g.changes("{smallben_job_state} v", "v.revision > $1", since)
+	}
+	values := make([][]any, 0, len(ids))
+	for _, id := range unique(ids) {
+		values = append(values, []any{id})
+	}
+	return g.changes("{rows}", "true", sqltx.Rows{Fields: "job_id bigint", Values: values})
+}
+
+// jobs returns all jobs, and looks at no tombstone.
+func (g gormRuns) jobs() (changedRows, error) {
+	return g.changes("(SELECT id AS job_id FROM {jobs} WHERE "+hasID(g.repository.db.Kind())+") AS v", "true")
+}
+
+// changes returns the jobs of an item of FROM that meet a condition.
+func (g gormRuns) changes(from, condition string, args ...any) (changes changedRows, err error) {
 	db := g.repository.db
 	if db.Kind() == sqltx.Portable {
 		return changedRows{}, fmt.Errorf("read changes: the record of runs needs PostgreSQL or SQLite, not %s", db.Dialect())
@@ -68,14 +85,7 @@ func (g gormRuns) Changes(since int64, ids []int64) (changes changedRows, err er
 	if strict {
 		columns = prefixed("+j.", jobColumns)
 	}
-	text, args := fmt.Sprintf(changedJobs, columns, "{smallben_job_state} v", "v.revision > $1"), []any{since}
-	if ids != nil {
-		values := make([][]any, 0, len(ids))
-		for _, id := range unique(ids) {
-			values = append(values, []any{id})
-		}
-		text, args = fmt.Sprintf(changedJobs, columns, "{rows}", "true"), []any{sqltx.Rows{Fields: "job_id bigint", Values: values}}
-	}
+	text := fmt.Sprintf(changedJobs, columns, from, condition)
 	err = db.Failed("read changes", db.Read(ctx, func(tx *sqltx.Tx) error {
 		changes = changedRows{}
 		var id, revision *int64

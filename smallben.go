@@ -241,7 +241,7 @@ func (s *SmallBen) loadNumbered(c *call) (contents, error) {
 func (s *SmallBen) load(c *call) (contents, error) {
 	var loaded contents
 	if s.record != nil {
-		changes, err := c.store.Changes(0, nil)
+		changes, err := c.allJobs()
 		if err != nil {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}

@@ -20,8 +20,8 @@ func TableNames() (names []string) {
 }
 
 // Indexes are the names of the indexes.
-var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_group_idx", "smallben_runs_super_group_idx", "smallben_runs_notable_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
-	"smallben_job_state_revision_idx", "smallben_job_state_deleted_idx"}
+var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_ran_idx", "smallben_runs_group_idx", "smallben_runs_super_group_idx", "smallben_runs_notable_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
+	"smallben_job_state_revision_idx", "smallben_job_state_live_idx", "smallben_job_state_deleted_idx"}
 
 // Schema are the statements that create the tables of the record. Times are in
 // microseconds since 1970, but for updated_at and created_at, which are as in the
@@ -50,6 +50,7 @@ var Schema = []string{
 	PRIMARY KEY (tick, job_id, triggered, attempt)
 ){without rowid}`,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_job_idx} ON {smallben_runs} (job_id, tick)",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_ran_idx} ON {smallben_runs} (job_id, tick) WHERE " + ran,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_group_idx} ON {smallben_runs} (group_id, tick)",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_super_group_idx} ON {smallben_runs} (super_group_id, tick)",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_notable_idx} ON {smallben_runs} (tick) WHERE " + notable,
@@ -66,6 +67,7 @@ var Schema = []string{
 	deleted_at bigint
 )`,
 	"CREATE INDEX IF NOT EXISTS {smallben_job_state_revision_idx} ON {smallben_job_state} (revision)",
+	"CREATE INDEX IF NOT EXISTS {smallben_job_state_live_idx} ON {smallben_job_state} (job_id) WHERE deleted_at IS NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_job_state_deleted_idx} ON {smallben_job_state} (deleted_at) WHERE deleted_at IS NOT NULL",
 	// What is yet to be accounted for of jobs as they were before a change.
 	`CREATE TABLE IF NOT EXISTS {smallben_closed_spans} (
