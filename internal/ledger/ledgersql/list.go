@@ -3,7 +3,6 @@ package ledgersql
 import (
 	"database/sql"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,15 +21,6 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 			where = append(where, fmt.Sprintf(condition, len(args)))
 		}
 		where, args = amongIDs(on, query, args)
-		if query.Outcomes != nil {
-			outcomes := []string{"NULL"}
-			for _, outcome := range query.Outcomes {
-				args = append(args, string(outcome))
-				outcomes = append(outcomes, "$"+strconv.Itoa(len(args)))
-			}
-			where = append(where, "outcome IN ("+strings.Join(outcomes, ", ")+")")
-			where = append(where, indexed(query.Outcomes)...)
-		}
 		if !query.From.IsZero() {
 			filter("tick >= $%d", query.From.UnixMicro())
 		}
@@ -44,12 +34,28 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 			where = append(where, fmt.Sprintf("(tick, job_id, attempt, triggered) < (CAST($%d AS bigint), CAST($%d AS bigint), CAST($%d AS int), CAST($%d AS boolean))", n-3, n-2, n-1, n),
 				fmt.Sprintf("tick <= CAST($%d AS bigint)", n-3))
 		}
-		text := "SELECT " + runColumns + " FROM {smallben_runs}"
-		if len(where) > 0 {
-			text += " WHERE " + strings.Join(where, " AND ")
-		}
 		args = append(args, query.Most())
-		runs, err = on.runs(text+" ORDER BY tick DESC, job_id DESC, attempt DESC, triggered DESC LIMIT $"+strconv.Itoa(len(args)), args...)
+		newest := " ORDER BY tick DESC, job_id DESC, attempt DESC, triggered DESC LIMIT $" + strconv.Itoa(len(args))
+		selection := func(conditions ...string) string {
+			text := "SELECT " + runColumns + " FROM {smallben_runs}"
+			if conditions = append(conditions, where...); len(conditions) > 0 {
+				text += " WHERE " + strings.Join(conditions, " AND ")
+			}
+			return text + newest
+		}
+		switch {
+		case query.Outcomes == nil:
+			runs, err = on.runs(selection(), args...)
+		case len(query.Outcomes) == 0:
+			runs = []ledger.Run{}
+		default:
+			// An index has the newest runs of one outcome.
+			var each []string
+			for _, outcome := range query.Outcomes {
+				each = append(each, "SELECT * FROM ("+selection(ofOutcome(outcome)...)+") AS one")
+			}
+			runs, err = on.runs("SELECT * FROM ("+strings.Join(each, " UNION ")+") AS every"+newest, args...)
+		}
 		return err
 	})
 	return runs, err
@@ -61,7 +67,11 @@ func amongIDs(on statements, query ledger.Query, args []any) (where []string, _ 
 		column string
 		ids    []int64
 	}{{"job_id", query.JobIDs}, {"group_id", query.GroupIDs}, {"super_group_id", query.SuperGroupIDs}} {
-		if filter.ids != nil {
+		if len(filter.ids) == 1 {
+			// So that an index gives the order, too.
+			args = append(args, filter.ids[0])
+			where = append(where, fmt.Sprintf("%s = $%d", filter.column, len(args)))
+		} else if filter.ids != nil {
 			args = append(args, sqltx.IDs(unique(filter.ids)))
 			where = append(where, on.Kind().Among(filter.column, len(args)))
 		}
@@ -69,21 +79,20 @@ func amongIDs(on statements, query ledger.Query, args []any) (where []string, _ 
 	return where, args
 }
 
-// indexed are the conditions of an index that has all runs of these outcomes: it is used
-// where a query says so.
-func indexed(outcomes []ledger.Outcome) []string {
-	all := func(match func(ledger.Outcome) bool) bool {
-		return len(outcomes) > 0 && !slices.ContainsFunc(outcomes, func(o ledger.Outcome) bool { return !match(o) })
+// ofOutcome are the conditions of an outcome. They name those of the index that has its
+// runs: it is used where a query says so.
+func ofOutcome(outcome ledger.Outcome) []string {
+	conditions := []string{"outcome = '" + strings.ReplaceAll(string(outcome), "'", "''") + "'"}
+	switch outcome {
+	case "ok": // most runs are
+	case ledger.Waiting:
+		conditions = append(conditions, "due_at IS NOT NULL")
+	case ledger.Running:
+		conditions = append(conditions, "ended_at IS NULL", "process >= ''")
+	default:
+		conditions = append(conditions, notable)
 	}
-	switch {
-	case all(func(o ledger.Outcome) bool { return o == ledger.Waiting }):
-		return []string{"due_at IS NOT NULL"}
-	case all(func(o ledger.Outcome) bool { return o == ledger.Waiting || o == ledger.Running }):
-		return []string{"ended_at IS NULL", "process >= ''"}
-	case all(func(o ledger.Outcome) bool { return o != "ok" && o != ledger.Running && o != ledger.Waiting }):
-		return []string{notable}
-	}
-	return nil
+	return conditions
 }
 
 // LastRuns implements ledger.Store.

@@ -53,7 +53,7 @@ var Schema = []string{
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_ran_idx} ON {smallben_runs} (job_id, tick) WHERE " + ran,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_group_idx} ON {smallben_runs} (group_id, tick)",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_super_group_idx} ON {smallben_runs} (super_group_id, tick)",
-	"CREATE INDEX IF NOT EXISTS {smallben_runs_notable_idx} ON {smallben_runs} (tick) WHERE " + notable,
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_notable_idx} ON {smallben_runs} (outcome, tick) WHERE " + notable,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_unfinished_idx} ON {smallben_runs} (process) WHERE ended_at IS NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_due_idx} ON {smallben_runs} (due_at) WHERE due_at IS NOT NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_waiting_idx} ON {smallben_runs} (job_id, tick) WHERE due_at IS NOT NULL",
