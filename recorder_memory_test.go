@@ -589,7 +589,7 @@ func (r *memoryRecorder) Finish(process string, ends []ledger.End) error {
 			run, exists := d.runs[key]
 			switch {
 			case exists && run.Process == process && (run.Outcome == ledger.Running || run.Outcome == ledger.Lost):
-			case f.Unclaimed && (!exists || run.Outcome == ledger.Missed && run.Missed == 1 || run.Outcome == ledger.Waiting):
+			case f.Unclaimed && (!exists || run.Outcome == ledger.Missed && run.Missed == 1 || run.Outcome == ledger.Waiting || run.Outcome == ledger.Skipped):
 				run = ledger.Run{Key: key, GroupID: f.GroupID, SuperGroupID: f.SuperGroupID, Process: process, Exclusive: f.Overlap != ledger.Allow}
 			default:
 				continue

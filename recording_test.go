@@ -1158,3 +1158,64 @@ func TestTicksGoByTheClockOfTheDatabase(t *testing.T) {
 		})
 	}
 }
+
+func TestAnUpdateWhileStopComesInBetweenSucceeds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 1, runOnce)[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", idle())}))
+		pass(2*time.Second + time.Second/2)
+		recorder.away(true)
+		pass(20 * time.Second)
+		recorder.away(false)
+		stopped := make(chan struct{})
+		var once sync.Once
+		recorder.watch(func(call string, happened bool) {
+			if call == "tx.Close" && happened {
+				once.Do(func() {
+					go func() { s.Stop(); close(stopped) }()
+					time.Sleep(time.Second / 10)
+				})
+			}
+		})
+		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("@daily")}}))
+		<-stopped
+	})
+}
+
+func TestOneEndThatIsRefusedHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := &poisoned{memoryRecorder: newMemoryRecorder(), jobID: 1}
+		recorder.Store = recorder
+		var lines logLines
+		s := processes(t, recorder, 1, skipBusy, func(c *smallben.Config) { c.Logger = lines.logger() })[0]
+		runs := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 1 0 * * *", idle()), job(2, "0 * * * * *", runs)}))
+		pass(10*time.Minute + time.Second)
+		assert.Equal(t, 10, runs.count())
+		recorded := 0
+		for _, run := range recorder.runs() {
+			if run.JobID == 2 && run.Outcome == smallben.OutcomeOK {
+				recorded++
+			}
+		}
+		assert.Equal(t, 10, recorded)
+		assert.GreaterOrEqual(t, recorder.calls()["Prune"], 8, "the leader sweeps all the same")
+		assert.Less(t, recorder.refused, 10*60/5+30)
+	})
+}
+
+// poisoned refuses the ends of runs of a job, as a constraint of a database may.
+type poisoned struct {
+	*memoryRecorder
+	jobID   int64
+	refused int
+}
+
+func (p *poisoned) Finish(process string, ends []ledger.End) error {
+	if slices.ContainsFunc(ends, func(end ledger.End) bool { return end.JobID == p.jobID }) {
+		p.refused++
+		return errors.New("a constraint is violated")
+	}
+	return p.memoryRecorder.Finish(process, ends)
+}

@@ -291,3 +291,22 @@ func TestCanceledAreTheUnfinishedRunsThatMatch(t *testing.T) {
 		require.Empty(t, canceled("a"))
 	})
 }
+
+func TestAnUnclaimedRunTakesThePlaceOfOneThatDidNotStart(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 1))))
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "b", exclusively(claimsOf(revision, runKey(1, 2)))))
+		r.record(t, waits(runKey(2, 1), time.Now().UTC()))
+		ends := []ledger.End{finished(runKey(1, 2)), finished(runKey(2, 1)), finished(runKey(1, 1))}
+		for i := range ends {
+			ends[i].Unclaimed = true
+		}
+		require.NoError(t, r.Finish("a", ends))
+		runs := r.runs(t)
+		require.EqualValues(t, "ok", runs[runKey(1, 2)].Outcome)
+		require.EqualValues(t, "ok", runs[runKey(2, 1)].Outcome)
+		require.Equal(t, ledger.Running, runs[runKey(1, 1)].Outcome, "one that runs stays")
+		require.Empty(t, r.waiting(t))
+	})
+}

@@ -67,7 +67,8 @@ type Store interface {
 	// Finish sets start, end, outcome and error of runs that the process has
 	// claimed and that are unfinished or lost, and frees the locks of those
 	// that hold one. It leaves other runs alone. A run that is Unclaimed is
-	// added if its key has no run, or one missed tick. An end with a Retry adds
+	// added if its key has no run, or one that did not start: one missed tick, one
+	// that was skipped, or one that waits. An end with a Retry adds
 	// the next attempt as a waiting run, unless the job is paused or deleted, or
 	// has a run of a later tick.
 	Finish(process string, ends []End) error
