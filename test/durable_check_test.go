@@ -776,7 +776,7 @@ func (c *checker) checkAttempt(run *smallben.Run) {
 	case !ok:
 		c.report(baselessAttempt, run.JobID, run.Tick, "%s: there was no first one", run)
 	case before.Outcome == smallben.OutcomeLost:
-	case before.Outcome == smallben.OutcomeMissed || before.Outcome == smallben.OutcomeSkipped || !c.excused(c.lifeOf(before.Process), before):
+	case before.Outcome == smallben.OutcomeMissed || !c.excused(c.lifeOf(before.Process), before):
 		c.report(baselessAttempt, run.JobID, run.Tick, "%s: the first one is %s", run, before)
 	}
 }

@@ -91,7 +91,11 @@ func (h *heartbeat) beat() {
 	h.mu.Lock()
 	gap := now.Sub(h.lastBeat)
 	h.lastBeat, h.last = now, beat
-	h.offset = beat.Now.Sub(sent.Add(now.Sub(sent) / 2))
+	// The answer may have waited for a process that was stopped: then it does not tell
+	// what time it is.
+	if trip := now.Sub(sent); trip < maxTrip {
+		h.offset = beat.Now.Sub(sent.Add(trip / 2))
+	}
 	h.mu.Unlock()
 	h.compareClocks()
 	live, dead := h.judge(beat.Members, gap, standing)
@@ -103,6 +107,7 @@ func (h *heartbeat) beat() {
 const (
 	maxOffset  = MaxClockLead
 	offsetStep = maxOffset / 2
+	maxTrip    = offsetStep // of a heartbeat and its answer, for it to tell the offset
 )
 
 // compareClocks lets ticks follow the database's clock if this machine's differs.
