@@ -40,7 +40,7 @@ type Config struct {
 // once across all processes on the database. All of them must record, with the
 // same configuration. The zero value is off.
 type RunsConfig struct {
-	// Record turns the record on. It needs a repository that is a Recorder.
+	// Record turns the record on. It needs a RepositoryGorm, or what embeds one.
 	// WithLocation must be a location of the time zone database then, the same
 	// in all processes; nil means time.UTC.
 	Record bool
