@@ -33,7 +33,7 @@ const (
 	subjectDBOS   = "DBOS"
 
 	fleetRate = 1000 // jobs due each second, in a full run
-	dbosRate  = 200  // of which ten processes of DBOS keep two cores busy
+	dbosRate  = 100  // of which ten processes of DBOS keep a core busy
 	dbosIdle  = 200  // robfig/cron, which is in DBOS, takes time with the square of its entries
 
 	burstJobs   = 5000 // due at one instant, in a full run
