@@ -60,6 +60,11 @@ type mail struct{ Fails bool }
 
 func (*mail) Run(smallben.CronJobInput) {}
 
+// RunOptions has each run that fails tried twice.
+func (m *mail) RunOptions() smallben.RunOptions {
+	return smallben.RunOptions{Attempts: 2, Backoff: 100 * time.Millisecond}
+}
+
 func (m *mail) RunContext(context.Context, smallben.CronJobInput) error {
 	if m.Fails {
 		return errors.New("no such address")
@@ -247,6 +252,7 @@ func TestAPrometheusEvaluatesTheAlerts(t *testing.T) {
 		want[match[1]] = "inactive"
 	}
 	want["SmallBenRunsFail"], want["SmallBenJobsUndecodable"] = "pending", "pending"
+	want["SmallBenRunsGivenUp"] = "firing"
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
 		require.NoError(t, prometheus.ask("/api/v1/rules", &known))
 		states := make(map[string]string)
