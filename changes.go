@@ -527,22 +527,11 @@ func (s *SmallBen) updateJobs(ctx context.Context, updates map[int64]preparedUpd
 		if err != nil {
 			return err
 		}
-		var undecodable []error
-		jobs, undecodable = c.decode(rows)
-		if err := join(undecodable); err != nil {
+		var rescheduled []int64
+		if jobs, rescheduled, err = c.updated(rows, updates); err != nil {
 			return err
 		}
-		rescheduled := rows[:0:0]
-		for i := range jobs {
-			update := updates[jobs[i].rawJob.ID]
-			if update.CronExpression != nil && *update.CronExpression != jobs[i].rawJob.CronExpression {
-				rescheduled = append(rescheduled, jobs[i].rawJob)
-			}
-			if err := jobs[i].apply(update); err != nil {
-				return err
-			}
-		}
-		if err := s.reschedule(tx, &c, idsOf(rescheduled)); err != nil {
+		if err := s.reschedule(tx, &c, rescheduled); err != nil {
 			return err
 		}
 		s.scheduler.number(jobs)
@@ -553,6 +542,26 @@ func (s *SmallBen) updateJobs(ctx context.Context, updates map[int64]preparedUpd
 	}
 	s.project(&c, jobs)
 	return c.ids, nil
+}
+
+// updated changes rows that were read into the jobs to store. It returns the ids of
+// those whose expression changes as well.
+func (c *change) updated(rows []RawJob, updates map[int64]preparedUpdate) (jobs []JobWithSchedule, rescheduled []int64, err error) {
+	jobs, undecodable := c.decode(rows)
+	if err := join(undecodable); err != nil {
+		return nil, nil, err
+	}
+	for i := range jobs {
+		id := jobs[i].rawJob.ID
+		update := updates[id]
+		if update.CronExpression != nil && *update.CronExpression != jobs[i].rawJob.CronExpression {
+			rescheduled = append(rescheduled, id)
+		}
+		if err := jobs[i].apply(update); err != nil {
+			return nil, nil, err
+		}
+	}
+	return jobs, rescheduled, nil
 }
 
 // apply changes a row that was read into the one to store.
@@ -617,8 +626,7 @@ func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (adde
 	}
 	defer s.leave(call)
 	c := change{call: call, ids: jobIDs(jobs)}
-	var toAdd, toReplace, unchanged []JobWithSchedule
-	var undecodable []int64
+	var parts upsertParts
 	if err := s.lookAhead(&c, ListJobsOptions{JobIDs: c.ids}); err != nil {
 		return 0, 0, err
 	}
@@ -627,59 +635,77 @@ func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (adde
 		if err != nil && !s.isMismatch(err) {
 			return err
 		}
-		stored := make(map[int64]*RawJob, len(rows))
-		for i := range rows {
-			stored[rows[i].ID] = &rows[i]
-		}
-		var rescheduled []RawJob
-		for i := range jobs {
-			row, ok := stored[jobs[i].rawJob.ID]
-			if ok && row.defect != "" {
-				undecodable = append(undecodable, row.ID)
-			}
-			if !ok {
-				toAdd = append(toAdd, jobs[i])
-			} else if differs, err := jobs[i].replace(row, &c); err != nil {
-				return err
-			} else if differs {
-				toReplace = append(toReplace, jobs[i])
-				if row.CronExpression != jobs[i].rawJob.CronExpression {
-					rescheduled = append(rescheduled, *row)
-				}
-			} else {
-				unchanged = append(unchanged, jobs[i])
-			}
-		}
-		if len(toAdd)+len(toReplace) == 0 {
-			return errNothingToWrite
-		}
-		if err := s.reschedule(tx, &c, idsOf(rescheduled)); err != nil {
+		if parts, err = c.upsertOf(jobs, rows); err != nil {
 			return err
 		}
-		s.scheduler.number(toAdd)
-		s.scheduler.number(toReplace)
-		if len(toReplace) == 0 {
-			return c.wrote(tx.AddJobs(toAdd))
+		if len(parts.add)+len(parts.replace) == 0 {
+			return errNothingToWrite
+		}
+		if err := s.reschedule(tx, &c, parts.rescheduled); err != nil {
+			return err
+		}
+		s.scheduler.number(parts.add)
+		s.scheduler.number(parts.replace)
+		if len(parts.replace) == 0 {
+			return c.wrote(tx.AddJobs(parts.add))
 		}
 		if upserter, ok := tx.(Upserter); ok {
-			return c.wrote(upserter.UpsertJobs(toAdd, toReplace))
+			return c.wrote(upserter.UpsertJobs(parts.add, parts.replace))
 		}
 		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
 	})
 	if err != nil && !errors.Is(err, errNothingToWrite) {
 		return 0, 0, err
 	}
-	s.project(&c, toAdd, toReplace)
-	if len(undecodable) > 0 {
+	s.project(&c, parts.add, parts.replace)
+	if len(parts.undecodable) > 0 {
 		// They still do not decode if it is a column that stays.
-		s.reread(c.call, unsettledWrite{ids: undecodable})
+		s.reread(c.call, unsettledWrite{ids: parts.undecodable})
 	}
 	// The values given are run from here on, even those of rows that need no
 	// change.
-	if err := s.adopt(c.call, unchanged); err != nil {
-		s.reread(c.call, unsettledWrite{ids: jobIDs(unchanged)})
+	if err := s.adopt(c.call, parts.unchanged); err != nil {
+		s.reread(c.call, unsettledWrite{ids: jobIDs(parts.unchanged)})
 	}
-	return len(toAdd), len(toReplace), nil
+	return len(parts.add), len(parts.replace), nil
+}
+
+// upsertParts are what becomes of the jobs of an upsert.
+type upsertParts struct {
+	add, replace, unchanged []JobWithSchedule
+	rescheduled             []int64 // of replace, those whose expression changes
+	undecodable             []int64 // those whose row has a column that cannot be read
+}
+
+// upsertOf compares jobs that were built with the rows of those that are stored.
+func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertParts, err error) {
+	stored := make(map[int64]*RawJob, len(rows))
+	for i := range rows {
+		stored[rows[i].ID] = &rows[i]
+	}
+	for i := range jobs {
+		row, ok := stored[jobs[i].rawJob.ID]
+		if !ok {
+			parts.add = append(parts.add, jobs[i])
+			continue
+		}
+		if row.defect != "" {
+			parts.undecodable = append(parts.undecodable, row.ID)
+		}
+		differs, err := jobs[i].replace(row, c)
+		if err != nil {
+			return upsertParts{}, err
+		}
+		if !differs {
+			parts.unchanged = append(parts.unchanged, jobs[i])
+			continue
+		}
+		parts.replace = append(parts.replace, jobs[i])
+		if row.CronExpression != jobs[i].rawJob.CronExpression {
+			parts.rescheduled = append(parts.rescheduled, row.ID)
+		}
+	}
+	return parts, nil
 }
 
 // errNothingToWrite ends a change that has nothing to write.

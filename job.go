@@ -62,6 +62,9 @@ func jobErrorf(jobID int64, format string, args ...any) error {
 // wrap says at the package's edge what was being done: "add job 42: …". A
 // repository may have said it already.
 func wrap(operation string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if strings.HasPrefix(err.Error(), operation+" job") {
 		return err
 	}

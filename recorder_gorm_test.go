@@ -88,7 +88,7 @@ func TestNoRecordIsCreatedUntilItIsOpened(t *testing.T) {
 		require.NoError(t, r.AddJobs(withSchedule(t, rawJobs(1, 2)...)))
 		require.Empty(t, db.recordTables(t))
 		require.NoError(t, r.Open(recordLocation))
-		require.ElementsMatch(t, []string{"smallben_runs", "smallben_job_state", "smallben_closed_spans", "smallben_locks", "smallben_processes", "smallben_ledger"}, db.recordTables(t))
+		require.ElementsMatch(t, []string{"smallben_runs", "smallben_job_state", "smallben_closed_spans", "smallben_locks", "smallben_processes", "smallben_ledger", "smallben_outbox"}, db.recordTables(t))
 	})
 }
 

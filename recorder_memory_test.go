@@ -687,6 +687,9 @@ func (r *memoryRecorder) Changes(since int64, ids []int64) (smallben.Changes, er
 	return changes, nil
 }
 
+// TakeOutbox implements ledger.Store: there are no transactions here.
+func (r *memoryRecorder) TakeOutbox() ([]ledger.Watermark, error) { return nil, nil }
+
 func (r *memoryRecorder) Compare() error {
 	return r.write("Compare", recorded(func(d *memoryRecord) error {
 		d.compareMarks()

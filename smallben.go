@@ -66,6 +66,7 @@ type SmallBen struct {
 	log        *eventLog
 	types      sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile  chan struct{} // wakes the reconciliation of the session; holds 1
+	opened     chan struct{} // something was added to open; holds 1
 	record     *record       // nil: runs are not recorded
 	scheduler  *scheduler
 
@@ -86,6 +87,7 @@ type SmallBen struct {
 	undecodable map[int64]struct{}
 	unsettled   []unsettledWrite
 	watched     []watchedWrite
+	open        []*openTx // transactions of the application that are to be followed
 }
 
 // New returns a SmallBen that schedules the jobs of repository, without doing
@@ -106,6 +108,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
 		changeMu:    make(turn, 1),
+		opened:      make(chan struct{}, 1),
 	}
 	s.scheduler = newScheduler(config, s.log)
 	if config.Runs.Record {
@@ -188,6 +191,7 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 	}
 	s.scheduler.forget(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
 	go s.reconcileUntil(session.stop)
+	go s.followTxUntil(session.stop)
 	if len(s.unsettled)+len(s.watched) > 0 {
 		s.wakeReconciliation()
 	}

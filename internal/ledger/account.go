@@ -73,7 +73,7 @@ func (s *sweep) walk(batch []account) (due []account) {
 		a.tail = nil
 		if more {
 			a.ticks = a.ticks[:maxTicks]
-			a.tail = lastTicks(a.Schedule, a.ticks[maxTicks-1], until, MaxMakeUp+1)
+			a.tail = LastTicks(a.Schedule, a.ticks[maxTicks-1], until, MaxMakeUp+1)
 		}
 		if len(a.ticks) > 0 || a.closed != nil {
 			due = append(due, a)

@@ -9,10 +9,13 @@ import (
 type feed struct {
 	*common
 	outdated chan struct{} // holds 1
+	ask      func(job Job, tick time.Time)
+	now      func() time.Time // of the database, about
 	trouble  trouble
 
-	mu     sync.Mutex // guards inSync, for moments
-	inSync time.Time  // when the host was known to agree with the database last
+	mu      sync.Mutex // guards the fields below, for moments
+	inSync  time.Time  // when the host was known to agree with the database last
+	arrived bool       // there is something in the outbox
 }
 
 func newFeed(c *common) *feed {
@@ -28,19 +31,66 @@ func (f *feed) run() {
 			return
 		case <-f.outdated:
 		}
-		began := time.Now()
-		if err := f.host.Follow(nil); err != nil {
-			f.trouble.begin(err)
-			continue // the next heartbeat finds it outdated still
-		}
-		f.trouble.end()
-		f.agreed(began)
+		// What fails is found outdated still by the next heartbeat.
+		_ = f.follow(f.takeArrived())
 	}
 }
 
+// follow follows the changes of others and, if outbox is set, the transactions of the
+// application.
+func (f *feed) follow(outbox bool) error {
+	began := time.Now()
+	var begun []Watermark
+	var err error
+	if outbox {
+		begun, err = f.store.TakeOutbox()
+	}
+	if err == nil {
+		err = f.host.Follow(nil)
+	}
+	if err != nil {
+		f.trouble.begin(err)
+		return err
+	}
+	f.trouble.end()
+	f.agreed(began)
+	f.catchUp(begun)
+	return nil
+}
+
+// catchUp asks for the latest tick that came between the call that began the ticks of a
+// job and the moment it was followed: nobody else fires it.
+func (f *feed) catchUp(begun []Watermark) {
+	now := f.now().In(f.config.Location)
+	for _, mark := range begun {
+		job, ok := f.host.Look(mark.JobID, false)
+		if !ok {
+			continue
+		}
+		after := mark.Until.In(f.config.Location)
+		for _, tick := range LastTicks(job.Schedule, after, now, 1) {
+			f.ask(job, tick)
+		}
+	}
+}
+
+func (f *feed) takeArrived() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	arrived := f.arrived
+	f.arrived = false
+	return arrived
+}
+
 // heard compares the revision of a heartbeat with the one that the host had seen when
-// it was sent.
-func (f *feed) heard(revision, seen int64) {
+// it was sent, and looks whether something has arrived in the outbox.
+func (f *feed) heard(revision, seen int64, outbox bool) {
+	if outbox {
+		f.mu.Lock()
+		f.arrived = true
+		f.mu.Unlock()
+		wake(f.outdated)
+	}
 	switch {
 	case revision == seen:
 		f.agreed(time.Now())

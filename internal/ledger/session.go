@@ -93,8 +93,9 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.feed = newFeed(&s.common)
 	s.ends = newEnds(&s.common)
 	s.claims = newClaims(&s.common, s.ends, s.feed)
-	s.ends.claims = s.claims
+	s.ends.claims, s.feed.ask = s.claims, s.claims.ask
 	s.heartbeat = newHeartbeat(&s.common)
+	s.feed.now = s.heartbeat.databaseNow
 	s.ends.answers = s.heartbeat.answered
 	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
 	s.ends.freed = s.waiting.wake
@@ -112,7 +113,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 
 // heard passes on what a heartbeat brought.
 func (s *Session) heard(h Heartbeat, seen int64, live, dead []Member) {
-	s.feed.heard(h.Revision, seen)
+	s.feed.heard(h.Revision, seen, h.Outbox)
 	if moved := s.owners.set(live); moved != nil {
 		s.deputy.takeOver(moved)
 	}
@@ -227,6 +228,10 @@ func (s *Session) Ask(job Job, tick time.Time) {
 func (s *Session) Changed(revision int64) {
 	s.owners.changed(revision, time.Now().Add(suspectAfter(s.config.SyncInterval)+secondAfter))
 }
+
+// FollowOutbox makes the host agree at once with what transactions of the application
+// have committed.
+func (s *Session) FollowOutbox() error { return s.feed.follow(true) }
 
 // Now is about what time it is in the database.
 func (s *Session) Now() time.Time { return s.heartbeat.databaseNow() }

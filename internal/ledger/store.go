@@ -99,6 +99,12 @@ type Store interface {
 	// without a row becomes a tombstone.
 	Compare() error
 
+	// TakeOutbox gives the jobs that transactions of the application have changed a
+	// new revision, and clears what those left in the outbox. It returns the
+	// watermarks of the jobs that they added or resumed. An empty outbox is no error,
+	// and no Change.
+	TakeOutbox() ([]Watermark, error)
+
 	// Prune deletes at most limit finished runs with ticks before the instant,
 	// and returns how many. It keeps what the watermark of their job has not
 	// passed, and the newest run of each job that exists which was neither
@@ -295,6 +301,8 @@ type Heartbeat struct {
 	Due time.Time
 	// Canceled is how many unfinished runs of the process are canceled.
 	Canceled int
+	// Outbox says that there is something for TakeOutbox.
+	Outbox bool
 }
 
 // Cancellation is a run that is canceled.

@@ -28,9 +28,9 @@ func TicksIn(schedule Schedule, after, until time.Time, limit int) (ticks []time
 	return ticks, false
 }
 
-// lastTicks returns the last ticks after an instant up to another, n at most, in
+// LastTicks returns the last ticks after an instant up to another, n at most, in
 // order, without walking through all of them.
-func lastTicks(schedule Schedule, after, until time.Time, n int) (ticks []time.Time) {
+func LastTicks(schedule Schedule, after, until time.Time, n int) (ticks []time.Time) {
 	for range n {
 		first := schedule.Next(after)
 		if first.IsZero() || first.After(until) {

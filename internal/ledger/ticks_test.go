@@ -22,7 +22,7 @@ func TestLastTicksAreThoseThatAWalkFinds(t *testing.T) {
 			walked, _ := TicksIn(schedule, after, until, 1_000_000)
 			n := 1 + random.IntN(5)
 			want := walked[max(0, len(walked)-n):]
-			got := lastTicks(schedule, after, until, n)
+			got := LastTicks(schedule, after, until, n)
 			require.Len(t, got, len(want), "%s after %v until %v", expression, after, until)
 			for i := range want {
 				require.True(t, want[i].Equal(got[i]), "%s after %v until %v", expression, after, until)

@@ -8,6 +8,7 @@ var Tables = []struct{ Name, Fields string }{
 	{"smallben_locks", "process text, delayed boolean, " + keyFields},
 	{"smallben_processes", "process text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
 	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
+	{"smallben_outbox", "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint"},
 }
 
 // TableNames are the names of the tables. In statements they stand in braces, and so
@@ -108,6 +109,20 @@ var Schema = []string{
 	tokens text NOT NULL,
 	location text NOT NULL,
 	leader text NOT NULL
+)`,
+	// What transactions of the application have changed and nobody has followed yet:
+	// the jobs as they were before.
+	`CREATE TABLE IF NOT EXISTS {smallben_outbox} (
+	job_id bigint NOT NULL,
+	token text NOT NULL,
+	at bigint NOT NULL,
+	effect text NOT NULL,
+	paused boolean NOT NULL,
+	created_at {timestamp},
+	expression text NOT NULL,
+	group_id bigint NOT NULL,
+	super_group_id bigint NOT NULL,
+	PRIMARY KEY (job_id, token)
 )`,
 }
 

@@ -215,7 +215,7 @@ const takeLead = "UPDATE {smallben_ledger} SET leader = $1 WHERE leader = $1 OR 
 
 const beatOnce = `UPDATE {smallben_processes} SET beats = beats + 1, claims = $2, partial = $3, clock_offset = $4, beat_at = coalesce({clock}, CAST($5 AS bigint)) WHERE process = $1
 RETURNING beats, {clock}, (SELECT revision FROM {smallben_ledger}), coalesce((SELECT r.leader FROM {smallben_ledger} r JOIN {smallben_processes} p ON p.process = r.leader), ''),
-	(SELECT min(due_at) FROM {smallben_runs} WHERE due_at IS NOT NULL),
+	(SELECT min(due_at) FROM {smallben_runs} WHERE due_at IS NOT NULL), EXISTS (SELECT 1 FROM {smallben_outbox}),
 	(SELECT count(*) FROM {smallben_runs} WHERE ended_at IS NULL AND process = $1 AND cancel_at IS NOT NULL),
 	(SELECT CAST({json list}({json pair}(p.process, p.beats, CASE WHEN p.claims THEN 1 ELSE 0 END, CASE WHEN p.partial THEN 1 ELSE 0 END)) AS text) FROM {smallben_processes} p)`
 

@@ -189,7 +189,7 @@ func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Hear
 		var beats int64
 		var now, due *int64
 		var members string
-		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial, standing.Offset.Microseconds(), time.Now().UnixMicro()}, &beats, &now, &beat.Revision, &beat.Leader, &due, &beat.Canceled, &members)
+		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial, standing.Offset.Microseconds(), time.Now().UnixMicro()}, &beats, &now, &beat.Revision, &beat.Leader, &due, &beat.Outbox, &beat.Canceled, &members)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
 		}

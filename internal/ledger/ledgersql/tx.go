@@ -99,18 +99,24 @@ func (tx *Tx) Record(marks []ledger.Watermark, runs []ledger.Run) error {
 		}
 		return nil
 	})
+	if err == nil {
+		err = tx.setWatermarks(marks)
+	}
+	if err != nil {
+		return fmt.Errorf("record runs: %w", err)
+	}
+	return nil
+}
+
+func (tx *Tx) setWatermarks(marks []ledger.Watermark) error {
 	for chunk := range slices.Chunk(marks, jobChunk) {
-		if err != nil {
-			break
-		}
 		values := make([][]any, len(chunk))
 		for i := range chunk {
 			values[i] = []any{chunk[i].JobID, chunk[i].Until.UnixMicro()}
 		}
-		err = tx.exec(setWatermarks, rowsOf("job_id bigint, until bigint", values))
-	}
-	if err != nil {
-		return fmt.Errorf("record runs: %w", err)
+		if err := tx.exec(setWatermarks, rowsOf("job_id bigint, until bigint", values)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

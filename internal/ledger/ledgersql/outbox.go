@@ -1,0 +1,221 @@
+package ledgersql
+
+import (
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// Effect is what a transaction of the application does to the ticks of a job.
+type Effect string
+
+// The effects.
+const (
+	Begins      Effect = "begins"      // the job is added or resumed: its ticks count from the call on
+	Ends        Effect = "ends"        // it is paused or deleted: its ticks count up to the call
+	Rescheduled Effect = "rescheduled" // its expression is replaced
+	Touched     Effect = "touched"     // its ticks stay
+)
+
+// Effects are those on jobs, by id.
+type Effects map[int64]Effect
+
+// Announce leaves in the outbox what a transaction of the application is about to do to
+// jobs. It is called in that transaction, before the rows of the jobs are written.
+func (s *Store) Announce(tx *sqltx.Tx, effects Effects) error {
+	if err := s.supported("announce changes"); err != nil {
+		return err
+	}
+	values := make([][]any, 0, len(effects))
+	for id, effect := range effects {
+		values = append(values, []any{id, string(effect)})
+	}
+	token := rand.Text()
+	for chunk := range slices.Chunk(values, jobChunk) {
+		err := statements{tx}.exec(announce, token, time.Now().UnixMicro(), rowsOf("job_id bigint, effect text", chunk))
+		if err != nil {
+			return fmt.Errorf("announce changes: %w", err)
+		}
+	}
+	return nil
+}
+
+// errEmpty ends a Change of an outbox in which there is nothing.
+var errEmpty = errors.New("the outbox is empty")
+
+// TakeOutbox implements ledger.Store. It looks before it waits for other Changes.
+func (s *Store) TakeOutbox() (begun []ledger.Watermark, err error) {
+	const op = "follow transactions"
+	if err := s.supported(op); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	arrived := false
+	err = s.db.Failed(op, s.db.Attempt(ctx, func(tx *sqltx.Tx) error {
+		return tx.Row("SELECT EXISTS (SELECT 1 FROM {smallben_outbox})", nil, &arrived)
+	}))
+	if err != nil || !arrived {
+		return nil, err
+	}
+	_, err = s.ChangeSQL(op, func(tx *Tx) error {
+		begun, err = tx.takeOutbox()
+		return err
+	})
+	if errors.Is(err, errEmpty) {
+		return nil, nil
+	}
+	return begun, err
+}
+
+// announced is a row of the outbox.
+type announced struct {
+	jobID  int64
+	token  string
+	at     int64 // Unix microseconds
+	effect Effect
+}
+
+// outbox are rows of the outbox, and what they are about.
+type outbox struct {
+	rows []announced
+	ids  []int64 // of the jobs, in order
+}
+
+func (o *outbox) idsOf(effect Effect) (ids []int64) {
+	for i := range o.rows {
+		if o.rows[i].effect == effect {
+			ids = append(ids, o.rows[i].jobID)
+		}
+	}
+	return ids
+}
+
+// takeOutbox gives the jobs of the outbox the revision of the Change, and their
+// watermarks. It returns the watermarks that begin anew.
+func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
+	box, err := tx.readOutbox()
+	if err != nil {
+		return nil, err
+	}
+	if len(box.rows) == 0 {
+		return nil, errEmpty
+	}
+	if err := tx.lock(box.ids); err != nil {
+		return nil, err
+	}
+	if err := tx.closeAnnounced(box); err != nil {
+		return nil, err
+	}
+	existing := make(map[int64]bool, len(box.ids))
+	for _, jobs := range chunksOf(box.ids) {
+		found, err := tx.statements.ids("SELECT j.id FROM {jobs} j WHERE j.id IN (SELECT v.job_id FROM {rows})", jobs)
+		if err != nil {
+			return nil, err
+		}
+		for id := range found {
+			existing[id] = true
+		}
+	}
+	there := slices.DeleteFunc(slices.Clone(box.ids), func(id int64) bool { return !existing[id] })
+	if err := tx.Touch(there, false); err != nil {
+		return nil, err
+	}
+	gone := slices.DeleteFunc(slices.Clone(box.ids), func(id int64) bool { return existing[id] })
+	if err := tx.Delete(gone); err != nil {
+		return nil, err
+	}
+	for i := range box.rows {
+		if row := &box.rows[i]; row.effect == Begins && existing[row.jobID] {
+			begun = append(begun, ledger.Watermark{JobID: row.jobID, Until: time.UnixMicro(row.at).UTC()})
+		}
+	}
+	if err := tx.setWatermarks(begun); err != nil {
+		return nil, err
+	}
+	if _, err := tx.Cancel(box.idsOf(Rescheduled), false, "the expression of its job was changed while it waited"); err != nil {
+		return nil, err
+	}
+	if _, err := tx.Cancel(append(box.idsOf(Ends), gone...), true, "its job was paused or deleted while it waited"); err != nil {
+		return nil, err
+	}
+	return begun, tx.eachAnnounced(box.rows, func(rows sqltx.Rows) error { return tx.exec(removeAnnounced, rows) })
+}
+
+// readOutbox reads what is committed, by job and in the order of the calls.
+func (tx *Tx) readOutbox() (*outbox, error) {
+	box := &outbox{}
+	err := tx.each(readOutbox, nil, func(rows *sql.Rows) error {
+		var row announced
+		err := rows.Scan(&row.jobID, &row.token, &row.at, &row.effect)
+		if last := len(box.ids) - 1; last < 0 || box.ids[last] != row.jobID {
+			box.ids = append(box.ids, row.jobID)
+		}
+		box.rows = append(box.rows, row)
+		return err
+	})
+	return box, err
+}
+
+// closeAnnounced ends the time of jobs under expressions that they have no more. Up to
+// the COMMIT a job has its old one, and what follows it knows no earlier instant than
+// now: until then the old one is claimed.
+func (tx *Tx) closeAnnounced(box *outbox) error {
+	var first []announced
+	seen := make(map[int64]bool, len(box.ids))
+	for _, row := range box.rows {
+		if (row.effect == Ends || row.effect == Rescheduled) && !seen[row.jobID] {
+			seen[row.jobID] = true
+			first = append(first, row)
+		}
+	}
+	return tx.eachAnnounced(first, func(rows sqltx.Rows) error {
+		if err := tx.exec(closeAnnounced, tx.revision, tx.now.UnixMicro(), rows); err != nil {
+			return err
+		}
+		return tx.exec(closeAnnouncedWatermarks, tx.now.UnixMicro(), rows)
+	})
+}
+
+// eachAnnounced calls use with some rows of the outbox at a time.
+func (tx *Tx) eachAnnounced(all []announced, use func(rows sqltx.Rows) error) error {
+	values := make([][]any, len(all))
+	for i := range all {
+		values[i] = []any{all[i].jobID, all[i].token, all[i].at, string(all[i].effect)}
+	}
+	for chunk := range slices.Chunk(values, jobChunk) {
+		if err := use(rowsOf("job_id bigint, token text, at bigint, effect text", chunk)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// announce writes the outbox. $1 is a token of the call, $2 the time where the database
+// has no clock. What a row is before the change stands beside it.
+const announce = `INSERT INTO {smallben_outbox} (job_id, token, at, effect, paused, created_at, expression, group_id, super_group_id)
+SELECT v.job_id, CAST($1 AS text), coalesce({clock}, CAST($2 AS bigint)), v.effect, coalesce(j.paused, true), j.created_at, coalesce(j.cron_expression, ''), coalesce(j.group_id, 0), coalesce(j.super_group_id, 0)
+FROM {rows} LEFT JOIN {jobs} j ON j.id = v.job_id`
+
+const readOutbox = `SELECT o.job_id, o.token, o.at, o.effect FROM {smallben_outbox} o ORDER BY o.job_id, o.at, o.token`
+
+// closeAnnounced leaves the time of jobs from their watermarks as closed spans of
+// revision $1, up to $2 for those that were rescheduled.
+const closeAnnounced = `INSERT INTO {smallben_closed_spans} (job_id, revision, ` + spanColumns + `)
+SELECT o.job_id, CAST($1 AS bigint), o.created_at, o.expression, o.group_id, o.super_group_id, m.accounted_until, ` + announcedUntil + `, v.effect = 'rescheduled'
+FROM {rows} JOIN {smallben_outbox} o ON o.job_id = v.job_id AND o.token = v.token JOIN {smallben_job_state} m ON m.job_id = v.job_id
+WHERE NOT o.paused AND m.deleted_at IS NULL AND m.accounted_until < ` + announcedUntil + `
+ORDER BY o.job_id ON CONFLICT DO NOTHING`
+
+const announcedUntil = `CASE WHEN v.effect = 'rescheduled' THEN CAST($2 AS bigint) ELSE v.at END`
+
+const closeAnnouncedWatermarks = `UPDATE {smallben_job_state} AS m SET accounted_until = CASE WHEN v.effect = 'rescheduled' THEN CAST($1 AS bigint) ELSE v.at END
+FROM {rows} WHERE m.job_id = v.job_id AND m.accounted_until < CASE WHEN v.effect = 'rescheduled' THEN CAST($1 AS bigint) ELSE v.at END`
+
+const removeAnnounced = `DELETE FROM {smallben_outbox} WHERE (job_id, token) IN (SELECT v.job_id, v.token FROM {rows})`

@@ -1,0 +1,396 @@
+package smallben
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// appTx is a transaction of the application in which jobs are changed.
+type appTx struct {
+	Repository // in the transaction
+	upserter   Upserter
+	record     *ledgersql.Store // nil: runs are not recorded
+	tx         *sqltx.Borrowed
+	decided    func(id string) (bool, error) // nil: nobody can ask the database
+}
+
+// inTransaction gives the repository in a transaction of the application, until end
+// is called or the Timeout has passed.
+func (r *RepositoryGorm) inTransaction(tx *gorm.DB) (in *appTx, end context.CancelFunc, err error) {
+	if tx == nil || tx.Statement == nil {
+		return nil, nil, errors.New("the transaction is nil")
+	}
+	ctx, end := r.db.WithContext(tx.Statement.Context).Context()
+	borrowed, err := r.db.Borrow(ctx, tx)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	inside := *r
+	inside.db = r.db.In(borrowed.Tx)
+	in = &appTx{Repository: &inside, upserter: &inside, record: r.runs, tx: borrowed}
+	if r.db.Kind() != sqltx.Portable {
+		in.decided = r.db.Decided
+	}
+	return in, end, nil
+}
+
+// announce tells the other processes, by the outbox, what is about to be written. It
+// does nothing if runs are not recorded.
+func (in *appTx) announce(effects ledgersql.Effects) error {
+	if in.record == nil || len(effects) == 0 {
+		return nil
+	}
+	return in.record.Announce(in.tx.Tx, effects)
+}
+
+// effectsOf are the same on all ids.
+func effectsOf(ids []int64, effect ledgersql.Effect) ledgersql.Effects {
+	effects := make(ledgersql.Effects, len(ids))
+	for _, id := range ids {
+		effects[id] = effect
+	}
+	return effects
+}
+
+// AddJobsTx is AddJobs within tx, a transaction of the application on the database of
+// the repository: what gorm's Transaction gives to its function, or Begin returns. The
+// jobs are there if it is committed, and if it is rolled back nothing has happened.
+//
+// The rows are written through tx, which may stay open for long: nothing else waits
+// for it but what writes the same rows and, on SQLite, every write, since a
+// transaction that writes there is alone. If AddJobsTx returns an error, nothing of it
+// is written, and tx goes on.
+//
+// After the COMMIT this process follows within Runs.SyncInterval, or at once if
+// Committed is called. So do all others that record runs; without Config.Runs.Record
+// another process follows at its next Start. From then on Run is called on what the
+// row decodes to. A tick of a job that came since the call and before that runs then,
+// the latest one.
+//
+// It needs a RepositoryGorm, or a repository that embeds one, and takes no connection
+// but that of tx. AddJobs takes one of its own: called within a transaction on the
+// same pool, it may wait for a connection that only its caller can give back.
+func (s *SmallBen) AddJobsTx(tx *gorm.DB, jobs []Job) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	built, err := s.build(jobs)
+	if err == nil {
+		err = s.within(tx, func(in *appTx, c *change) error {
+			c.ids = jobIDs(built)
+			if err := in.announce(effectsOf(c.ids, ledgersql.Begins)); err != nil {
+				return err
+			}
+			return in.AddJobs(built)
+		})
+	}
+	return wrap("add", err)
+}
+
+// UpsertJobsTx is UpsertJobs within tx. AddJobsTx says how that goes.
+func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	built, err := s.build(jobs)
+	if err == nil {
+		err = s.within(tx, func(in *appTx, c *change) error {
+			rows, err := s.find(in, ListJobsOptions{JobIDs: jobIDs(built)})
+			if err != nil && !s.isMismatch(err) {
+				return err
+			}
+			parts, err := c.upsertOf(built, rows)
+			if err != nil {
+				return err
+			}
+			effects := effectsOf(jobIDs(parts.add), ledgersql.Begins)
+			maps.Copy(effects, effectsOf(jobIDs(parts.replace), ledgersql.Touched))
+			maps.Copy(effects, effectsOf(parts.rescheduled, ledgersql.Rescheduled))
+			c.ids = slices.Sorted(maps.Keys(effects))
+			if err := in.announce(effects); err != nil {
+				return err
+			}
+			return in.upserter.UpsertJobs(parts.add, parts.replace)
+		})
+	}
+	return wrap("upsert", err)
+}
+
+// UpdateJobsTx is UpdateJobs within tx. AddJobsTx says how that goes.
+func (s *SmallBen) UpdateJobsTx(tx *gorm.DB, scheduleInfo []UpdateOption) error {
+	if len(scheduleInfo) == 0 {
+		return nil
+	}
+	updates, err := s.prepareUpdates(scheduleInfo)
+	if err == nil {
+		err = s.within(tx, func(in *appTx, c *change) error {
+			rows, err := s.look(in, c, ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+			if err != nil {
+				return err
+			}
+			jobs, rescheduled, err := c.updated(rows, updates)
+			if err != nil {
+				return err
+			}
+			effects := effectsOf(c.ids, ledgersql.Touched)
+			maps.Copy(effects, effectsOf(rescheduled, ledgersql.Rescheduled))
+			if err := in.announce(effects); err != nil {
+				return err
+			}
+			return in.SetCronIdAndChangeScheduleAndJobInput(jobs)
+		})
+	}
+	return wrap("update", err)
+}
+
+// PauseJobsTx is PauseJobs within tx. AddJobsTx says how that goes. With
+// Config.Runs.Record no tick is won after the COMMIT. Without it, ticks start until
+// the COMMIT has been followed.
+func (s *SmallBen) PauseJobsTx(tx *gorm.DB, options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("pause jobs: nil options")
+	}
+	return wrap("pause", s.within(tx, func(in *appTx, c *change) error {
+		rows, err := s.look(in, c, options.toListOptions())
+		if err != nil {
+			return err
+		}
+		unpaused := slices.DeleteFunc(rows, func(row RawJob) bool { return row.Paused })
+		if err := in.announce(effectsOf(idsOf(unpaused), ledgersql.Ends)); err != nil {
+			return err
+		}
+		return in.PauseJobs(unpaused)
+	}))
+}
+
+// ResumeJobsTx is ResumeJobs within tx. AddJobsTx says how that goes.
+func (s *SmallBen) ResumeJobsTx(tx *gorm.DB, options *PauseResumeOptions) error {
+	if options == nil {
+		return errors.New("resume jobs: nil options")
+	}
+	return wrap("resume", s.within(tx, func(in *appTx, c *change) error {
+		rows, err := s.look(in, c, options.toListOptions())
+		if err != nil {
+			return err
+		}
+		jobs, undecodable := decodeRows(rows)
+		if err := join(undecodable); err != nil {
+			return err
+		}
+		paused := slices.DeleteFunc(jobs, func(job JobWithSchedule) bool { return !job.rawJob.Paused })
+		if err := in.announce(effectsOf(jobIDs(paused), ledgersql.Begins)); err != nil {
+			return err
+		}
+		return in.ResumeJobs(paused)
+	}))
+}
+
+// DeleteJobsTx is DeleteJobs within tx, in the words of AddJobsTx. With
+// Config.Runs.Record no tick is won after the COMMIT. Without it, ticks start until
+// the COMMIT has been followed.
+func (s *SmallBen) DeleteJobsTx(tx *gorm.DB, options *DeleteOptions) error {
+	if options == nil {
+		return errors.New("delete jobs: nil options")
+	}
+	return wrap("delete", s.within(tx, func(in *appTx, c *change) error {
+		if _, err := s.look(in, c, options.toListOptions()); err != nil {
+			return err
+		}
+		if err := in.announce(effectsOf(c.ids, ledgersql.Ends)); err != nil {
+			return err
+		}
+		return in.DeleteJobsByIds(c.ids)
+	}))
+}
+
+// within lets write change jobs in a transaction of the application. No lock is held
+// meanwhile.
+func (s *SmallBen) within(tx *gorm.DB, write func(in *appTx, c *change) error) error {
+	repository, ok := s.repository.(interface {
+		inTransaction(tx *gorm.DB) (*appTx, context.CancelFunc, error)
+	})
+	if !ok {
+		return fmt.Errorf("a change in a transaction needs a RepositoryGorm, or a repository that embeds one: %T is none", s.repository)
+	}
+	if s.record != nil && s.record.refusal != nil {
+		return s.record.refusal
+	}
+	in, end, err := repository.inTransaction(tx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s.record == nil {
+		in.record = nil
+	}
+	c := &change{now: time.Now()}
+	err = in.tx.Savepoint(func() error { return write(in, c) })
+	if err != nil {
+		return s.explain(in, err)
+	}
+	if s.record != nil || len(c.ids) == 0 {
+		return nil
+	}
+	id, err := in.tx.ID()
+	if err != nil {
+		return err
+	}
+	open := &openTx{ids: c.ids, began: c.now, ended: in.tx.Ended}
+	if in.decided != nil {
+		open.decided = func() (bool, error) { return in.decided(id) }
+	}
+	s.watchTx(open)
+	return nil
+}
+
+// explain gives the error of a change in a transaction the words of other changes.
+func (s *SmallBen) explain(in *appTx, err error) error {
+	if s.isMismatch(err) && !errors.Is(err, ErrJobNotFound) {
+		return notFound{err}
+	}
+	if in.record != nil {
+		if exists, existsErr := in.tx.Exists("smallben_outbox"); existsErr == nil && !exists {
+			return fmt.Errorf("the table smallben_outbox is missing: Start creates it or, with SkipMigration, what Schema gives: %w", err)
+		}
+	}
+	return err
+}
+
+// openTx is a transaction of the application in which jobs were changed, where runs are
+// not recorded. It does not change.
+type openTx struct {
+	ids     []int64
+	began   time.Time            // before the change
+	ended   func() bool          // its COMMIT, or its end without one, is over or under way
+	decided func() (bool, error) // it is over. Nil: nobody can tell
+}
+
+// watchTx notes a transaction that is to be followed.
+func (s *SmallBen) watchTx(tx *openTx) {
+	started := s.started()
+	s.mu.Lock()
+	if !started {
+		// Start reads what they have committed.
+		s.open = slices.DeleteFunc(s.open, func(other *openTx) bool { return other.ended() })
+	}
+	s.open = append(s.open, tx)
+	s.mu.Unlock()
+	select {
+	case s.opened <- struct{}{}:
+	default:
+	}
+}
+
+// Committed makes this process follow at once what …Tx methods have changed in
+// transactions that have been committed. It is not needed: without it the process
+// follows within Runs.SyncInterval. Its error says that the database did not answer,
+// and the process follows later.
+func (s *SmallBen) Committed() error {
+	session := s.scheduler.current()
+	switch {
+	case session == nil:
+		return nil
+	case session.ledger != nil:
+		return session.ledger.FollowOutbox()
+	}
+	return s.followTxs()
+}
+
+// followTxUntil follows the transactions of the application that have ended. While none
+// is open it does nothing.
+func (s *SmallBen) followTxUntil(stop <-chan struct{}) {
+	const lookEvery, lookAgain = 100 * time.Millisecond, time.Second
+	for {
+		for delay := lookEvery; len(s.openTxs()) > 0; {
+			select {
+			case <-stop:
+				return
+			case <-time.After(delay):
+			}
+			delay = lookEvery
+			if s.followTxs() != nil {
+				delay = lookAgain // the database does not answer
+			}
+		}
+		select {
+		case <-stop:
+			return
+		case <-s.opened:
+		}
+	}
+}
+
+func (s *SmallBen) openTxs() []*openTx {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.open)
+}
+
+// followTxs makes memory agree with the transactions of the application that are over.
+func (s *SmallBen) followTxs() error {
+	var failures []error
+	for _, tx := range s.openTxs() {
+		if !tx.ended() {
+			continue
+		}
+		if over, err := s.followTx(tx); !over {
+			failures = append(failures, err)
+			continue
+		}
+		s.mu.Lock()
+		s.open = slices.DeleteFunc(slices.Clone(s.open), func(other *openTx) bool { return other == tx })
+		s.mu.Unlock()
+	}
+	return errors.Join(failures...)
+}
+
+// followTx makes memory agree with a transaction if that is over.
+func (s *SmallBen) followTx(tx *openTx) (over bool, err error) {
+	if tx.decided != nil {
+		if over, err := tx.decided(); !over {
+			return false, err
+		}
+	}
+	c, err := s.enter(context.Background())
+	if err != nil {
+		return false, err
+	}
+	defer s.leave(c)
+	if tx.decided == nil {
+		s.watch(tx.ids)
+		s.wakeReconciliation()
+	}
+	unscheduled := slices.DeleteFunc(slices.Clone(tx.ids), s.scheduler.has)
+	now := time.Now()
+	if over, err = s.settleWrite(c, unsettledWrite{ids: tx.ids}); over {
+		s.scheduler.catchUp(unscheduled, tx.began, now)
+	}
+	return over, err
+}
+
+// catchUp fires the latest tick of each of the jobs that came after an instant, up to
+// another at which they had no entry. Those that have none now had no such tick.
+func (s *scheduler) catchUp(ids []int64, after, until time.Time) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, id := range ids {
+		e, ok := s.entries[id]
+		if !ok || e.session == nil {
+			continue
+		}
+		for _, at := range ledger.LastTicks(e.slot.Schedule, after.In(s.location), until.In(s.location), 1) {
+			go s.fireAndExecute(e, tick{at: at})
+		}
+	}
+}
