@@ -614,8 +614,9 @@ func (d *memoryRecord) retry(run ledger.Run, due time.Time) {
 	if !exists || row.Paused && !run.Triggered {
 		return
 	}
-	for key := range d.runs {
-		if key.JobID == run.JobID && !key.Triggered && !run.Triggered && key.Tick.After(run.Tick) {
+	for key, other := range d.runs {
+		idle := other.Outcome == ledger.Skipped || other.Outcome == ledger.Missed
+		if key.JobID == run.JobID && !idle && !key.Triggered && !run.Triggered && key.Tick.After(run.Tick) {
 			return
 		}
 	}

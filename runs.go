@@ -642,7 +642,7 @@ func (o *RunOptions) recorded(job ledger.Job) ledger.Job {
 	case OverlapDelay:
 		job.Overlap = ledger.Delay
 	}
-	job.MakeUp, job.Attempts = o.Missed.makeUp(), o.Attempts
+	job.MakeUp, job.Within, job.Attempts = o.Missed.makeUp(), o.MissedWithin, o.Attempts
 	return job
 }
 

@@ -148,25 +148,26 @@ func TestCancelEndsWaitingRuns(t *testing.T) {
 
 func TestANextAttemptWaitsUnlessItsJobHasChanged(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
-		revision := r.start(t, 1, 2, 3, 4)
+		revision := r.start(t, 1, 2, 3, 4, 5)
 		due := time.Now().UTC().Truncate(time.Microsecond).Add(-time.Second)
-		ends := []ledger.End{finished(runKey(1, 1)), finished(runKey(2, 1)), finished(runKey(3, 1)), finished(runKey(4, 1))}
+		ends := []ledger.End{finished(runKey(1, 1)), finished(runKey(2, 1)), finished(runKey(3, 1)), finished(runKey(4, 1)), finished(runKey(5, 1))}
 		for i := range ends {
 			ends[i].Retry = due
 		}
-		r.win(t, "a", claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1), runKey(4, 1)))
+		r.win(t, "a", claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1), runKey(4, 1), runKey(5, 1)))
+		r.record(t, ended(runKey(5, 2), ledger.Skipped), ended(runKey(5, 3), ledger.Missed))
 		r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(2)) })
 		r.change(t, func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{3}) })
 		r.win(t, "b", claimsOf(revision, runKey(4, 2)))
 		require.NoError(t, r.Finish("a", ends))
 		require.NoError(t, r.Finish("a", ends), "as after a lost reply")
-		require.Equal(t, []ledger.Key{attempt(2, runKey(1, 1))}, r.waiting(t))
+		require.Equal(t, []ledger.Key{attempt(2, runKey(1, 1)), attempt(2, runKey(5, 1))}, r.waiting(t), "ticks that did not start end nothing")
 		require.Equal(t, due, r.runs(t)[attempt(2, runKey(1, 1))].Due)
 
 		next := claimsOf(revision, runKey(1, 2))
 		next[0].Supersedes = true
 		r.win(t, "b", next)
-		require.Empty(t, r.waiting(t), "the newest tick counts")
+		require.Equal(t, []ledger.Key{attempt(2, runKey(5, 1))}, r.waiting(t), "the newest tick counts")
 		require.Equal(t, ledger.Skipped, r.runs(t)[attempt(2, runKey(1, 1))].Outcome)
 	})
 }

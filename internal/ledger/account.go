@@ -200,7 +200,7 @@ func (a *account) compare(recorded []time.Time) bool {
 // runs returns what is to be recorded of the missed ticks, and how many they are: the
 // newest ones wait to be made up for, and the others are stretches.
 func (a *account) runs(now time.Time, process string) (missed int, runs []Run) {
-	stretches, newest := a.split()
+	stretches, newest := a.split(now)
 	missed = len(newest)
 	row := func(tick time.Time, outcome Outcome) Run {
 		return Run{Key: Key{JobID: a.ID, Tick: tick.UTC(), Attempt: 1}, GroupID: a.GroupID, SuperGroupID: a.SuperGroupID, Outcome: outcome}
@@ -224,10 +224,30 @@ func (a *account) runs(now time.Time, process string) (missed int, runs []Run) {
 	return missed, runs
 }
 
+// most is how many of the missed ticks are made up for: those that are not too old.
+func (a *account) most(now time.Time) int {
+	most := min(a.MakeUp, MaxMakeUp)
+	if a.Within == 0 {
+		return most
+	}
+	newest := a.tail
+	if newest == nil {
+		for _, i := range a.missed {
+			newest = append(newest, a.ticks[i])
+		}
+	}
+	oldest := now.Add(-a.Within)
+	young := 0
+	for young < min(most, len(newest)) && !newest[len(newest)-1-young].Before(oldest) {
+		young++
+	}
+	return young
+}
+
 // split tells the missed ticks that are made up for, oldest first, from the others,
 // which are the older ones.
-func (a *account) split() (stretches []stretch, newest []time.Time) {
-	most := min(a.MakeUp, MaxMakeUp)
+func (a *account) split(now time.Time) (stretches []stretch, newest []time.Time) {
+	most := a.most(now)
 	skipped := a.missed
 	if a.tail == nil {
 		skipped = a.missed[:len(a.missed)-min(most, len(a.missed))]

@@ -147,8 +147,10 @@ type Job struct {
 	// Undecodable says that this process cannot run the job.
 	Undecodable bool
 	Overlap     Overlap
-	// MakeUp is how many missed ticks are made up for at most, the newest ones.
+	// MakeUp is how many missed ticks are made up for at most, the newest ones, and
+	// Within how old they may be when they are found. Zero means any age.
 	MakeUp int
+	Within time.Duration
 	// Attempts is how often a run is tried. Zero and one: once.
 	Attempts int
 }

@@ -70,7 +70,7 @@ type Store interface {
 	// added if its key has no run, or one that did not start: one missed tick, one
 	// that was skipped, or one that waits. An end with a Retry adds
 	// the next attempt as a waiting run, unless the job is paused or deleted, or
-	// has a run of a later tick.
+	// a later tick of it has started or waits.
 	Finish(process string, ends []End) error
 
 	// CancelRuns marks the unfinished runs that match as canceled. Of the query it

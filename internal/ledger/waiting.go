@@ -86,8 +86,15 @@ func (w *waiting) claim() error {
 			return err
 		}
 		var grants []*Grant
+		early := false
 		for i := range runs {
 			if len(grants) == room {
+				break
+			}
+			// They are in the order of their times: no further one is due, either.
+			if now := w.clock.databaseNow(); runs[i].Due.After(now) {
+				w.heard(runs[i].Due, now)
+				early = true
 				break
 			}
 			if g := w.grant(&runs[i]); g != nil {
@@ -96,7 +103,7 @@ func (w *waiting) claim() error {
 		}
 		room -= len(grants)
 		w.claims.queue.push(grants...)
-		if len(runs) < maxWaiting {
+		if early || len(runs) < maxWaiting {
 			return nil
 		}
 		after = &runs[len(runs)-1]
