@@ -114,7 +114,7 @@ var spans = []struct {
 const shortestWanted = 3
 
 // maxCounted bounds how many runs a chart looks at.
-const maxCounted = 60_000
+const maxCounted = 20_000
 
 // chart counts the runs of the last hours: of a shorter time if none is older, or if
 // there are too many to be counted for a page.

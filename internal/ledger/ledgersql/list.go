@@ -86,7 +86,7 @@ func ofOutcome(outcome ledger.Outcome) []string {
 	switch outcome {
 	case "ok": // most runs are
 	case ledger.Waiting:
-		conditions = append(conditions, "due_at IS NOT NULL")
+		conditions = append(conditions, "due_at IS NOT NULL", "due_at >= 0")
 	case ledger.Running:
 		conditions = append(conditions, "ended_at IS NULL", "process >= ''")
 	default:

@@ -1,0 +1,140 @@
+package console
+
+import (
+	"encoding/base64"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gorm.io/driver/postgres"
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+)
+
+// What a page may cost, with as many jobs and runs.
+const (
+	manyJobs = 100_000
+	manyRuns = 1_000_000
+	maxTime  = 100 * time.Millisecond
+)
+
+// pageCosts are the pages, and the statements about jobs and runs that each may take.
+var pageCosts = map[string]int{
+	"":                                     10,
+	"jobs":                                 4,
+	"jobs?after=50000":                     3,
+	"jobs?group=7":                         4,
+	"jobs?group=7&super=1&state=scheduled": 4,
+	"jobs?state=paused":                    4,
+	"jobs?state=running":                   5,
+	"jobs?state=waiting":                   1,
+	"jobs?state=undecodable":               1,
+	"jobs?outcome=failed":                  11,
+	"jobs?outcome=ok":                      5,
+	"jobs?job=5,50000,99999":               4,
+	"jobs/50000":                           5,
+	"runs":                                 1,
+	"runs?outcome=failed":                  1,
+	"runs?outcome=lost":                    1,
+	"runs?outcome=running":                 1,
+	"runs?group=7":                         1,
+	"runs?group=123456":                    1,
+	"runs?job=50000":                       1,
+	"processes":                            1,
+	"jobs/50000/expression?expression=@daily": 4,
+	"confirm?verb=pause&scope=all&group=7":    4,
+	"confirm?verb=pause&scope=all":            4,
+}
+
+// ofJobs finds the statements that count: others begin and end transactions.
+var ofJobs = regexp.MustCompile(`(?i)\b(FROM|JOIN|INTO|UPDATE) ("?\w+"?\.)?"?(jobs|job_\w+|smallben_\w+)\b`)
+
+// TestPagesAreDrawnInTimeFromVeryManyJobsAndRuns counts the statements of each page,
+// and takes the best time of some: others use the machine, too.
+func TestPagesAreDrawnInTimeFromVeryManyJobsAndRuns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a million runs")
+	}
+	for name, open := range map[string]func(t *testing.T) (*faultsql.Faults, gorm.Dialector){
+		"SQLite": func(t *testing.T) (*faultsql.Faults, gorm.Dialector) {
+			faults := faultsql.SQLite(filepath.Join(t.TempDir(), "jobs.db"), "_journal_mode=WAL")
+			return faults, &sqlite.Dialector{Conn: faults.DB()}
+		},
+		"PostgreSQL": func(t *testing.T) (*faultsql.Faults, gorm.Dialector) {
+			faults, err := faultsql.Postgres(pgtest.DSN(t))
+			require.NoError(t, err)
+			return faults, postgres.New(postgres.Config{Conn: faults.DB()})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			faults, dialector := open(t)
+			t.Cleanup(func() { _ = faults.DB().Close() })
+			s := newSiteOn(t, dialector, Options{Authorize: allow, ShowInput: true}, record)
+			fill(t, s)
+			for path, most := range pageCosts {
+				var times []time.Duration
+				var statements int
+				for try := 0; try < 2 || try < 20 && slices.Min(times) >= maxTime*raceFactor; try++ {
+					faults.Reset()
+					faults.Record(true)
+					before := time.Now()
+					s.page(path)
+					times = append(times, time.Since(before))
+					statements = 0
+					for _, statement := range faults.Statements() {
+						if ofJobs.MatchString(statement) {
+							statements++
+						}
+					}
+				}
+				fastest := slices.Min(times)
+				t.Logf("%-45s %2d statements, %v", path, statements, fastest.Round(100*time.Microsecond))
+				assert.LessOrEqual(t, statements, most, path)
+				assert.Less(t, fastest, maxTime*raceFactor, path)
+			}
+		})
+	}
+}
+
+// fill stores very many jobs and runs, in the database itself.
+func fill(t *testing.T, s *site) {
+	t.Helper()
+	require.NoError(t, s.scheduler.AddJobs(jobsOf(1)))
+	var row smallben.RawJob
+	require.NoError(t, s.db.Take(&row).Error)
+	_, err := base64.StdEncoding.DecodeString(row.SerializedJob)
+	require.NoError(t, err)
+	series := func(n int) string {
+		if s.db.Name() == "postgres" {
+			return fmt.Sprintf("generate_series(1, %d) AS s(n)", n)
+		}
+		return fmt.Sprintf("(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < %d) SELECT n FROM s) AS s", n)
+	}
+	exec := func(statement string, args ...any) {
+		t.Helper()
+		require.NoError(t, s.db.Exec(statement, args...).Error)
+	}
+	exec(`INSERT INTO jobs (id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input)
+SELECT n, n % 1000, n % 3, 0, '*/5 * * * *', n % 50 = 0, ?, ?, ?, ? FROM `+series(manyJobs)+` WHERE n > 1`,
+		row.CreatedAt.Add(-240*time.Hour), row.UpdatedAt, row.SerializedJob, row.SerializedJobInput)
+	exec("UPDATE jobs SET created_at = ? WHERE id = 1", row.CreatedAt.Add(-240*time.Hour))
+	// Ten runs of each job within a week, of which every hundredth failed, and few were lost.
+	now := time.Now().UnixMicro()
+	step := (7 * 24 * time.Hour).Microseconds() / manyRuns
+	exec(fmt.Sprintf(`INSERT INTO `+runsTable+` (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
+SELECT 1 + n %% %d, %d - CAST(n AS bigint) * %d, false, 1, (1 + n %% %d) %% 1000, (1 + n %% %d) %% 3, 'host/1/abcdef', CASE WHEN n %% 100 = 7 THEN 'error' WHEN n %% 10007 = 0 THEN 'lost' ELSE 'ok' END,
+	%d - CAST(n AS bigint) * %d, %d - CAST(n AS bigint) * %d + 250000, CASE WHEN n %% 100 = 7 THEN 'no route to host' ELSE '' END, 0, false FROM `, manyJobs, now, step, manyJobs, manyJobs, now, step, now, step) + series(manyRuns))
+	exec("UPDATE "+runsTable+" SET outcome = 'running', ended_at = NULL WHERE tick > ?", now-20*step)
+	if s.db.Name() == "postgres" {
+		exec("ANALYZE jobs")
+		exec("ANALYZE " + runsTable)
+	}
+}
