@@ -325,7 +325,11 @@ func selection(kind sqltx.Kind, options selected, text string) (string, []any) {
 	}{{"id", options.JobIDs}, {"group_id", options.GroupIDs}, {"super_group_id", options.SuperGroupIDs}} {
 		if filter.ids != nil {
 			args = append(args, sqltx.IDs(unique(filter.ids)))
-			where = append(where, kind.Among(filter.column, len(args)))
+			column := filter.column
+			if kind == sqltx.SQLite && len(where) > 0 {
+				column = "+" + column // without statistics it may take the index of the larger set
+			}
+			where = append(where, kind.Among(column, len(args)))
 		}
 	}
 	if options.Paused != nil {

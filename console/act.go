@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/nbena/smallben"
 )
@@ -26,7 +27,7 @@ var verbs = []verbView{
 	{Run, "Run now", "Started", "Run %s now", "Each runs once, at once, whatever its schedule, paused or not. The overlap settings hold: a job that is running may skip this run, or run it later.", false},
 	{Pause, "Pause", "Paused", "Pause %s", "They do not run until they are resumed. A run in progress goes on.", false},
 	{Resume, "Resume", "Resumed", "Resume %s", "They run at their next tick. What they were to run while they were paused is not made up for.", false},
-	{Cancel, "Cancel runs", "Cancelled the runs of", "Cancel the runs of %s", "The contexts of their runs in progress end. A job that takes no notice of its context runs on.", true},
+	{Cancel, "Cancel runs", "Asked for the end of the runs of", "Cancel the runs of %s", "The contexts of their runs in progress end, in every process. A job that takes no notice of its context runs on.", true},
 	{Delete, "Delete", "Deleted", "Delete %s", "They are gone for good, with their input. A run in progress goes on, and runs that are recorded stay in the record.", true},
 }
 
@@ -166,6 +167,9 @@ func (c *console) ask(r *request, s *selection, back, changed string) error {
 	return c.draw(r, "confirm", view)
 }
 
+// maxAbandon is how many seconds a run that is cancelled may be given.
+const maxAbandon = 24 * 60 * 60
+
 // act does what was confirmed, to the jobs that it was confirmed for and to no other.
 func (c *console) act(r *request) error {
 	if err := r.ParseForm(); err != nil {
@@ -183,9 +187,17 @@ func (c *console) act(r *request) error {
 	if len(s.IDs) == 0 {
 		return c.ask(r, s, back, "")
 	}
+	var abandonAfter time.Duration
+	if text := r.PostForm.Get("abandon"); text != "" && s.Verb.Verb == Cancel {
+		seconds, err := strconv.Atoi(text)
+		if err != nil || seconds < 1 || seconds > maxAbandon {
+			return refusef(http.StatusUnprocessableEntity, "That is no time to give runs up after", "Nothing was changed: give it in seconds, from 1 to %d, or leave it empty.", maxAbandon)
+		}
+		abandonAfter = time.Duration(seconds) * time.Second
+	}
 	var remarks []string
 	err = c.perform(r, s.Verb.Verb, s.IDs, func() (err error) {
-		remarks, err = c.source.change(s.Verb.Verb, s.IDs)
+		remarks, err = c.source.change(s.Verb.Verb, s.IDs, abandonAfter)
 		return err
 	})
 	if err != nil {

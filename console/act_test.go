@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,33 @@ func TestJobsArePausedResumedRunAndDeleted(t *testing.T) {
 		require.Equal(t, http.StatusNotFound, s.get("jobs/1").Code)
 	})
 }
+
+func TestARunThatHangsIsCancelledAndGivenUp(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, dialector gorm.Dialector) {
+		config := record
+		config.Runs.SyncInterval = 50 * time.Millisecond
+		s := newSiteOn(t, dialector, Options{Authorize: allow}, config, jobsOf(1)...)
+		id := hanging.Add(1) + 2000
+		running, release := make(chan struct{}), make(chan struct{})
+		works.Store(id, func(smallben.CronJobInput) error { close(running); <-release; return nil })
+		require.NoError(t, s.scheduler.AddJobs(jobsOf(id)))
+		require.NotContains(t, s.page("jobs/"+itoa(id)).text, "Cancel runs")
+		s.follow("act", s.post("act", "verb", "run", "id", itoa(id)))
+		<-running
+		require.Contains(t, s.page("jobs/"+itoa(id)).text, "Cancel runs…")
+		a := s.page("confirm?verb=cancel&id=" + itoa(id))
+		require.Contains(t, a.text, "Cancel the runs of 1 job?")
+		for _, bad := range []string{"x", "0", "-1", "9999999"} {
+			require.Equal(t, http.StatusUnprocessableEntity, s.post("act", append(hidden(a.Body.String()), "abandon", bad)...).Code, bad)
+		}
+		s.follow("act", s.post("act", append(hidden(a.Body.String()), "abandon", "1")...))
+		require.Eventually(t, func() bool { return strings.Contains(s.page("jobs/"+itoa(id)).text, "given up") }, 20*time.Second, 20*time.Millisecond)
+		close(release)
+	})
+}
+
+// hanging tells the jobs of tests that share works apart.
+var hanging atomic.Int64
 
 func TestAJobThatIsRunningSaysThatItDoesNotRunTwice(t *testing.T) {
 	t.Parallel()

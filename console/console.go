@@ -78,8 +78,8 @@ type Verb string
 const (
 	Pause          Verb = "pause"
 	Resume         Verb = "resume"
-	Run            Verb = "run" // now, once
-	Cancel         Verb = "cancel"
+	Run            Verb = "run"    // now, once
+	Cancel         Verb = "cancel" // the runs in progress
 	Delete         Verb = "delete"
 	EditExpression Verb = "edit-expression"
 	EditInput      Verb = "edit-input"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -75,7 +76,7 @@ func (c *console) jobs(r *request) error {
 		view.Next = f.query("after", itoa(*next))
 	}
 	if !p.ReadOnly {
-		view.Actions = viewVerbs(Run, Pause, Resume, Delete)
+		view.Actions = viewVerbs(Run, Pause, Resume, Cancel, Delete)
 	}
 	return c.draw(r, "jobs", view)
 }
@@ -91,7 +92,6 @@ type jobPage struct {
 	Runs             []runView
 	More             bool
 	Actions          []verbView
-	CanCancel        bool
 	EditExpression   bool
 	EditInput        bool
 }
@@ -154,6 +154,9 @@ func (c *console) job(r *request) error {
 		verbs = []Verb{Pause, Delete}
 	case j.Paused():
 		verbs = []Verb{Run, Resume, Delete}
+	}
+	if view.Job.Running {
+		verbs = slices.Insert(verbs, len(verbs)-1, Cancel)
 	}
 	for _, verb := range verbs {
 		if allowed(verb) {

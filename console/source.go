@@ -129,8 +129,8 @@ func (s *source) nextRuns(expression string, n int) ([]time.Time, error) {
 }
 
 // change does an action of which the verb says everything, and returns what there is
-// to say of single jobs.
-func (s *source) change(verb Verb, ids []int64) (remarks []string, err error) {
+// to say of single jobs. abandonAfter is for Cancel.
+func (s *source) change(verb Verb, ids []int64, abandonAfter time.Duration) (remarks []string, err error) {
 	options := smallben.PauseResumeOptions{JobIDs: ids}
 	switch verb {
 	case Pause:
@@ -148,6 +148,8 @@ func (s *source) change(verb Verb, ids []int64) (remarks []string, err error) {
 			}
 		}
 		return remarks, err
+	case Cancel:
+		return nil, s.scheduler.CancelRuns(&smallben.CancelRunsOptions{JobIDs: ids, AbandonAfter: abandonAfter})
 	case Delete:
 		return nil, s.scheduler.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: options})
 	}

@@ -220,7 +220,7 @@ var outcomes = []struct {
 	{smallben.OutcomeSkipped, "skipped", "skipped", "The job was still running, or was paused, deleted or stopped while this run waited.", "its job was still running, or was paused meanwhile"},
 	{smallben.OutcomeRunning, "running", "running", "It has not ended.", ""},
 	{smallben.OutcomeWaiting, "waiting", "waiting", "It runs when its time has come, or when another run has ended.", ""},
-	{"abandoned", "abandoned", "lost", "It was cancelled, and given up when it did not end. It may still go on.", "it was given up, and may still go on"},
+	{smallben.OutcomeAbandoned, "given up", "lost", "It was cancelled, and given up when it did not end. It may still go on.", "it was given up, and may still go on"},
 }
 
 // outcomeView is an outcome as it is shown.

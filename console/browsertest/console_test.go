@@ -95,6 +95,18 @@ func everyAction(t *testing.T, scheduler *smallben.SmallBen, b *tab) {
 	b.open("jobs?outcome=failed")
 	b.until("job 4 is not among those that fail", func() bool { return b.has("a.id[href$='/4']") })
 
+	// One that hangs: cancel it.
+	b.open("jobs/3")
+	b.press("Run now")
+	b.sees("Cancel runs…")
+	b.press("Cancel runs…")
+	b.sees("Cancel the runs of 1 job?")
+	b.press("Cancel the runs of 1 job")
+	b.until("it is not cancelled", func() bool {
+		b.open("jobs/3")
+		return !strings.Contains(b.text(), "running") && strings.Contains(b.text(), "failed")
+	})
+
 	// Its expression: refused, previewed, saved.
 	b.open("jobs/2")
 	b.press("change")
