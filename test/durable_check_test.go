@@ -31,7 +31,7 @@ type history struct {
 	// rolling says that only newer processes know a newerJob.
 	rolling bool
 
-	lives      []*life
+	traces     []*trace
 	outages    []window // of the database
 	operations []*driven
 	runs       []smallben.Run
@@ -43,8 +43,8 @@ type window struct{ from, to time.Time }
 
 func (w window) meets(from, to time.Time) bool { return !w.from.After(to) && !from.After(w.to) }
 
-// life is one process, from its start to its end.
-type life struct {
+// trace is what is known of one process, from its start to its end.
+type trace struct {
 	name    string
 	pid     int
 	up      time.Time // it ran jobs; zero: never
@@ -61,22 +61,22 @@ type life struct {
 
 // isNamed reports whether name is its name in the database: host, process id,
 // letters.
-func (l *life) isNamed(name string) bool {
+func (l *trace) isNamed(name string) bool {
 	parts := strings.Split(name, "/")
 	return len(parts) >= 3 && parts[len(parts)-2] == strconv.Itoa(l.pid)
 }
 
-func (l *life) String() string { return fmt.Sprintf("process %s (%d)", l.name, l.pid) }
+func (l *trace) String() string { return fmt.Sprintf("process %s (%d)", l.name, l.pid) }
 
 // halted reports whether it was stopped for so long that others may have taken
 // it for dead, between two instants.
-func (l *life) halted(deadAfter time.Duration, from, to time.Time) bool {
+func (l *trace) halted(deadAfter time.Duration, from, to time.Time) bool {
 	return slices.ContainsFunc(l.stopped, func(w window) bool {
 		return w.to.Sub(w.from) >= deadAfter*9/10 && w.meets(from, to)
 	})
 }
 
-func (l *life) end() time.Time {
+func (l *trace) end() time.Time {
 	if l.killed.IsZero() {
 		return l.gone
 	}
@@ -84,7 +84,7 @@ func (l *life) end() time.Time {
 }
 
 // alive reports whether it could run jobs all the time between two instants.
-func (l *life) alive(from, to time.Time) bool {
+func (l *trace) alive(from, to time.Time) bool {
 	if l.up.IsZero() || l.up.After(from) {
 		return false
 	}
@@ -138,7 +138,7 @@ func clock(t time.Time) string { return t.UTC().Format("15:04:05.000000") }
 // driven is an operation through one of the processes.
 type driven struct {
 	durableOperation
-	life       *life // nil: of the driver itself
+	trace      *trace // nil: of the driver itself
 	begin, end time.Time
 	result     drivenResult
 	err        string
@@ -157,8 +157,8 @@ const (
 
 func (d *driven) String() string {
 	by := "the driver"
-	if d.life != nil {
-		by = d.life.String()
+	if d.trace != nil {
+		by = d.trace.String()
 	}
 	text := fmt.Sprintf("%s to %s: %s through %s: %s", clock(d.begin), clock(d.end), d.durableOperation, by, d.result)
 	if d.err != "" {
@@ -274,9 +274,9 @@ func (s jobState) apply(d *driven, id int64) (after jobState, ok bool) {
 		}
 		if !s.Exists {
 			after = jobState{Exists: true, CreatedFrom: d.begin.Unix(), CreatedTo: d.end.Unix()}
-			if d.life != nil { // its clock may differ
-				after.CreatedFrom += int64(min(d.life.skew, 0) / time.Second)
-				after.CreatedTo += int64(max(d.life.skew, 0) / time.Second)
+			if d.trace != nil { // its clock may differ
+				after.CreatedFrom += int64(min(d.trace.skew, 0) / time.Second)
+				after.CreatedTo += int64(max(d.trace.skew, 0) / time.Second)
 			}
 		}
 		after.Expression, after.Input = d.Expression, d.Input
@@ -330,7 +330,7 @@ var (
 	longTime = time.Unix(1<<40, 0)
 )
 
-// phases tells the life of a job from the operations that concern it, in the
+// phases tells what became of a job from the operations that concern it, in the
 // order of their beginnings.
 func phases(id int64, operations []*driven) (told []phase, contradiction []*driven) {
 	states, chaos := []jobState{{}}, false
@@ -433,8 +433,8 @@ func (i interleaving) awaits(operations []*driven, begin time.Time) bool {
 	return false
 }
 
-// story is all that is known of one job.
-type story struct {
+// jobHistory is all that is known of one job.
+type jobHistory struct {
 	*history
 	id         int64
 	operations []*driven
@@ -443,7 +443,7 @@ type story struct {
 }
 
 // at gives the phase of an instant.
-func (s *story) at(t time.Time) *phase {
+func (s *jobHistory) at(t time.Time) *phase {
 	i, _ := slices.BinarySearchFunc(s.phases, t, func(p phase, t time.Time) int {
 		switch {
 		case p.to.Before(t):
@@ -457,7 +457,7 @@ func (s *story) at(t time.Time) *phase {
 }
 
 // during gives the phases between two instants.
-func (s *story) during(from, to time.Time) (found []*phase) {
+func (s *jobHistory) during(from, to time.Time) (found []*phase) {
 	for i := range s.phases {
 		if s.phases[i].meets(from, to) {
 			found = append(found, &s.phases[i])
@@ -467,7 +467,7 @@ func (s *story) during(from, to time.Time) (found []*phase) {
 }
 
 // ticks reports whether a second may be a tick of the job, and whether it must be.
-func (s *story) ticks(second int64) (may, must bool) {
+func (s *jobHistory) ticks(second int64) (may, must bool) {
 	p := s.at(time.Unix(second, 0))
 	if p.chaos {
 		return true, false
@@ -482,7 +482,7 @@ func (s *story) ticks(second int64) (may, must bool) {
 
 // active reports whether the job may have had ticks at some time between two
 // instants.
-func (s *story) active(from, to time.Time) bool {
+func (s *jobHistory) active(from, to time.Time) bool {
 	for _, p := range s.during(from, to) {
 		if p.chaos || slices.ContainsFunc(p.states, func(state jobState) bool { return state.Exists && !state.Paused }) {
 			return true
@@ -492,7 +492,7 @@ func (s *story) active(from, to time.Time) bool {
 }
 
 // existed reports whether there was such a job all the time between two instants.
-func (s *story) existed(from, to time.Time) bool {
+func (s *jobHistory) existed(from, to time.Time) bool {
 	for _, p := range s.during(from, to) {
 		if p.chaos || slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists }) {
 			return false
@@ -540,7 +540,7 @@ const (
 type checker struct {
 	*history
 	violations []violation
-	stories    map[int64]*story
+	histories  map[int64]*jobHistory
 	records    map[durableKey]*smallben.Run
 	started    map[durableKey]noted
 	ended      map[durableKey]noted
@@ -548,7 +548,7 @@ type checker struct {
 
 type noted struct {
 	runNote
-	life *life
+	trace *trace
 }
 
 func (c *checker) report(kind string, job int64, at time.Time, format string, args ...any) {
@@ -557,7 +557,7 @@ func (c *checker) report(kind string, job int64, at time.Time, format string, ar
 
 // check returns what is wrong.
 func (h *history) check() []violation {
-	c := &checker{history: h, stories: make(map[int64]*story), records: make(map[durableKey]*smallben.Run),
+	c := &checker{history: h, histories: make(map[int64]*jobHistory), records: make(map[durableKey]*smallben.Run),
 		started: make(map[durableKey]noted), ended: make(map[durableKey]noted)}
 	c.read()
 	for i := range h.runs {
@@ -566,7 +566,7 @@ func (h *history) check() []violation {
 	for key, start := range c.started {
 		c.checkStart(key, start)
 	}
-	for _, s := range c.stories {
+	for _, s := range c.histories {
 		c.checkTicks(s)
 		c.checkMissed(s)
 		c.checkMadeUp(s)
@@ -584,26 +584,26 @@ func (h *history) check() []violation {
 
 // read sorts what is known by job and by run.
 func (c *checker) read() {
-	story0 := func(id int64) *story {
-		if c.stories[id] == nil {
-			c.stories[id] = &story{history: c.history, id: id}
+	historyOf := func(id int64) *jobHistory {
+		if c.histories[id] == nil {
+			c.histories[id] = &jobHistory{history: c.history, id: id}
 		}
-		return c.stories[id]
+		return c.histories[id]
 	}
 	for _, operation := range c.operations {
 		for _, id := range operation.IDs {
-			story0(id)
+			historyOf(id)
 		}
 	}
 	for i := range c.runs {
 		run := &c.runs[i]
-		s := story0(run.JobID)
+		s := historyOf(run.JobID)
 		s.runs = append(s.runs, run)
 		c.records[keyOf(run)] = run
 	}
-	for _, l := range c.lives {
+	for _, l := range c.traces {
 		for _, note := range l.notes {
-			story0(note.Job)
+			historyOf(note.Job)
 			key := note.key()
 			if note.End != "" {
 				c.ended[key] = noted{note, l}
@@ -611,7 +611,7 @@ func (c *checker) read() {
 			}
 			if first, twice := c.started[key]; twice {
 				c.report(startedTwice, note.Job, time.UnixMicro(note.Tick), "%s: on %s at %s, and on %s at %s",
-					key, first.life, clock(time.UnixMicro(first.At)), l, clock(time.UnixMicro(note.At)))
+					key, first.trace, clock(time.UnixMicro(first.At)), l, clock(time.UnixMicro(note.At)))
 				continue
 			}
 			c.started[key] = noted{note, l}
@@ -619,7 +619,7 @@ func (c *checker) read() {
 	}
 	// In an order in which triggers find their runs; see checkTriggers.
 	slices.SortStableFunc(c.operations, func(a, b *driven) int { return a.end.Compare(b.end) })
-	for _, s := range c.stories {
+	for _, s := range c.histories {
 		slices.SortFunc(s.runs, func(a, b *smallben.Run) int { return a.Tick.Compare(b.Tick) })
 		for _, operation := range c.operations {
 			if operation.covers(s.id) && operation.result != drivenRefused && operation.Kind != "trigger" {
@@ -635,9 +635,9 @@ func (c *checker) read() {
 	}
 }
 
-// lifeOf is the process that a record names.
-func (h *history) lifeOf(process string) *life {
-	for _, l := range h.lives {
+// traceOf is the process that a record names.
+func (h *history) traceOf(process string) *trace {
+	for _, l := range h.traces {
 		if l.isNamed(process) {
 			return l
 		}
@@ -650,7 +650,7 @@ func (c *checker) checkRecord(run *smallben.Run) {
 	key := keyOf(run)
 	start, started := c.started[key]
 	end, ended := c.ended[key]
-	l := c.lifeOf(run.Process)
+	l := c.traceOf(run.Process)
 	canceled := run.Outcome == smallben.OutcomeSkipped && run.Process == "" // while it waited
 	if l == nil && run.Outcome != smallben.OutcomeMissed && !canceled {
 		c.report(unknownProcess, run.JobID, run.Tick, "%s", run)
@@ -659,7 +659,7 @@ func (c *checker) checkRecord(run *smallben.Run) {
 	switch run.Outcome {
 	case smallben.OutcomeMissed, smallben.OutcomeSkipped:
 		if started {
-			c.report(unrecordedRun, run.JobID, run.Tick, "%s started on %s at %s, and is recorded as %s", key, start.life, clock(time.UnixMicro(start.At)), run.Outcome)
+			c.report(unrecordedRun, run.JobID, run.Tick, "%s started on %s at %s, and is recorded as %s", key, start.trace, clock(time.UnixMicro(start.At)), run.Outcome)
 		}
 	case smallben.OutcomeRunning:
 		c.report(unfinishedRun, run.JobID, run.Tick, "%s", run)
@@ -669,7 +669,7 @@ func (c *checker) checkRecord(run *smallben.Run) {
 		switch {
 		case !started:
 			c.report(phantomRun, run.JobID, run.Tick, "%s", run)
-		case !ended && !c.cutOff(start.life), ended && end.End != run.Outcome:
+		case !ended && !c.cutOff(start.trace), ended && end.End != run.Outcome:
 			c.report(otherEnd, run.JobID, run.Tick, "%s; the journal says %q", run, end.End)
 		case run.Start.After(time.UnixMicro(start.At).Add(clockStep)), ended && run.End.Before(time.UnixMicro(end.At).Add(-clockStep)):
 			c.report(otherEnd, run.JobID, run.Tick, "%s, from %s to %s; the journal says from %s to %s", run,
@@ -679,8 +679,8 @@ func (c *checker) checkRecord(run *smallben.Run) {
 	if run.Outcome == smallben.OutcomeSkipped {
 		c.checkSkipped(run, l)
 	}
-	if started && start.life != l {
-		c.report(unrecordedRun, run.JobID, run.Tick, "%s: it started on %s", run, start.life)
+	if started && start.trace != l {
+		c.report(unrecordedRun, run.JobID, run.Tick, "%s: it started on %s", run, start.trace)
 	}
 	if run.Attempt != 1 {
 		c.checkAttempt(run)
@@ -688,12 +688,12 @@ func (c *checker) checkRecord(run *smallben.Run) {
 }
 
 // checkSkipped looks whether there was a reason to skip a tick that was claimed.
-func (c *checker) checkSkipped(run *smallben.Run, l *life) {
+func (c *checker) checkSkipped(run *smallben.Run, l *trace) {
 	from, to := run.Tick.Add(-clockSlack), run.End.Add(clockSlack)
 	if run.Attempt != 1 || run.Missed > 0 {
 		return // it may have waited for others
 	}
-	s := c.stories[run.JobID]
+	s := c.histories[run.JobID]
 	for _, p := range s.during(from, to) {
 		if len(p.operations) > 0 || slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused && !run.Triggered }) {
 			return
@@ -719,11 +719,11 @@ func (c *checker) checkSkipped(run *smallben.Run, l *life) {
 func (h *history) disturbed(from, to time.Time) bool {
 	meets := func(w window) bool { return w.meets(from, to) }
 	return slices.ContainsFunc(h.outages, meets) ||
-		slices.ContainsFunc(h.lives, func(l *life) bool { return slices.ContainsFunc(l.stopped, meets) || slices.ContainsFunc(l.cut, meets) })
+		slices.ContainsFunc(h.traces, func(l *trace) bool { return slices.ContainsFunc(l.stopped, meets) || slices.ContainsFunc(l.cut, meets) })
 }
 
 // excused reports whether a run on a process may be, or have been, taken for lost.
-func (c *checker) excused(l *life, run *smallben.Run) bool {
+func (c *checker) excused(l *trace, run *smallben.Run) bool {
 	from, to := run.Start, longTime // since it was claimed
 	if run.Outcome != smallben.OutcomeLost {
 		// Between which it was claimed and its end recorded.
@@ -738,12 +738,12 @@ func (c *checker) excused(l *life, run *smallben.Run) bool {
 }
 
 // cutOff reports whether a process may have ended without recording everything.
-func (h *history) cutOff(l *life) bool {
+func (h *history) cutOff(l *trace) bool {
 	return !l.killed.IsZero() ||
 		!l.closed.IsZero() && slices.ContainsFunc(h.outages, func(w window) bool { return w.meets(l.closed, l.gone) })
 }
 
-func (c *checker) checkLost(run *smallben.Run, l *life, end noted, ended bool) {
+func (c *checker) checkLost(run *smallben.Run, l *trace, end noted, ended bool) {
 	if !c.excused(l, run) {
 		c.report(baselessLoss, run.JobID, run.Tick, "%s, though it was neither killed nor stopped", run)
 		return
@@ -754,7 +754,7 @@ func (c *checker) checkLost(run *smallben.Run, l *life, end noted, ended bool) {
 	if !c.rerunLost || run.Attempt != 1 || c.overlap == "skip" {
 		return
 	}
-	s := c.stories[run.JobID]
+	s := c.histories[run.JobID]
 	p := s.at(run.End)
 	running := !p.chaos && len(p.operations) == 0 && !slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused })
 	again := keyOf(run)
@@ -776,7 +776,7 @@ func (c *checker) checkAttempt(run *smallben.Run) {
 	case !ok:
 		c.report(baselessAttempt, run.JobID, run.Tick, "%s: there was no first one", run)
 	case before.Outcome == smallben.OutcomeLost:
-	case before.Outcome == smallben.OutcomeMissed || !c.excused(c.lifeOf(before.Process), before):
+	case before.Outcome == smallben.OutcomeMissed || !c.excused(c.traceOf(before.Process), before):
 		c.report(baselessAttempt, run.JobID, run.Tick, "%s: the first one is %s", run, before)
 	}
 }
@@ -785,9 +785,9 @@ func (c *checker) checkAttempt(run *smallben.Run) {
 func (c *checker) checkStart(key durableKey, start noted) {
 	tick, at := time.UnixMicro(key.tick), time.UnixMicro(start.At)
 	if _, ok := c.records[key]; !ok {
-		c.report(unrecordedRun, key.job, tick, "%s on %s at %s", key, start.life, clock(at))
+		c.report(unrecordedRun, key.job, tick, "%s on %s at %s", key, start.trace, clock(at))
 	}
-	s := c.stories[key.job]
+	s := c.histories[key.job]
 	var inputs []int
 	for _, p := range s.during(tick.Add(-clockSlack), at) {
 		if p.chaos {
@@ -800,19 +800,19 @@ func (c *checker) checkStart(key durableKey, start noted) {
 		}
 	}
 	if start.Input != 0 && len(inputs) > 0 && !slices.Contains(inputs, start.Input) {
-		c.report(oldInput, key.job, tick, "%s on %s at %s had input %d, not one of %v", key, start.life, clock(at), start.Input, inputs)
+		c.report(oldInput, key.job, tick, "%s on %s at %s had input %d, not one of %v", key, start.trace, clock(at), start.Input, inputs)
 	}
 	grace := 2*c.sync + 2*time.Second
 	from := at.Add(-grace)
 	disturbed := slices.ContainsFunc(c.outages, func(w window) bool { return w.meets(from.Add(-grace), at) }) ||
-		slices.ContainsFunc(slices.Concat(start.life.stopped, start.life.cut, start.life.hogged), func(w window) bool { return w.meets(from, at) })
+		slices.ContainsFunc(slices.Concat(start.trace.stopped, start.trace.cut, start.trace.hogged), func(w window) bool { return w.meets(from, at) })
 	if !key.triggered && !disturbed && !s.active(from, at) {
-		c.report(lateStart, key.job, at, "%s on %s at %s", key, start.life, clock(at))
+		c.report(lateStart, key.job, at, "%s on %s at %s", key, start.trace, clock(at))
 	}
 }
 
 // checkTicks looks for ticks without a record, and for records without a tick.
-func (c *checker) checkTicks(s *story) {
+func (c *checker) checkTicks(s *jobHistory) {
 	recorded := make(map[int64]struct{})
 	for _, run := range s.runs {
 		if run.Triggered {
@@ -850,7 +850,7 @@ func (c *checker) checkTicks(s *story) {
 }
 
 // checkMissed looks at records of missed ticks.
-func (c *checker) checkMissed(s *story) {
+func (c *checker) checkMissed(s *jobHistory) {
 	for _, run := range s.runs {
 		if run.Outcome != smallben.OutcomeMissed {
 			continue
@@ -878,7 +878,7 @@ func (c *checker) checkMissed(s *story) {
 }
 
 // checkNeed looks whether there was a reason to miss a tick.
-func (c *checker) checkNeed(s *story, run *smallben.Run, tick time.Time) {
+func (c *checker) checkNeed(s *jobHistory, run *smallben.Run, tick time.Time) {
 	if c.calm == 0 {
 		return
 	}
@@ -889,7 +889,7 @@ func (c *checker) checkNeed(s *story, run *smallben.Run, tick time.Time) {
 			return
 		}
 	}
-	alive := slices.ContainsFunc(c.lives, func(l *life) bool { return l.alive(from, to) && (!c.rolling || l.newer || !isNewer(s.id)) })
+	alive := slices.ContainsFunc(c.traces, func(l *trace) bool { return l.alive(from, to) && (!c.rolling || l.newer || !isNewer(s.id)) })
 	if alive && !c.disturbed(from.Add(-2*c.sync), to) {
 		c.report(needlesslyMissed, s.id, tick, "%s at %s", run, clock(tick))
 	}
@@ -897,7 +897,7 @@ func (c *checker) checkNeed(s *story, run *smallben.Run, tick time.Time) {
 
 // checkMadeUp looks at runs that make up for missed ticks: as many as they say
 // are recorded just before them.
-func (c *checker) checkMadeUp(s *story) {
+func (c *checker) checkMadeUp(s *jobHistory) {
 	for i, run := range s.runs {
 		if run.Outcome == smallben.OutcomeMissed || run.Triggered || run.Attempt != 1 || run.Missed == 0 {
 			continue
@@ -918,7 +918,7 @@ func (c *checker) checkMadeUp(s *story) {
 }
 
 // checkTriggers holds triggered runs against the calls.
-func (c *checker) checkTriggers(s *story) {
+func (c *checker) checkTriggers(s *jobHistory) {
 	free := make(map[*smallben.Run]bool)
 	for _, run := range s.runs {
 		if run.Triggered && run.Attempt == 1 {
@@ -927,7 +927,7 @@ func (c *checker) checkTriggers(s *story) {
 	}
 	possible := func(operation *driven, run *smallben.Run) bool {
 		// A run that waits for another is taken by any process.
-		return (c.overlap == "delay" || c.lifeOf(run.Process) == operation.life) && window{operation.begin.Add(-clockSlack), operation.end.Add(clockSlack)}.meets(run.Tick, run.Tick)
+		return (c.overlap == "delay" || c.traceOf(run.Process) == operation.trace) && window{operation.begin.Add(-clockSlack), operation.end.Add(clockSlack)}.meets(run.Tick, run.Tick)
 	}
 	var others []*driven
 	for _, operation := range c.operations {
@@ -977,7 +977,7 @@ func (c *checker) checkOverlaps() {
 	}
 	byJob := make(map[int64][]interval)
 	for key, start := range c.started {
-		i := interval{start, window{time.UnixMicro(start.At), start.life.end()}}
+		i := interval{start, window{time.UnixMicro(start.At), start.trace.end()}}
 		if end, ok := c.ended[key]; ok {
 			i.to = time.UnixMicro(end.At)
 		}
@@ -989,10 +989,10 @@ func (c *checker) checkOverlaps() {
 		for _, i := range intervals {
 			open = slices.DeleteFunc(open, func(o interval) bool { return !o.to.After(i.from) })
 			for _, o := range open {
-				excused := func(i interval) bool { return i.life.halted(c.deadAfter, i.from, i.to) }
-				if o.life == i.life || !excused(o) && !excused(i) {
+				excused := func(i interval) bool { return i.trace.halted(c.deadAfter, i.from, i.to) }
+				if o.trace == i.trace || !excused(o) && !excused(i) {
 					c.report(overlapping, id, i.from, "%s on %s from %s to %s, and %s on %s from %s to %s",
-						o.key(), o.life, clock(o.from), clock(o.to), i.key(), i.life, clock(i.from), clock(i.to))
+						o.key(), o.trace, clock(o.from), clock(o.to), i.key(), i.trace, clock(i.from), clock(i.to))
 				}
 			}
 			open = append(open, i)
@@ -1021,7 +1021,7 @@ func (h *history) timeline(id int64, around time.Time, radius time.Duration) []s
 			add(operation.begin, operation.end, "operation %s", operation)
 		}
 	}
-	for _, l := range h.lives {
+	for _, l := range h.traces {
 		add(l.up, l.up, "%s is up", l)
 		for what, at := range map[string]time.Time{"killed": l.killed, "asked to end": l.closed, "gone": l.gone} {
 			if !at.IsZero() {
@@ -1086,25 +1086,25 @@ func (h *history) describeViolations(violations []violation, each int) string {
 	return text.String()
 }
 
-// tale makes a history by hand. Its instants are seconds from its beginning.
-type tale struct {
+// handmade makes a history by hand. Its instants are seconds from its beginning.
+type handmade struct {
 	*history
-	a, b *life
+	a, b *trace
 }
 
-func (*tale) at(seconds float64) time.Time {
+func (*handmade) at(seconds float64) time.Time {
 	return time.UnixMicro(1_700_000_040_000_000 + int64(seconds*1e6))
 }
 
-func (t *tale) during(from, to float64) window { return window{t.at(from), t.at(to)} }
+func (t *handmade) during(from, to float64) window { return window{t.at(from), t.at(to)} }
 
-func (t *tale) operate(l *life, from, to float64, operation durableOperation) *driven {
-	d := &driven{durableOperation: operation, life: l, begin: t.at(from), end: t.at(to), result: drivenOK}
+func (t *handmade) operate(l *trace, from, to float64, operation durableOperation) *driven {
+	d := &driven{durableOperation: operation, trace: l, begin: t.at(from), end: t.at(to), result: drivenOK}
 	t.operations = append(t.operations, d)
 	return d
 }
 
-func (t *tale) record(l *life, tick float64, outcome smallben.Outcome) *smallben.Run {
+func (t *handmade) record(l *trace, tick float64, outcome smallben.Outcome) *smallben.Run {
 	t.runs = append(t.runs, smallben.Run{
 		JobID: 1, Tick: t.at(tick), Attempt: 1,
 		Process: l.process(), Start: t.at(tick + .01), End: t.at(tick + .09), Outcome: outcome,
@@ -1112,7 +1112,7 @@ func (t *tale) record(l *life, tick float64, outcome smallben.Outcome) *smallben
 	return &t.runs[len(t.runs)-1]
 }
 
-func (t *tale) note(l *life, run *smallben.Run, at float64, end smallben.Outcome) *runNote {
+func (t *handmade) note(l *trace, run *smallben.Run, at float64, end smallben.Outcome) *runNote {
 	input := 1
 	if at > 15.5 {
 		input = 2
@@ -1121,54 +1121,54 @@ func (t *tale) note(l *life, run *smallben.Run, at float64, end smallben.Outcome
 	return &l.notes[len(l.notes)-1]
 }
 
-func (l *life) process() string { return fmt.Sprintf("host/%d/x", l.pid) }
+func (l *trace) process() string { return fmt.Sprintf("host/%d/x", l.pid) }
 
 // run is a run that is recorded as it was.
-func (t *tale) run(l *life, tick float64) *smallben.Run {
+func (t *handmade) run(l *trace, tick float64) *smallben.Run {
 	run := t.record(l, tick, smallben.OutcomeOK)
 	t.note(l, run, tick+.02, "")
 	t.note(l, run, tick+.08, smallben.OutcomeOK)
 	return run
 }
 
-func (t *tale) miss(first, last float64) *smallben.Run {
+func (t *handmade) miss(first, last float64) *smallben.Run {
 	run := t.record(t.a, last, smallben.OutcomeMissed)
 	run.FirstTick, run.Missed = t.at(first), int(last-first)+1
 	return run
 }
 
 // skip makes a tick one that was claimed and not run.
-func (t *tale) skip(l *life, tick float64) *smallben.Run {
+func (t *handmade) skip(l *trace, tick float64) *smallben.Run {
 	t.forget(tick)
 	return t.record(l, tick, smallben.OutcomeSkipped)
 }
 
 // find gives the record of a tick.
-func (t *tale) find(tick float64) *smallben.Run {
+func (t *handmade) find(tick float64) *smallben.Run {
 	i := slices.IndexFunc(t.runs, func(run smallben.Run) bool { return run.Tick.Equal(t.at(tick)) })
 	return &t.runs[i]
 }
 
 // forget takes a tick out of the record and out of the journals.
-func (t *tale) forget(tick float64) {
+func (t *handmade) forget(tick float64) {
 	t.runs = slices.DeleteFunc(t.runs, func(run smallben.Run) bool { return run.Tick.Equal(t.at(tick)) })
-	for _, l := range t.lives {
+	for _, l := range t.traces {
 		l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick == t.at(tick).UnixMicro() })
 	}
 }
 
 // lose makes the run of a tick one that did not come to its end.
-func (t *tale) lose(tick float64) *smallben.Run {
+func (t *handmade) lose(tick float64) *smallben.Run {
 	run := t.find(tick)
 	run.Outcome, run.End = smallben.OutcomeLost, t.at(tick+5)
-	for _, l := range t.lives {
+	for _, l := range t.traces {
 		l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick == run.Tick.UnixMicro() && note.End != "" })
 	}
 	return run
 }
 
 // again makes a second attempt.
-func (t *tale) again(l *life, tick, at float64) *smallben.Run {
+func (t *handmade) again(l *trace, tick, at float64) *smallben.Run {
 	second := *t.find(tick)
 	second.Attempt, second.Outcome, second.Start, second.End = 2, smallben.OutcomeOK, t.at(at), t.at(at+.09)
 	second.Process = l.process()
@@ -1178,7 +1178,7 @@ func (t *tale) again(l *life, tick, at float64) *smallben.Run {
 	return &t.runs[len(t.runs)-1]
 }
 
-func (t *tale) trigger(l *life, at float64) {
+func (t *handmade) trigger(l *trace, at float64) {
 	t.run(l, at).Triggered = true
 	for i := range 2 {
 		l.notes[len(l.notes)-1-i].Triggered = true
@@ -1186,14 +1186,14 @@ func (t *tale) trigger(l *life, at float64) {
 }
 
 // unwrite takes a tick out of the journals.
-func (t *tale) unwrite(tick float64) {
-	for _, l := range t.lives {
+func (t *handmade) unwrite(tick float64) {
+	for _, l := range t.traces {
 		l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick == t.at(tick).UnixMicro() })
 	}
 }
 
 // ends changes when a run ended, by the journal.
-func (t *tale) ends(l *life, tick, at float64) {
+func (t *handmade) ends(l *trace, tick, at float64) {
 	for i := range l.notes {
 		if note := &l.notes[i]; note.Tick == t.at(tick).UnixMicro() && note.End != "" {
 			note.At = t.at(at).UnixMicro()
@@ -1202,13 +1202,13 @@ func (t *tale) ends(l *life, tick, at float64) {
 }
 
 // lasts changes when a run ended.
-func (t *tale) lasts(l *life, tick, to float64) {
+func (t *handmade) lasts(l *trace, tick, to float64) {
 	t.ends(l, tick, to)
 	t.find(tick).End = t.at(to + .01)
 }
 
 // starts changes when a run started.
-func (t *tale) starts(l *life, tick, at float64) {
+func (t *handmade) starts(l *trace, tick, at float64) {
 	run := t.find(tick)
 	run.Start = t.at(at - .01)
 	for i := range l.notes {
@@ -1220,23 +1220,23 @@ func (t *tale) starts(l *life, tick, at float64) {
 }
 
 // dies kills a process. What it would have done after that the other one does.
-func (t *tale) dies(at float64) {
+func (t *handmade) dies(at float64) {
 	t.a.killed, t.a.gone, t.a.closed = t.at(at), t.at(at), time.Time{}
 	t.takeOver(at, 100)
 	for _, operation := range t.operations {
 		if operation.begin.After(t.at(at)) {
-			operation.life = t.b
+			operation.trace = t.b
 		}
 	}
 }
 
 // halts stops a process for a time, in which the other one does what it would.
-func (t *tale) halts(from, to float64) {
+func (t *handmade) halts(from, to float64) {
 	t.a.stopped = []window{t.during(from, to)}
 	t.takeOver(from, to)
 }
 
-func (t *tale) takeOver(from, to float64) {
+func (t *handmade) takeOver(from, to float64) {
 	for i := range t.runs {
 		if run := &t.runs[i]; run.Process == t.a.process() && run.Tick.After(t.at(from)) && run.Tick.Before(t.at(to)) {
 			run.Process = t.b.process()
@@ -1253,13 +1253,13 @@ func (t *tale) takeOver(from, to float64) {
 	})
 }
 
-// newTale is half a minute of a job that runs each second, on two processes in
+// newHandmade is half a minute of a job that runs each second, on two processes in
 // turn, while nothing is wrong.
-func newTale() *tale {
+func newHandmade() *handmade {
 	h := &history{sync: time.Second, deadAfter: 4 * time.Second, calm: 3 * time.Second, policy: smallben.MissedSkip}
-	t := &tale{history: h, a: &life{name: "a", pid: 11}, b: &life{name: "b", pid: 12}}
-	t.lives = []*life{t.a, t.b}
-	for _, l := range t.lives {
+	t := &handmade{history: h, a: &trace{name: "a", pid: 11}, b: &trace{name: "b", pid: 12}}
+	t.traces = []*trace{t.a, t.b}
+	for _, l := range t.traces {
 		l.up, l.closed, l.gone = t.at(-1), t.at(31), t.at(32)
 	}
 	const every = "* * * * * *"
@@ -1289,7 +1289,7 @@ func newTale() *tale {
 	return t
 }
 
-func (t *tale) kinds() (kinds []string) {
+func (t *handmade) kinds() (kinds []string) {
 	for _, v := range t.check() {
 		kinds = append(kinds, v.kind)
 	}
@@ -1298,104 +1298,104 @@ func (t *tale) kinds() (kinds []string) {
 
 func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 	t.Parallel()
-	for name, vary := range map[string]func(t *tale){
-		"as it is": func(*tale) {},
-		"a run is lost with its process": func(t *tale) {
+	for name, vary := range map[string]func(t *handmade){
+		"as it is": func(*handmade) {},
+		"a run is lost with its process": func(t *handmade) {
 			t.dies(10.05)
 			t.lose(10)
 		},
-		"a lost run is run again": func(t *tale) {
+		"a lost run is run again": func(t *handmade) {
 			t.rerunLost = true
 			t.dies(10.05)
 			t.lose(10)
 			t.again(t.b, 10, 15.1)
 		},
-		"a lost run ended after all, when it was run again": func(t *tale) {
+		"a lost run ended after all, when it was run again": func(t *handmade) {
 			t.rerunLost = true
 			t.halts(10.05, 16)
 			t.again(t.b, 10, 15.1)
 		},
-		"a lost run of a job that is paused is not run again": func(t *tale) {
+		"a lost run of a job that is paused is not run again": func(t *handmade) {
 			t.rerunLost = true
 			t.dies(18.05)
 			t.lose(18)
 		},
-		"the journal breaks off before the end": func(t *tale) {
+		"the journal breaks off before the end": func(t *handmade) {
 			t.dies(10.05)
 			t.a.notes = t.a.notes[:len(t.a.notes)-1]
 		},
-		"a pause is acknowledged late": func(t *tale) {
+		"a pause is acknowledged late": func(t *handmade) {
 			t.operations[2].end = t.at(22.5)
 			t.run(t.b, 21)
 			t.run(t.b, 22)
 		},
-		"a pause may have failed": func(t *tale) {
+		"a pause may have failed": func(t *handmade) {
 			t.operations[2].result = drivenUnknown
 			t.run(t.b, 21)
 			t.run(t.b, 23)
 		},
-		"a pause was refused": func(t *tale) {
+		"a pause was refused": func(t *handmade) {
 			t.operations[2].result = drivenRefused
 			for tick := 21.; tick <= 25; tick++ {
 				t.run(t.b, tick)
 			}
 		},
-		"two operations at once, in either order": func(t *tale) {
+		"two operations at once, in either order": func(t *handmade) {
 			t.operate(t.b, 25.22, 25.32, durableOperation{Kind: "pause", IDs: []int64{1}})
 			t.forget(27)
 		},
-		"a missed tick is made up for": func(t *tale) {
+		"a missed tick is made up for": func(t *handmade) {
 			t.policy = smallben.MissedRunOnce
 			t.forget(8)
 			t.miss(8, 8)
 			t.forget(9)
 			t.run(t.b, 9).Missed = 2
 		},
-		"a tick is skipped": func(t *tale) {
+		"a tick is skipped": func(t *handmade) {
 			t.overlap = "skip"
 			t.lasts(t.b, 13, 14.5)
 			t.skip(t.a, 14)
 		},
-		"a run overlaps another that was stopped for long": func(t *tale) {
+		"a run overlaps another that was stopped for long": func(t *handmade) {
 			t.overlap = "skip"
 			t.halts(10.05, 15.5)
 			t.lasts(t.a, 10, 15.8)
 		},
-		"a tick is skipped for a run that another one waits for": func(t *tale) {
+		"a tick is skipped for a run that another one waits for": func(t *handmade) {
 			t.overlap = "delay"
 			t.lasts(t.b, 13, 14.05)
 			t.skip(t.a, 14)
 		},
-		"a triggered run is skipped": func(t *tale) {
+		"a triggered run is skipped": func(t *handmade) {
 			t.overlap = "skip"
 			t.lasts(t.b, 27, 27.7)
 			t.skip(t.b, 27.55).Triggered = true
 		},
-		"a trigger may have failed": func(t *tale) {
+		"a trigger may have failed": func(t *handmade) {
 			t.operations[4].result = drivenUnknown
 			t.forget(27.55)
 		},
-		"triggers overlap": func(t *tale) {
+		"triggers overlap": func(t *handmade) {
 			t.operate(t.b, 27.4, 29, durableOperation{Kind: "trigger", IDs: []int64{1}})
 			t.trigger(t.b, 28.5)
 		},
-		"a group without the job is triggered": func(t *tale) {
+		"a group without the job is triggered": func(t *handmade) {
 			t.operations[2].Kind, t.operations[3].Kind = "delete", "add"
 			t.operations[3].Expression, t.operations[3].Input = "* * * * * *", 2
 			t.rows[1] = jobState{Exists: true, Expression: "* * * * * *", Input: 2, CreatedFrom: t.at(25).Unix(), CreatedTo: t.at(25).Unix()}
 			t.operate(t.b, 22, 22.5, durableOperation{Kind: "trigger", Group: durableGroup(1)})
 		},
-		"a run that ended while the database was away is lost": func(t *tale) {
+		"a run that ended while the database was away is lost": func(t *handmade) {
 			t.rerunLost = true
 			t.outages = append(t.outages, t.during(10.05, 11))
 			t.halts(12, 18)
 			t.again(t.b, 10, 17)
 		},
-		"a tick comes just before a pause": func(t *tale) {
+		"a tick comes just before a pause": func(t *handmade) {
 			t.forget(20)
 			t.miss(20, 20)
 		},
-		"a list tells what an operation came to": func(t *tale) {
+		"a list tells what an operation came to": func(t *handmade) {
 			t.operations[2].result = drivenUnknown
 			seen := t.rows[1]
 			seen.Paused = true
@@ -1404,9 +1404,9 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tale := newTale()
-			vary(tale)
-			assert.Empty(t, tale.kinds(), tale.describeViolations(tale.check(), 1))
+			handmade := newHandmade()
+			vary(handmade)
+			assert.Empty(t, handmade.kinds(), handmade.describeViolations(handmade.check(), 1))
 		})
 	}
 }
@@ -1414,26 +1414,26 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 func TestTheCheckOfDurableRunsReportsEachViolation(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		spoil func(t *tale)
+		spoil func(t *handmade)
 		want  []string
 	}{
-		"a tick starts on two processes": {func(t *tale) { t.note(t.b, t.find(4), 4.03, "") }, []string{startedTwice}},
-		"a tick starts twice on one":     {func(t *tale) { t.note(t.a, t.find(4), 4.03, "") }, []string{startedTwice}},
-		"a second attempt, and none is wanted": {func(t *tale) {
+		"a tick starts on two processes": {func(t *handmade) { t.note(t.b, t.find(4), 4.03, "") }, []string{startedTwice}},
+		"a tick starts twice on one":     {func(t *handmade) { t.note(t.a, t.find(4), 4.03, "") }, []string{startedTwice}},
+		"a second attempt, and none is wanted": {func(t *handmade) {
 			t.dies(10.05)
 			t.lose(10)
 			t.again(t.b, 10, 15.1)
 		}, []string{baselessAttempt}},
-		"a second attempt of a run that went well": {func(t *tale) {
+		"a second attempt of a run that went well": {func(t *handmade) {
 			t.rerunLost = true
 			t.again(t.b, 10, 15.1)
 		}, []string{baselessAttempt}},
-		"a second attempt without a first": {func(t *tale) {
+		"a second attempt without a first": {func(t *handmade) {
 			t.rerunLost = true
 			t.again(t.b, 10, 15.1)
 			t.runs = slices.DeleteFunc(t.runs, func(run smallben.Run) bool { return run.Tick.Equal(t.at(10)) && run.Attempt == 1 })
 		}, []string{baselessAttempt, unrecordedRun}},
-		"a third attempt": {func(t *tale) {
+		"a third attempt": {func(t *handmade) {
 			t.rerunLost = true
 			t.dies(10.05)
 			t.lose(10)
@@ -1443,107 +1443,107 @@ func TestTheCheckOfDurableRunsReportsEachViolation(t *testing.T) {
 				t.b.notes[len(t.b.notes)-1-i].Attempt = 3
 			}
 		}, []string{baselessAttempt}},
-		"a run of a process that lives is lost": {func(t *tale) { t.lose(10) }, []string{baselessLoss}},
-		"a run of a process that was stopped for a moment is lost": {func(t *tale) {
+		"a run of a process that lives is lost": {func(t *handmade) { t.lose(10) }, []string{baselessLoss}},
+		"a run of a process that was stopped for a moment is lost": {func(t *handmade) {
 			t.halts(10.05, 12)
 			t.lose(10)
 		}, []string{baselessLoss}},
-		"a run that came after the stop is lost": {func(t *tale) {
+		"a run that came after the stop is lost": {func(t *handmade) {
 			t.halts(10.05, 16)
 			t.lose(18)
 		}, []string{baselessLoss}},
-		"the end of a lost run is not recorded": {func(t *tale) {
+		"the end of a lost run is not recorded": {func(t *handmade) {
 			t.halts(10.05, 16)
 			t.find(10).Outcome = smallben.OutcomeLost
 		}, []string{otherEnd}},
-		"a lost run is not run again": {func(t *tale) {
+		"a lost run is not run again": {func(t *handmade) {
 			t.rerunLost = true
 			t.dies(10.05)
 			t.lose(10)
 		}, []string{notRunAgain}},
-		"a tick is forgotten":                        {func(t *tale) { t.forget(5) }, []string{noRecord}},
-		"the first tick is forgotten":                {func(t *tale) { t.forget(1) }, []string{noRecord}},
-		"the last tick before a pause is forgotten":  {func(t *tale) { t.forget(20) }, []string{noRecord}},
-		"the first tick after a resume is forgotten": {func(t *tale) { t.forget(26) }, []string{noRecord}},
-		"the last tick is forgotten":                 {func(t *tale) { t.forget(30) }, []string{noRecord}},
-		"a missed tick is forgotten":                 {func(t *tale) { t.forget(9); t.miss(8, 8) }, []string{noRecord}},
-		"a tick is run after a pause":                {func(t *tale) { t.run(t.b, 21) }, []string{notATick}},
-		"a tick is run that came before a resume":    {func(t *tale) { t.run(t.b, 25) }, []string{notATick, lateStart}},
-		"a tick is run after a deletion": {func(t *tale) {
+		"a tick is forgotten":                        {func(t *handmade) { t.forget(5) }, []string{noRecord}},
+		"the first tick is forgotten":                {func(t *handmade) { t.forget(1) }, []string{noRecord}},
+		"the last tick before a pause is forgotten":  {func(t *handmade) { t.forget(20) }, []string{noRecord}},
+		"the first tick after a resume is forgotten": {func(t *handmade) { t.forget(26) }, []string{noRecord}},
+		"the last tick is forgotten":                 {func(t *handmade) { t.forget(30) }, []string{noRecord}},
+		"a missed tick is forgotten":                 {func(t *handmade) { t.forget(9); t.miss(8, 8) }, []string{noRecord}},
+		"a tick is run after a pause":                {func(t *handmade) { t.run(t.b, 21) }, []string{notATick}},
+		"a tick is run that came before a resume":    {func(t *handmade) { t.run(t.b, 25) }, []string{notATick, lateStart}},
+		"a tick is run after a deletion": {func(t *handmade) {
 			t.operations[2].Kind, t.operations[3].Kind = "delete", "add"
 			t.operations[3].Expression, t.operations[3].Input = "* * * * * *", 2
 			t.rows[1] = jobState{Exists: true, Expression: "* * * * * *", Input: 2, CreatedFrom: t.at(25).Unix(), CreatedTo: t.at(25).Unix()}
 			t.run(t.b, 21)
 		}, []string{notATick}},
-		"a tick is run of an expression from before": {func(t *tale) {
+		"a tick is run of an expression from before": {func(t *handmade) {
 			t.operate(t.a, 28.2, 28.3, durableOperation{Kind: "update", IDs: []int64{1}, Expression: "*/2 * * * * *"})
 			row := t.rows[1]
 			row.Expression = "*/2 * * * * *"
 			t.rows[1] = row
 		}, []string{notATick}},
-		"a tick is run that is between ticks":  {func(t *tale) { t.run(t.b, 4.5) }, []string{notATick}},
-		"a tick is recorded as missed in vain": {func(t *tale) { t.miss(22, 22) }, []string{notATick, miscounted}},
-		"a tick is run among missed ones": {func(t *tale) {
+		"a tick is run that is between ticks":  {func(t *handmade) { t.run(t.b, 4.5) }, []string{notATick}},
+		"a tick is recorded as missed in vain": {func(t *handmade) { t.miss(22, 22) }, []string{notATick, miscounted}},
+		"a tick is run among missed ones": {func(t *handmade) {
 			t.calm = 0
 			t.forget(13)
 			t.miss(11, 13)
 		}, []string{missedAndRun}},
-		"a tick is missed twice":         {func(t *tale) { t.calm = 0; t.forget(10); t.miss(9, 10) }, []string{missedAndRun}},
-		"a missed tick starts":           {func(t *tale) { t.note(t.a, t.find(9), 9.02, "") }, []string{unrecordedRun}},
-		"a skipped tick starts":          {func(t *tale) { t.find(12).Outcome = smallben.OutcomeSkipped }, []string{unrecordedRun, needlesslySkipped}},
-		"too few ticks are counted":      {func(t *tale) { t.find(9).Missed = 1 }, []string{miscounted}},
-		"too many ticks are counted":     {func(t *tale) { t.find(9).Missed = 3 }, []string{miscounted}},
-		"a tick is missed without need":  {func(t *tale) { t.forget(14); t.miss(14, 14) }, []string{needlesslyMissed}},
-		"a tick is skipped without need": {func(t *tale) { t.skip(t.a, 14) }, []string{needlesslySkipped}},
-		"a tick is skipped for a run that had ended": {func(t *tale) {
+		"a tick is missed twice":         {func(t *handmade) { t.calm = 0; t.forget(10); t.miss(9, 10) }, []string{missedAndRun}},
+		"a missed tick starts":           {func(t *handmade) { t.note(t.a, t.find(9), 9.02, "") }, []string{unrecordedRun}},
+		"a skipped tick starts":          {func(t *handmade) { t.find(12).Outcome = smallben.OutcomeSkipped }, []string{unrecordedRun, needlesslySkipped}},
+		"too few ticks are counted":      {func(t *handmade) { t.find(9).Missed = 1 }, []string{miscounted}},
+		"too many ticks are counted":     {func(t *handmade) { t.find(9).Missed = 3 }, []string{miscounted}},
+		"a tick is missed without need":  {func(t *handmade) { t.forget(14); t.miss(14, 14) }, []string{needlesslyMissed}},
+		"a tick is skipped without need": {func(t *handmade) { t.skip(t.a, 14) }, []string{needlesslySkipped}},
+		"a tick is skipped for a run that had ended": {func(t *handmade) {
 			t.overlap = "skip"
 			for tick := 10.; tick <= 19; tick++ {
 				t.skip(t.a, tick)
 			}
 		}, []string{needlesslySkipped}},
-		"runs overlap on two processes that delay": {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 10, 11.5) }, []string{overlapping}},
-		"a run makes up for too many ticks":        {func(t *tale) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
-		"a run makes up where none is to":          {func(t *tale) { t.find(10).Missed = 3 }, []string{miscounted}},
-		"a run is not recorded":                    {func(t *tale) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
-		"a run is recorded of another process":     {func(t *tale) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
-		"a run is recorded of no process":          {func(t *tale) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
-		"a run is recorded that did not start":     {func(t *tale) { t.unwrite(12) }, []string{phantomRun}},
-		"a run ended otherwise":                    {func(t *tale) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
-		"a run ended later than recorded":          {func(t *tale) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
-		"a run started before it was recorded":     {func(t *tale) { t.find(4).Start = t.at(4.25) }, []string{otherEnd}},
-		"a run has not ended":                      {func(t *tale) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
-		"runs overlap on two processes":            {func(t *tale) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
-		"runs overlap on one that delays them":     {func(t *tale) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
-		"a run overlaps one that was stopped for a moment": {func(t *tale) {
+		"runs overlap on two processes that delay": {func(t *handmade) { t.overlap = "delay"; t.lasts(t.a, 10, 11.5) }, []string{overlapping}},
+		"a run makes up for too many ticks":        {func(t *handmade) { t.policy = smallben.MissedRunOnce; t.find(10).Missed = 4 }, []string{miscounted}},
+		"a run makes up where none is to":          {func(t *handmade) { t.find(10).Missed = 3 }, []string{miscounted}},
+		"a run is not recorded":                    {func(t *handmade) { t.runs = t.runs[1:]; t.until = t.at(30) }, []string{unrecordedRun, noRecord}},
+		"a run is recorded of another process":     {func(t *handmade) { t.find(4).Process = "host/12/x" }, []string{unrecordedRun}},
+		"a run is recorded of no process":          {func(t *handmade) { t.find(4).Process = "host/13/x" }, []string{unknownProcess}},
+		"a run is recorded that did not start":     {func(t *handmade) { t.unwrite(12) }, []string{phantomRun}},
+		"a run ended otherwise":                    {func(t *handmade) { t.find(4).Outcome = smallben.OutcomeError }, []string{otherEnd}},
+		"a run ended later than recorded":          {func(t *handmade) { t.ends(t.a, 4, 5.5) }, []string{otherEnd}},
+		"a run started before it was recorded":     {func(t *handmade) { t.find(4).Start = t.at(4.25) }, []string{otherEnd}},
+		"a run has not ended":                      {func(t *handmade) { t.find(4).Outcome = smallben.OutcomeRunning }, []string{unfinishedRun}},
+		"runs overlap on two processes":            {func(t *handmade) { t.overlap = "skip"; t.lasts(t.a, 4, 5.5) }, []string{overlapping}},
+		"runs overlap on one that delays them":     {func(t *handmade) { t.overlap = "delay"; t.lasts(t.a, 4, 6.5) }, []string{overlapping}},
+		"a run overlaps one that was stopped for a moment": {func(t *handmade) {
 			t.overlap = "skip"
 			t.halts(10.05, 12)
 			t.lasts(t.a, 10, 12.5)
 		}, []string{overlapping}},
-		"a triggered run is missing":                             {func(t *tale) { t.forget(27.55) }, []string{lostTrigger}},
-		"a triggered run is skipped where runs may overlap":      {func(t *tale) { t.skip(t.b, 27.55).Triggered = true }, []string{lostTrigger, needlesslySkipped}},
-		"a group with the job is triggered, and it does not run": {func(t *tale) { t.operate(t.b, 22, 22.5, durableOperation{Kind: "trigger", Group: durableGroup(1)}) }, []string{lostTrigger}},
-		"one run for two triggers":                               {func(t *tale) { t.operate(t.b, 27.4, 29, t.operations[4].durableOperation) }, []string{lostTrigger}},
-		"a triggered run that nobody asked for":                  {func(t *tale) { t.trigger(t.b, 18.5) }, []string{untriggered}},
-		"a triggered run on another process":                     {func(t *tale) { t.operations[4].life = t.a }, []string{lostTrigger, untriggered}},
-		"a tick from before a pause starts late":                 {func(t *tale) { t.starts(t.a, 20, 24.7) }, []string{lateStart}},
-		"a run has an input from before":                         {func(t *tale) { t.b.notes[len(t.b.notes)-4].Input = 1 }, []string{oldInput}},
-		"a run has an input from after":                          {func(t *tale) { t.a.notes[0].Input = 2 }, []string{oldInput}},
-		"a change is lost":                                       {func(t *tale) { row := t.rows[1]; row.Input = 1; t.rows[1] = row }, []string{otherRow}},
-		"a deletion is lost": {func(t *tale) {
+		"a triggered run is missing":                             {func(t *handmade) { t.forget(27.55) }, []string{lostTrigger}},
+		"a triggered run is skipped where runs may overlap":      {func(t *handmade) { t.skip(t.b, 27.55).Triggered = true }, []string{lostTrigger, needlesslySkipped}},
+		"a group with the job is triggered, and it does not run": {func(t *handmade) { t.operate(t.b, 22, 22.5, durableOperation{Kind: "trigger", Group: durableGroup(1)}) }, []string{lostTrigger}},
+		"one run for two triggers":                               {func(t *handmade) { t.operate(t.b, 27.4, 29, t.operations[4].durableOperation) }, []string{lostTrigger}},
+		"a triggered run that nobody asked for":                  {func(t *handmade) { t.trigger(t.b, 18.5) }, []string{untriggered}},
+		"a triggered run on another process":                     {func(t *handmade) { t.operations[4].trace = t.a }, []string{lostTrigger, untriggered}},
+		"a tick from before a pause starts late":                 {func(t *handmade) { t.starts(t.a, 20, 24.7) }, []string{lateStart}},
+		"a run has an input from before":                         {func(t *handmade) { t.b.notes[len(t.b.notes)-4].Input = 1 }, []string{oldInput}},
+		"a run has an input from after":                          {func(t *handmade) { t.a.notes[0].Input = 2 }, []string{oldInput}},
+		"a change is lost":                                       {func(t *handmade) { row := t.rows[1]; row.Input = 1; t.rows[1] = row }, []string{otherRow}},
+		"a deletion is lost": {func(t *handmade) {
 			t.rows[7] = t.rows[1]
 			t.operate(t.a, 1, 2, durableOperation{Kind: "add", IDs: []int64{7}, Expression: "@daily", Input: 1})
 			t.operate(t.a, 3, 4, durableOperation{Kind: "delete", IDs: []int64{7}})
 		}, []string{otherRow}},
-		"two additions are acknowledged": {func(t *tale) { t.operate(t.b, .25, .35, t.operations[0].durableOperation) }, []string{contradicting}},
-		"a list shows what was not": {func(t *tale) {
+		"two additions are acknowledged": {func(t *handmade) { t.operate(t.b, .25, .35, t.operations[0].durableOperation) }, []string{contradicting}},
+		"a list shows what was not": {func(t *handmade) {
 			t.operate(nil, 12, 12.1, durableOperation{Kind: "list", IDs: []int64{1}}).seen = map[int64]jobState{}
 		}, []string{contradicting}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tale := newTale()
-			test.spoil(tale)
-			assert.ElementsMatch(t, test.want, tale.kinds(), tale.describeViolations(tale.check(), 1))
+			handmade := newHandmade()
+			test.spoil(handmade)
+			assert.ElementsMatch(t, test.want, handmade.kinds(), handmade.describeViolations(handmade.check(), 1))
 		})
 	}
 }

@@ -457,7 +457,7 @@ func hog(d time.Duration) {
 
 // durableProcess is a process as the driver sees it.
 type durableProcess struct {
-	*life                     // guarded by mu until the process is gone; notes are read then
+	*trace                    // guarded by mu until the process is gone; notes are read then
 	application string        // its name for PostgreSQL
 	proxy       *pgtest.Proxy // before PostgreSQL; nil: none
 	cmd         *exec.Cmd
@@ -541,7 +541,7 @@ func (p *durableProcess) listen(stdout io.Reader) {
 	defer p.mu.Unlock()
 	p.gone = time.Now()
 	if killed := !p.killed.IsZero(); killed == (err == nil) || !killed && p.closed.IsZero() {
-		p.failed = fmt.Errorf("%s ended with %v, %s: %s\n%s", p.life, err, p.trouble, last(rest.Bytes(), 2000), last(p.stderr.Bytes(), 50_000))
+		p.failed = fmt.Errorf("%s ended with %v, %s: %s\n%s", p.trace, err, p.trouble, last(rest.Bytes(), 2000), last(p.stderr.Bytes(), 50_000))
 	}
 }
 
@@ -584,7 +584,7 @@ func (d *durableDriver) launchAs(slot int, newer bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := len(d.all) + 1
-	p := &durableProcess{life: &life{name: fmt.Sprintf("%d in slot %d", n, slot), newer: newer},
+	p := &durableProcess{trace: &trace{name: fmt.Sprintf("%d in slot %d", n, slot), newer: newer},
 		application: fmt.Sprintf("durable-%d-%d", d.number, n), ended: make(chan struct{}), pending: make(map[int]chan durableReply)}
 	config := d.config
 	config.Newer = newer
@@ -688,7 +688,7 @@ func (d *durableDriver) operate(random *rand.Rand, operation durableOperation) *
 	if p == nil {
 		return nil
 	}
-	done := &driven{durableOperation: operation, life: p.life, begin: time.Now()}
+	done := &driven{durableOperation: operation, trace: p.trace, begin: time.Now()}
 	reply, err := p.do(operation)
 	done.end = time.Now()
 	switch {
@@ -1012,7 +1012,7 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 	for _, operation := range h.operations {
 		results[operation.result]++
 	}
-	t.Logf("%s, seed %d, %s: %d processes, operations %v, records %v, violations: %d", database, seed, d.config, len(h.lives), results, outcomes, len(violations))
+	t.Logf("%s, seed %d, %s: %d processes, operations %v, records %v, violations: %d", database, seed, d.config, len(h.traces), results, outcomes, len(violations))
 	d.keep(h)
 	if len(violations) > 0 {
 		t.Errorf("seed %d: %s", seed, h.describeViolations(violations, 2))
@@ -1020,7 +1020,7 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 }
 
 // watchExpiry looks, while there is load, whether the database knows each process
-// that lives.
+// that traces.
 func (d *durableDriver) watchExpiry() {
 	reported := make(map[*durableProcess]bool)
 	for ; !d.over.Load(); time.Sleep(100 * time.Millisecond) {
@@ -1040,7 +1040,7 @@ func (d *durableDriver) watchExpiry() {
 			p.mu.Unlock()
 			if undisturbed && !reported[p] && !slices.ContainsFunc(known, func(name string) bool { return p.isNamed(name) }) {
 				reported[p] = true
-				d.expired = append(d.expired, violation{kind: takenForDead, at: now, text: fmt.Sprintf("%s at %s", p.life, clock(now))})
+				d.expired = append(d.expired, violation{kind: takenForDead, at: now, text: fmt.Sprintf("%s at %s", p.trace, clock(now))})
 			}
 		}
 		d.mu.Unlock()
@@ -1070,7 +1070,7 @@ func (p *durableProcess) isUp() string {
 	if !p.up.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%s is not up: %s", p.life, p.trouble)
+	return fmt.Sprintf("%s is not up: %s", p.trace, p.trouble)
 }
 
 // watch fails if a process ended by itself.
@@ -1172,7 +1172,7 @@ func (d *durableDriver) settle() *history {
 		case <-time.After(time.Minute):
 			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 			<-p.ended
-			d.Fatalf("%s does not end: %s", p.life, last(p.stderr.Bytes(), 20_000))
+			d.Fatalf("%s does not end: %s", p.trace, last(p.stderr.Bytes(), 20_000))
 		}
 	}
 	d.watch()
@@ -1200,7 +1200,7 @@ func (d *durableDriver) history(until time.Time) *history {
 	for n, p := range d.all {
 		file, err := os.Open(filepath.Join(d.dir, fmt.Sprintf("journal-%d", n+1)))
 		if errors.Is(err, os.ErrNotExist) {
-			h.lives = append(h.lives, p.life) // killed before it did anything
+			h.traces = append(h.traces, p.trace) // killed before it did anything
 			continue
 		}
 		require.NoError(d, err)
@@ -1211,7 +1211,7 @@ func (d *durableDriver) history(until time.Time) *history {
 				p.notes = append(p.notes, note)
 			}
 		}
-		h.lives = append(h.lives, p.life)
+		h.traces = append(h.traces, p.trace)
 	}
 	var err error
 	h.rows, err = d.see(nil)
@@ -1229,7 +1229,7 @@ func (d *durableDriver) keep(h *history) {
 	}
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "%s\n", d.config)
-	for _, l := range h.lives {
+	for _, l := range h.traces {
 		fmt.Fprintf(&text, "%s: up %s, killed %s, closed %s, gone %s, stopped %v\n", l, clock(l.up), clock(l.killed), clock(l.closed), clock(l.gone), l.stopped)
 	}
 	for _, w := range h.outages {

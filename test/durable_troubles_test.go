@@ -128,7 +128,7 @@ func (t *troubles) crashes() {
 const lockedAfterCut = 6 * time.Second
 
 // forget has the firewall before a process forget its connections, the one before
-// the other processes not. The process lives, and nobody may take it for dead.
+// the other processes not. The process traces, and nobody may take it for dead.
 func (t *troubles) forget() {
 	for n := range t.Forget {
 		slot := t.random.IntN(t.Slots)
