@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -232,34 +231,29 @@ func (t *troubles) roll() {
 // built by skewedBinary.
 const envSkew = "SMALLBEN_TEST_SKEW"
 
-var skewed struct {
-	once   sync.Once
-	binary string
-	err    error
-}
-
 // skewedBinary returns this binary with a clock that envSkew sets: Go reads the
-// time without libc, so nothing but another time.Now can change it.
+// time without libc, so nothing but another time.Now can change it. The first build
+// compiles all that depends on package time.
 func skewedBinary(t testing.TB) string {
 	t.Helper()
-	skewed.once.Do(func() { skewed.binary, skewed.err = buildSkewed() })
-	require.NoError(t, skewed.err)
-	return skewed.binary
+	binary := filepath.Join(t.TempDir(), "skewed.test")
+	require.NoError(t, buildSkewed(binary))
+	return binary
 }
 
-func buildSkewed() (binary string, err error) {
+func buildSkewed(binary string) error {
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
-		return "", fmt.Errorf("go env: %w", err)
+		return fmt.Errorf("go env: %w", err)
 	}
 	original := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
 	source, err := os.ReadFile(original)
 	if err != nil {
-		return "", err
+		return err
 	}
 	const now = "\nfunc Now() Time {\n"
 	if strings.Count(string(source), now) != 1 {
-		return "", fmt.Errorf("%s has no function Now that this test knows", original)
+		return fmt.Errorf("%s has no function Now that this test knows", original)
 	}
 	patched := strings.Replace(string(source), now, `
 var skew = func() (ahead Duration) {
@@ -292,20 +286,21 @@ func unskewedNow() Time {
 	// In a place of its own: where a file is counts for the build cache.
 	dir := filepath.Join(os.TempDir(), "smallben-test-"+strconv.Itoa(os.Getuid()))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
 	file, overlay := filepath.Join(dir, "time.go"), filepath.Join(dir, "overlay.json")
-	binary = filepath.Join(dir, fmt.Sprintf("skewed-%d.test", os.Getpid()))
-	if err := os.WriteFile(file, []byte(patched), 0o600); err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{%q:%q}}`, original, file), 0o600); err != nil {
-		return "", err
+	for path, content := range map[string]string{file: patched, overlay: fmt.Sprintf(`{"Replace":{%q:%q}}`, original, file)} {
+		if there, err := os.ReadFile(path); err == nil && string(there) == content {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			return err
+		}
 	}
 	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // SQLite, which is in C, would be built again
 	if output, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go test -c: %w\n%s", err, output)
+		return fmt.Errorf("go test -c: %w\n%s", err, output)
 	}
-	return binary, nil
+	return nil
 }
