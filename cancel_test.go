@@ -106,3 +106,25 @@ func TestCancelRunsRefusesWhatItCannotDo(t *testing.T) {
 	require.ErrorContains(t, s.CancelRuns(&smallben.CancelRunsOptions{AbandonAfter: -time.Second}), "AbandonAfter is -1s")
 	require.NoError(t, s.CancelRuns(&smallben.CancelRunsOptions{}))
 }
+
+func TestATriggerThatWaitsForARunElsewhereSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		delay := func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true }
+		all := processes(t, newMemoryRecorder(), 2, delay)
+		slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(10 * time.Second) })
+		require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "@yearly", slow)}))
+		pass(3 * time.Second)
+		for i, want := range []smallben.Triggered{{JobID: 1}, {JobID: 1, Waiting: true}, {JobID: 1, Skipped: "the job is still running"}} {
+			report, err := all[i%2].TriggerJobsReport(&smallben.PauseResumeOptions{})
+			require.NoError(t, err)
+			require.Len(t, report, 1)
+			report[0].Tick = time.Time{}
+			assert.Equal(t, want, report[0])
+			pass(time.Second)
+		}
+		pass(20 * time.Second)
+		runs, err := all[0].ListRuns(&smallben.ListRunsOptions{Outcomes: []smallben.Outcome{smallben.OutcomeOK}})
+		require.NoError(t, err)
+		assert.Len(t, runs, 2)
+	})
+}

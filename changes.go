@@ -831,7 +831,9 @@ func (s *SmallBen) triggerJobs(ctx context.Context, options ListJobsOptions, at 
 	begun, report, ok := s.scheduler.trigger(jobs, at, grants)
 	if !ok {
 		for _, grant := range grants {
-			grant.Skip("SmallBen was stopped before it started")
+			if grant != nil {
+				grant.Skip("SmallBen was stopped before it started")
+			}
 		}
 		return nil, nil, errStopped
 	}

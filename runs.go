@@ -813,7 +813,7 @@ func (h *ledgerHost) entry(grant *ledger.Grant) (*entry, error) {
 }
 
 // claimTriggered claims a run of each job at once, for TriggerJobs. The map has
-// those that are to run, by job.
+// those that are to run, by job, and nil for those that wait for another run.
 func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*ledger.Grant, error) {
 	if s.record == nil {
 		return nil, nil
@@ -828,7 +828,7 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).recorded(
 			ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro()})
 	}
-	won, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
+	won, delayed, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
 		return fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), id)
 	})
 	if err != nil {
@@ -837,6 +837,9 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 	grants := make(map[int64]*ledger.Grant, len(won))
 	for _, grant := range won {
 		grants[grant.JobID] = grant
+	}
+	for _, id := range delayed {
+		grants[id] = nil
 	}
 	return grants, nil
 }

@@ -612,10 +612,16 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 		}
 		at := at
 		if s.recorded {
-			if at.grant = grants[e.id]; at.grant == nil {
-				report = append(report, Triggered{JobID: e.id, Tick: at.at, Skipped: stillRunning}) // elsewhere
+			grant, claimed := grants[e.id]
+			switch {
+			case !claimed: // it runs elsewhere
+				report = append(report, Triggered{JobID: e.id, Tick: at.at, Skipped: stillRunning})
+				continue
+			case grant == nil:
+				report = append(report, Triggered{JobID: e.id, Tick: at.at, Waiting: true})
 				continue
 			}
+			at.grant = grant
 			at.at = at.grant.Tick.In(s.location)
 		}
 		one := Triggered{JobID: e.id, Tick: at.at}

@@ -433,10 +433,10 @@ func (c *claims) refresh(stale []*Grant) {
 	}))
 }
 
-// Trigger claims a run of each job at once. It returns those to start; those of
-// jobs that run may be skipped or wait. If it returns an error, nothing runs.
+// Trigger claims a run of each job at once. It returns those to start, and the ids
+// of jobs whose runs wait; those of other jobs that run are skipped. If it returns an error, nothing runs.
 // gone is the error for a job that has no row.
-func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error) (won []*Grant, err error) {
+func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error) (won []*Grant, delayed []int64, err error) {
 	c := s.claims
 	undo := func(reason string) {
 		for _, g := range won {
@@ -449,7 +449,7 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 		grants, results, taken, err := c.claimTriggered(pending, tick)
 		if err != nil {
 			undo("another run of the same call could not be claimed")
-			return nil, err
+			return nil, nil, err
 		}
 		for i, g := range grants {
 			switch results[i] {
@@ -460,6 +460,7 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 			case Overlapped:
 				s.host.Overlapped(g.JobID, g.Tick)
 			case Delayed:
+				delayed = append(delayed, g.JobID)
 			case Taken:
 				taken = append(taken, pending[slices.IndexFunc(pending, func(job Job) bool { return job.ID == g.JobID })])
 			default:
@@ -469,11 +470,11 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 		}
 		if err != nil {
 			undo("another job of the same call was deleted meanwhile")
-			return nil, err
+			return nil, nil, err
 		}
 		pending = taken
 	}
-	return won, nil
+	return won, delayed, nil
 }
 
 // claimTriggered claims a triggered run of each job. taken are the jobs of which the
