@@ -170,3 +170,31 @@ func TestAContextLeavesOutNoMethodOfARepositoryThatEmbedsOurs(t *testing.T) {
 		require.Equal(t, int64(1), repository.pauses.Load())
 	})
 }
+
+// An operator's session may hold a lock on the row of one job.
+func TestALockOnOneRowHoldsUpNoChangeOfOthers(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	a := testkit.Create(t, db.open(t), recordingConfig())
+	b := testkit.Create(t, db.open(t), recordingConfig())
+	require.NoError(t, a.AddJobs([]smallben.Job{job(1, "@yearly", idle()), job(2, "@yearly", idle())}))
+	tx, err := db.pool.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("UPDATE jobs SET group_id = group_id WHERE id = 1")
+	require.NoError(t, err)
+	paused := make(chan error, 1)
+	go func() { paused <- a.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}) }()
+	for waiting := "0"; waiting == "0"; time.Sleep(time.Millisecond) {
+		waiting = db.strings(t, "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = current_schema() AND wait_event_type = 'Lock'")[0]
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	input := map[string]any{"a": 1}
+	require.NoError(t, b.UpdateJobsContext(ctx, []smallben.UpdateOption{{JobID: 2, JobOtherInputs: &input}}))
+	require.NoError(t, b.PauseJobsContext(ctx, &smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+	require.NoError(t, b.AddJobsContext(ctx, []smallben.Job{job(3, "@yearly", idle())}))
+	require.NoError(t, b.DeleteJobsContext(ctx, &smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{3}}}))
+	require.Empty(t, paused, "it waits")
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, <-paused)
+}

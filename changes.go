@@ -18,6 +18,7 @@ import (
 // change is one change of jobs: what it is about, and what came of it.
 type change struct {
 	*call
+	lock     *ListJobsOptions          // which rows it will look at, if it knows
 	ids      []int64                   // of the jobs, as soon as they are known
 	written  bool                      // a write was tried
 	revision int64                     // in the record of runs, if there is one
@@ -57,7 +58,13 @@ func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err er
 		if err := c.await(s.record.open); err != nil {
 			return err
 		}
-		c.revision, err = s.record.ledger.ChangeIn(c.store, func(tx ledger.Tx) error {
+		store := c.store
+		if locker, ok := store.(interface {
+			locking(options ListJobsOptions) runStore
+		}); ok && c.lock != nil {
+			store = locker.locking(*c.lock)
+		}
+		c.revision, err = s.record.ledger.ChangeIn(store, func(tx ledger.Tx) error {
 			c.now = tx.Now()
 			return write(tx.(changeTx))
 		})
@@ -109,6 +116,7 @@ func (s *SmallBen) look(repository Repository, c *change, options ListJobsOption
 // are recorded: GobDecode is code of the user, and locks of the database are not to
 // wait for it.
 func (s *SmallBen) lookAhead(c *change, options ListJobsOptions) error {
+	c.lock = &options
 	if s.record == nil {
 		return nil
 	}
@@ -278,7 +286,7 @@ func (s *SmallBen) deleteJobs(ctx context.Context, options ListJobsOptions) ([]i
 		return nil, err
 	}
 	defer s.leave(call)
-	c := change{call: call}
+	c := change{call: call, lock: &options}
 	err = s.change(&c, func(tx Repository) error {
 		if _, err := s.look(tx, &c, options); err != nil {
 			return err
@@ -335,7 +343,7 @@ func (s *SmallBen) pauseJobs(ctx context.Context, options ListJobsOptions) ([]in
 		return nil, err
 	}
 	defer s.leave(call)
-	c := change{call: call}
+	c := change{call: call, lock: &options}
 	var rows []RawJob
 	err = s.change(&c, func(tx Repository) (err error) {
 		if rows, err = s.look(tx, &c, options); err != nil {

@@ -15,12 +15,31 @@ import (
 type gormRuns struct {
 	*ledgersql.Store
 	repository *RepositoryGorm
+	// lock are the jobs that a Change locks before it takes the record for itself:
+	// a row that somebody else has locked holds up no change of other rows. Nil
+	// means none.
+	lock *ListJobsOptions
+}
+
+// locking is the record whose Change locks jobs first.
+func (g gormRuns) locking(options ListJobsOptions) runStore {
+	g.lock = &options
+	return g
+}
+
+// lockJobs locks the rows in the order of their ids.
+func (g gormRuns) lockJobs(tx *sqltx.Tx) error {
+	if g.lock == nil || tx.Kind() != sqltx.Postgres {
+		return nil
+	}
+	text, args := selection(tx.Kind(), selected{ListJobsOptions: *g.lock}, "SELECT id FROM {jobs}")
+	return tx.Each(text+" FOR UPDATE", args, func(*sql.Rows) error { return nil })
 }
 
 var _ runStore = gormRuns{}
 
 // runStore is how a SmallBen finds the record, also where a RepositoryGorm is embedded.
-func (r *RepositoryGorm) runStore() runStore { return gormRuns{r.runs, r} }
+func (r *RepositoryGorm) runStore() runStore { return gormRuns{Store: r.runs, repository: r} }
 
 func newRunStore(r *RepositoryGorm, skipMigration bool) *ledgersql.Store {
 	return ledgersql.New(r.db, ledgersql.Options{
@@ -43,7 +62,7 @@ var _ changeTx = (*recordTx)(nil)
 
 // Change implements ledger.Store.
 func (g gormRuns) Change(change func(tx ledger.Tx) error) (int64, error) {
-	return g.ChangeSQL("change the record", func(tx *ledgersql.Tx) error {
+	return g.ChangeSQL("change the record", g.lockJobs, func(tx *ledgersql.Tx) error {
 		inside := *g.repository
 		inside.tx, inside.db = tx, g.repository.db.In(tx.SQL())
 		return change(&recordTx{&inside, &inside, tx})

@@ -389,11 +389,12 @@ func finish(on statements, process string, ends []ledger.End) error {
 
 // Change implements ledger.Store.
 func (s *Store) Change(change func(tx ledger.Tx) error) (int64, error) {
-	return s.ChangeSQL("change the record", func(tx *Tx) error { return change(tx) })
+	return s.ChangeSQL("change the record", nil, func(tx *Tx) error { return change(tx) })
 }
 
-// ChangeSQL is Change for those who run statements of their own in the transaction.
-func (s *Store) ChangeSQL(op string, change func(tx *Tx) error) (revision int64, err error) {
+// ChangeSQL is Change for those who run statements of their own in the transaction. Lock,
+// if it is not nil, comes first: while it waits, other changes go on.
+func (s *Store) ChangeSQL(op string, lock func(tx *sqltx.Tx) error, change func(tx *Tx) error) (revision int64, err error) {
 	if err := s.supported(op); err != nil {
 		return 0, err
 	}
@@ -403,7 +404,12 @@ func (s *Store) ChangeSQL(op string, change func(tx *Tx) error) (revision int64,
 	defer cancel()
 	err = s.writer().WriteOnce(ctx, op, func(tx *sqltx.Tx) error {
 		on := statements{tx}
-		// The first statement: who has written the row has the record to itself.
+		if lock != nil {
+			if err := lock(tx); err != nil {
+				return err
+			}
+		}
+		// From here on this change has the record to itself.
 		var now *int64
 		err := on.row("UPDATE {smallben_ledger} SET revision = revision + 1, tokens = substr(CAST($1 AS text) || tokens, 1, CAST($2 AS int)) RETURNING revision, {clock}",
 			[]any{token, tokensKept * tokenLength}, &revision, &now)
@@ -487,7 +493,7 @@ func (s *Store) Compare() error {
 	if err != nil || !differ {
 		return err
 	}
-	_, err = s.ChangeSQL(op, func(tx *Tx) error {
+	_, err = s.ChangeSQL(op, nil, func(tx *Tx) error {
 		if err := tx.exec(compareStates, tx.revision, tx.now.UnixMicro()); err != nil {
 			return err
 		}
