@@ -64,7 +64,7 @@ func (s *Store) TakeOutbox() (begun []ledger.Watermark, err error) {
 	if err != nil || !arrived {
 		return nil, err
 	}
-	_, err = s.ChangeSQL(op, func(tx *Tx) error {
+	_, err = s.ChangeSQL(op, nil, func(tx *Tx) error {
 		begun, err = tx.takeOutbox()
 		return err
 	})
