@@ -175,7 +175,9 @@ func (t tick) skip(reason string) {
 // fire asks for the claim of a tick, if runs are recorded, and else runs it.
 func (e *entry) fire(at time.Time) {
 	if record := e.session.ledger; record != nil {
-		record.Ask(e.recorded(), at)
+		if record.Concerns(e.id) {
+			record.Ask(e.recorded(), at)
+		}
 		return
 	}
 	e.session.scheduler.fireAndExecute(e, tick{at: at})

@@ -18,6 +18,7 @@ type owners struct {
 
 	mu     sync.Mutex // guards recent, for moments
 	recent []recentChange
+	some   atomic.Bool // there are recent changes
 }
 
 // recentChange is a change of this process that others may not have followed yet: until
@@ -34,16 +35,18 @@ func (o *owners) changed(revision int64, until time.Time) {
 	now := time.Now()
 	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
 	o.recent = append(o.recent, recentChange{revision, until})
+	o.some.Store(true)
 }
 
 func (o *owners) changedLately(revision int64) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.recent) == 0 {
+	if !o.some.Load() {
 		return false
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	now := time.Now()
 	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
+	o.some.Store(len(o.recent) > 0)
 	return slices.ContainsFunc(o.recent, func(c recentChange) bool { return c.revision == revision })
 }
 

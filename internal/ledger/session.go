@@ -212,6 +212,12 @@ func within(giveUp <-chan struct{}, wait func()) bool {
 	}
 }
 
+// Concerns reports whether Ask may have something to do for a job. It is for those who
+// spare themselves to describe the job: most ticks are others'.
+func (s *Session) Concerns(jobID int64) bool {
+	return s.owners.some.Load() || s.owners.rank(jobID) != none
+}
+
 // Ask asks for the run of a tick that has come, in the background. The job is as it
 // was when it was armed.
 func (s *Session) Ask(job Job, tick time.Time) {
