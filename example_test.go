@@ -855,3 +855,96 @@ func ExampleUpdateOption_Valid() {
 	fmt.Println(option.Valid())
 	// Output: job 1: invalid job: expression "@every 1ms": the duration is under one second
 }
+
+// Delivery is a job that may fail.
+type Delivery struct{ Endpoint string }
+
+// RunOptions implements smallben.ConfiguredJob.
+func (d *Delivery) RunOptions() smallben.RunOptions {
+	return smallben.RunOptions{
+		Overlap:      smallben.OverlapSkip,   // one at a time
+		Timeout:      time.Minute,            // of the context of each attempt
+		Missed:       smallben.MissedRunOnce, // if runs are recorded
+		MissedWithin: 3 * time.Hour,          // and not older than that
+		Attempts:     5,                      // the first one included
+		Backoff:      10 * time.Millisecond,  // then twice as long each time
+		MaxBackoff:   time.Hour,              // at most
+	}
+}
+
+// Run implements smallben.CronJob. RunContext is called in its place.
+func (d *Delivery) Run(smallben.CronJobInput) {}
+
+// RunContext implements smallben.ContextJob.
+func (d *Delivery) RunContext(_ context.Context, input smallben.CronJobInput) error {
+	switch {
+	case d.Endpoint == "gone":
+		fmt.Println("attempt", input.Attempt, "is the last")
+		return smallben.Permanent(errors.New("410 Gone"))
+	case input.Attempt < 3:
+		fmt.Println("attempt", input.Attempt, "fails")
+		return errors.New("503 Service Unavailable")
+	}
+	fmt.Println("attempt", input.Attempt, "succeeds")
+	delivered <- struct{}{}
+	return nil
+}
+
+var delivered = make(chan struct{}, 1)
+
+func ExampleConfiguredJob() {
+	gob.Register(&Delivery{})
+	scheduler, end := start()
+	defer end()
+	err := scheduler.AddJobs([]smallben.Job{{ID: 1, CronExpression: "@yearly", Job: &Delivery{Endpoint: "https://example.com"}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{}); err != nil {
+		log.Fatal(err)
+	}
+	<-delivered
+	// Output:
+	// attempt 1 fails
+	// attempt 2 fails
+	// attempt 3 succeeds
+}
+
+func ExamplePermanent() {
+	gob.Register(&Delivery{})
+	scheduler, end := start()
+	err := scheduler.AddJobs([]smallben.Job{{ID: 1, CronExpression: "@yearly", Job: &Delivery{Endpoint: "gone"}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := scheduler.TriggerJobs(&smallben.PauseResumeOptions{}); err != nil {
+		log.Fatal(err)
+	}
+	end()
+	// Output:
+	// attempt 1 is the last
+}
+
+// A listed job tells what holds for it: its own options, or what Config says.
+func ExampleJob_RunOptions() {
+	gob.Register(&Delivery{})
+	scheduler, end := start()
+	defer end()
+	err := scheduler.AddJobs([]smallben.Job{
+		{ID: 1, CronExpression: "@yearly", Job: &Delivery{Endpoint: "https://example.com"}},
+		{ID: 2, CronExpression: "@yearly", Job: &Reminder{Text: "stand up"}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	jobs, err := scheduler.ListJobs(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, job := range jobs {
+		fmt.Println(job.RunOptions())
+	}
+	// Output:
+	// overlap skip, timeout 1m0s, missed run once, missed within 3h0m0s, 5 attempts, backoff 10ms, backoff at most 1h0m0s
+	// overlap allow, no timeout, missed skip, 1 attempt, backoff 10s, backoff at most 1h0m0s
+}

@@ -71,13 +71,16 @@ type job struct {
 // runs are recorded, and of this process if not.
 type storedJob struct {
 	job
-	Report    *Report   `json:"report,omitempty"` // the service's own job
-	Paused    bool      `json:"paused"`
-	Running   bool      `json:"running"`
-	NextRun   time.Time `json:"next_run,omitzero"`
-	LastRun   *jobRun   `json:"last_run,omitempty"`
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
+	Report  *Report   `json:"report,omitempty"` // the service's own job
+	Policy  string    `json:"policy,omitempty"` // of a job that has one of its own
+	Paused  bool      `json:"paused"`
+	Running bool      `json:"running"`
+	NextRun time.Time `json:"next_run,omitzero"`
+	LastRun *jobRun   `json:"last_run,omitempty"`
+	// NextAttempt is what waits in this process, if runs are not recorded.
+	NextAttempt *jobRun   `json:"next_attempt,omitempty"`
+	CreatedAt   time.Time `json:"created_at"`
+	UpdatedAt   time.Time `json:"updated_at"`
 }
 
 func (a *api) create(w http.ResponseWriter, r *http.Request) error {
@@ -180,9 +183,13 @@ func stored(j *smallben.Job) storedJob {
 	case *Log:
 		out.Log = task
 	case *Webhook:
-		out.Webhook = task
+		out.Webhook, out.Policy = task, j.RunOptions().String()
 	case *Report:
 		out.Report = task
+	}
+	if waiting := j.NextAttempt(); waiting.Attempt > 0 {
+		next := recordedRun(&waiting)
+		out.NextAttempt = &next
 	}
 	if last, ok := lastRun(j); ok {
 		out.LastRun = &last

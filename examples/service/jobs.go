@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/gob"
@@ -46,10 +47,25 @@ func (l *Log) validate() error {
 	return nil
 }
 
-// Webhook sends a POST request to a URL. A request that fails is not repeated
-// before the next tick. It is a smallben.ContextJob.
+// Webhook sends a POST request to a URL. A request that fails is sent again. It is a
+// smallben.ContextJob and a smallben.ConfiguredJob.
 type Webhook struct {
 	URL string `json:"url"`
+	// Attempts is how often a request is sent; zero means 5. BackoffSeconds is the
+	// time before the second attempt; zero means 10.
+	Attempts       int `json:"attempts,omitempty"`
+	BackoffSeconds int `json:"backoff_seconds,omitempty"`
+}
+
+// webhookAttempts is how often a request is sent, unless the job says.
+const webhookAttempts = 5
+
+// RunOptions implements smallben.ConfiguredJob.
+func (h *Webhook) RunOptions() smallben.RunOptions {
+	return smallben.RunOptions{
+		Attempts: cmp.Or(h.Attempts, webhookAttempts),
+		Backoff:  time.Duration(h.BackoffSeconds) * time.Second,
+	}
 }
 
 // delivery is the body of a webhook's request.
@@ -59,6 +75,7 @@ type delivery struct {
 	SuperGroupID int64           `json:"super_group_id"`
 	ScheduledAt  time.Time       `json:"scheduled_at"`
 	Triggered    bool            `json:"triggered"`
+	Attempt      int             `json:"attempt"`
 	Input        json.RawMessage `json:"input"`
 }
 
@@ -74,6 +91,7 @@ func (h *Webhook) RunContext(ctx context.Context, in smallben.CronJobInput) erro
 		SuperGroupID: in.SuperGroupID,
 		ScheduledAt:  in.ScheduledAt.UTC(),
 		Triggered:    in.Triggered,
+		Attempt:      in.Attempt,
 	}
 	// Decode gives the input as it is stored: OtherInputs would round large numbers.
 	if err := in.Decode(&body.Input); err != nil {
@@ -99,6 +117,9 @@ func (h *Webhook) RunContext(ctx context.Context, in smallben.CronJobInput) erro
 	defer response.Body.Close()
 	// What is read to its end leaves a connection that can be used again.
 	_, _ = io.CopyN(io.Discard, response.Body, 64<<10)
+	if response.StatusCode == http.StatusGone {
+		return smallben.Permanent(fmt.Errorf("the answer was %s", response.Status))
+	}
 	if response.StatusCode/100 != 2 {
 		return fmt.Errorf("the answer was %s", response.Status)
 	}

@@ -399,16 +399,21 @@ func TestTheServiceHasItsOwnJobAtEveryStart(t *testing.T) {
 	})
 }
 
-func TestTheSessionOfTheREADMEWorksWhenPasted(t *testing.T) {
+func TestTheSessionsOfTheREADMEWorkWhenPasted(t *testing.T) {
 	t.Parallel()
-	commands, prints := readmeSession(t, 0)
-	const documented = "http://127.0.0.1:8080"
-	s := startService(t, filepath.Join(t.TempDir(), "service.db"), "-report", "@daily")
-	session := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(commands, documented, s.url))
-	printed, err := session.CombinedOutput()
-	require.NoError(t, err, string(printed))
-	require.Equal(t, prints, dotted(strings.ReplaceAll(string(printed), s.url, documented)))
-	s.terminate()
+	for n, name := range []string{"the API", "an endpoint that fails"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			commands, prints := readmeSession(t, n)
+			const documented = "http://127.0.0.1:8080"
+			s := startService(t, filepath.Join(t.TempDir(), "service.db"), "-report", "@daily")
+			session := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(commands, documented, s.url))
+			printed, err := session.CombinedOutput()
+			require.NoError(t, err, string(printed))
+			require.Equal(t, prints, dotted(strings.ReplaceAll(string(printed), s.url, documented)))
+			s.terminate()
+		})
+	}
 }
 
 // readmeSession returns the commands of a session in README.md and what they print.
@@ -425,7 +430,7 @@ func readmeSession(t *testing.T, n int) (commands, prints string) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	blocks := regexp.MustCompile("(?s)```(?:sh|text)\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.Len(t, blocks, 4, "of each session the commands, and what they print")
+	require.Len(t, blocks, 6, "of each session the commands, and what they print")
 	return blocks[2*n][1], blocks[2*n+1][1]
 }
 

@@ -91,7 +91,7 @@ func TestThreeReplicasRunEachTickOnceAndFollowEachOther(t *testing.T) {
 // TestTheReplicasOfTheREADMEWorkWhenPasted starts them as README.md says.
 func TestTheReplicasOfTheREADMEWorkWhenPasted(t *testing.T) {
 	t.Parallel()
-	commands, prints := readmeSession(t, 1)
+	commands, prints := readmeSession(t, 2)
 	dsn := pgtest.DSN(t)
 	if os.Getenv("SMALLBEN_POSTGRES_DSN") == "" {
 		dsn = "" // the script starts a server of its own
@@ -196,7 +196,7 @@ func TestRunsAreFoundByJobOutcomeAndTime(t *testing.T) {
 		hook := newLedger(t)
 		s := startService(t, dsn)
 		for id, url := range []string{hook.url, "http://127.0.0.1:1/"} {
-			s.expect("POST", "/jobs", fmt.Sprintf(`{"id": %d, "group_id": %d, "super_group_id": 70, "cron_expression": "@yearly", "webhook": {"url": %q}}`,
+			s.expect("POST", "/jobs", fmt.Sprintf(`{"id": %d, "group_id": %d, "super_group_id": 70, "cron_expression": "@yearly", "webhook": {"url": %q, "attempts": 1}}`,
 				id+1, id+7, url), http.StatusCreated)
 		}
 		require.Empty(t, s.runs(""))

@@ -20,6 +20,7 @@ type jobRun struct {
 	Process   string           `json:"process,omitempty"`
 	Triggered bool             `json:"triggered"`
 	Attempt   int              `json:"attempt,omitempty"`
+	Due       time.Time        `json:"due,omitzero"` // of a run that waits
 	Start     time.Time        `json:"start,omitzero"`
 	Late      float64          `json:"late_seconds"`
 	Seconds   float64          `json:"duration_seconds"`
@@ -51,6 +52,8 @@ func recordedRun(run *smallben.Run) jobRun {
 	case smallben.OutcomeMissed:
 		out.FirstTick = run.FirstTick.UTC()
 	case smallben.OutcomeSkipped:
+	case smallben.OutcomeWaiting:
+		out.Due = run.Due.UTC()
 	case smallben.OutcomeRunning, smallben.OutcomeLost: // its end is when that was found out
 		out.Start = run.Start.UTC()
 	default:
@@ -92,7 +95,7 @@ func (a *api) runs(w http.ResponseWriter, r *http.Request) error {
 // outcomes are what a recorded run may be found by.
 var outcomes = []smallben.Outcome{
 	smallben.OutcomeOK, smallben.OutcomeError, smallben.OutcomePanic, smallben.OutcomeTimeout,
-	smallben.OutcomeRunning, smallben.OutcomeLost, smallben.OutcomeSkipped, smallben.OutcomeMissed,
+	smallben.OutcomeRunning, smallben.OutcomeLost, smallben.OutcomeSkipped, smallben.OutcomeMissed, smallben.OutcomeWaiting,
 }
 
 // parseRunsFilter reads which runs are wanted, as parseFilter does for jobs.
