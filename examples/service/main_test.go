@@ -353,8 +353,8 @@ func TestARunOnRequestIsOneOfManyAndShowsInTheList(t *testing.T) {
 			require.Equal(t, 7*24*time.Hour, next.Next[1].Sub(next.Next[0]), path)
 		}
 		metrics := string(s.expect("GET", "/metrics", "", http.StatusOK))
-		require.Contains(t, metrics, `smallben_runs_total{job_type="*main.Webhook",outcome="ok"} 1`)
-		require.Contains(t, metrics, `smallben_runs_total{job_type="*main.Webhook",outcome="error"} 1`)
+		require.Contains(t, metrics, `smallben_runs_total{job_type="webhook",outcome="ok"} 1`)
+		require.Contains(t, metrics, `smallben_runs_total{job_type="webhook",outcome="error"} 1`)
 		s.terminate()
 		require.Regexp(t, `"msg":"run ended".*"trace":"[0-9a-f]{32}"`, s.said.String())
 	})

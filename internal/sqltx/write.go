@@ -54,7 +54,7 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 		session := db.session(ctx, tx)
 		if db.kind == Postgres {
 			var set string
-			err = session.Row("SELECT concat("+db.settings+")", nil, &set)
+			err = session.first("SELECT concat("+db.settings+")", &set)
 		}
 		if err == nil {
 			err = use(session)
@@ -198,13 +198,20 @@ func (tx *Tx) begin() error {
 	}
 	var micros int64
 	var readOnly, set string
-	err := tx.Row("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only'), concat("+tx.db.settings+")",
-		nil, &tx.xid, &micros, &readOnly, &set)
+	err := tx.first("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only'), concat("+tx.db.settings+")",
+		&tx.xid, &micros, &readOnly, &set)
 	if err == nil && readOnly == "on" {
 		err = errReadOnly
 	}
 	tx.now = time.UnixMicro(micros).UTC()
 	return err
+}
+
+// first scans the row of the query that opens a transaction. GORM's logger and plugins
+// see no more of it than of BEGIN and COMMIT.
+func (tx *Tx) first(text string, dest ...any) error {
+	statement := tx.gorm.Statement
+	return statement.ConnPool.QueryRowContext(statement.Context, tx.db.names.words.Replace(text)).Scan(dest...)
 }
 
 // WithSettings is the DB with further settings of each transaction on PostgreSQL,
