@@ -422,8 +422,8 @@ func (o durableOperation) call(s *smallben.SmallBen) (seen map[int64]jobState, e
 		return nil, s.UpdateJobs(updates)
 	case "list":
 		jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: o.IDs})
-		if err != nil && !errors.Is(err, s.ErrorTypeIfMismatchCount()) {
-			return nil, err
+		if err != nil && (errors.Is(err, smallben.ErrUndecodable) || !errors.Is(err, s.ErrorTypeIfMismatchCount())) {
+			return nil, err // of a row that does not decode it is not known what it holds
 		}
 		seen = make(map[int64]jobState)
 		for i := range jobs {
