@@ -87,7 +87,7 @@ func benchStarted(b *testing.B, repository benchRepository, pageSize int) *Small
 // benchEntries are what the scheduler is given for jobs.
 func benchEntries(b *testing.B, s *SmallBen, from, n int) []*entry {
 	b.Helper()
-	built, err := s.build(benchJobs(from, n))
+	built, err := s.build(benchJobs(from, n), false)
 	require.NoError(b, err)
 	entries := make([]*entry, n)
 	for i := range built {

@@ -189,7 +189,7 @@ func (s *SmallBen) AddJobsContext(ctx context.Context, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
-	built, err := s.build(jobs)
+	built, err := s.build(jobs, false)
 	if err != nil {
 		return wrap("add", err)
 	}
@@ -201,8 +201,8 @@ func (s *SmallBen) AddJobsContext(ctx context.Context, jobs []Job) error {
 }
 
 // build validates and encodes the jobs, which runs code of the user: no lock is
-// held.
-func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
+// held. An @at that is past is refused unless it may be stored already.
+func (s *SmallBen) build(jobs []Job, stored bool) ([]JobWithSchedule, error) {
 	createdAt := s.now()
 	built := make([]JobWithSchedule, 0, len(jobs))
 	var refused []error
@@ -212,6 +212,9 @@ func (s *SmallBen) build(jobs []Job) ([]JobWithSchedule, error) {
 			refused = append(refused, jobErrorf(jobs[i].ID, "%w: the id stands twice in the batch", ErrJobExists))
 		}
 		job, err := jobs[i].build(s.rules, createdAt)
+		if err == nil && !stored {
+			err = job.past
+		}
 		if err != nil {
 			refused = append(refused, err)
 			continue
@@ -599,7 +602,8 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 // service may call this at each start with the jobs it wants to have. A row that
 // does not decode is replaced. Jobs that are not named stay as they are.
 //
-// Its error is that of AddJobs, except that an id may be stored. To replace
+// Its error is that of AddJobs, except that an id may be stored, and an @at be past
+// that its row has already. To replace
 // anything it needs a repository that is an Upserter. As with AddJobs, Run is
 // called on the values given here.
 func (s *SmallBen) UpsertJobs(jobs []Job) error {
@@ -611,7 +615,7 @@ func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
-	built, err := s.build(jobs)
+	built, err := s.build(jobs, true)
 	if err != nil {
 		return wrap("upsert", err)
 	}
@@ -691,8 +695,13 @@ func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertPa
 	for i := range rows {
 		stored[rows[i].ID] = &rows[i]
 	}
+	var refused []error
 	for i := range jobs {
 		row, ok := stored[jobs[i].rawJob.ID]
+		if past := jobs[i].past; past != nil && (!ok || row.CronExpression != jobs[i].rawJob.CronExpression) {
+			refused = append(refused, past)
+			continue
+		}
 		if !ok {
 			parts.add = append(parts.add, jobs[i])
 			continue
@@ -713,7 +722,7 @@ func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertPa
 			parts.rescheduled = append(parts.rescheduled, row.ID)
 		}
 	}
-	return parts, nil
+	return parts, join(refused)
 }
 
 // errNothingToWrite ends a change that has nothing to write.

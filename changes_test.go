@@ -24,6 +24,7 @@ import (
 	"github.com/nbena/smallben/internal/faultsql"
 	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
+	"github.com/nbena/smallben/smallbentest"
 )
 
 type unregistered struct{ N int }
@@ -1024,4 +1025,33 @@ func TestEachRowIsKnownWhateverOthersDoWhileStartLoads(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestAnUpsertKeepsAJobWhoseTimeIsPast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := smallbentest.NewMemoryRepository()
+		s := started(t, repository, smallben.SchedulerConfig{})
+		at := func(in time.Duration) string {
+			return "@at " + time.Now().Add(in).UTC().Format(time.RFC3339)
+		}
+		soon, runs := at(time.Minute), newRecorder()
+		require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, soon, runs)}))
+		pass(2 * time.Minute)
+		require.Equal(t, 1, runs.count())
+
+		// As at each start.
+		require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, soon, runs), job(2, "@daily", idle())}))
+		changed := job(1, soon, runs)
+		changed.GroupID = 7
+		require.NoError(t, s.UpsertJobs([]smallben.Job{changed}))
+
+		before := list(t, repository)
+		err := s.UpsertJobs([]smallben.Job{job(1, at(-time.Second), runs), job(2, "@hourly", idle()), job(3, soon, idle())})
+		assert.Equal(t, []int64{1, 3}, jobErrors(t, errors.Unwrap(err), smallben.ErrInvalidJob))
+		require.ErrorContains(t, err, "the time is past")
+		require.ErrorIs(t, s.AddJobs([]smallben.Job{job(5, soon, idle())}), smallben.ErrInvalidJob)
+		assert.Equal(t, before, list(t, repository))
+		pass(time.Hour)
+		assert.Zero(t, runs.count())
+	})
 }

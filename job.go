@@ -343,7 +343,12 @@ func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule
 	if j.ID == 0 {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: the id is 0", ErrInvalidJob)
 	}
-	if err := validateExpression(j.CronExpression, rules); err != nil {
+	var past error
+	err := validateExpression(j.CronExpression, rules)
+	if errors.Is(err, errPast) {
+		past, err = jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err), nil
+	}
+	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}
 	schedule, err := parseExpression(j.CronExpression, createdAt)
@@ -371,7 +376,7 @@ func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule
 		SerializedJobInput: encodedInput,
 	}
 	built := newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput))
-	built.given = true
+	built.given, built.past = true, past
 	if built.options, err = optionsOf(j.Job); err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}

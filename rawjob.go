@@ -108,6 +108,7 @@ type JobWithSchedule struct {
 	input    map[string]any
 	given    bool        // input is what a user gave, not what the row decodes to
 	options  *RunOptions // as the job gives them; nil if it is no ConfiguredJob
+	past     error       // why it is refused where no row has its expression already; or nil
 
 	// changes says which columns a change names. For an update, nothing set
 	// means both expression and input.

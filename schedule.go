@@ -163,12 +163,15 @@ func (p *parts) check(schedule cron.Schedule) error {
 	next := schedule.Next(now)
 	switch _, once := schedule.(atSchedule); {
 	case once && next.IsZero():
-		return errors.New("the time is past")
+		return errPast
 	case next.IsZero() || next.After(now.AddDate(maxYearsAhead, 0, 0)):
 		return errors.New("it never fires in the next forty years")
 	}
 	return nil
 }
+
+// errPast refuses an @at.
+var errPast = errors.New("the time is past")
 
 // validateEvery checks the duration that robfig/cron rounds in silence.
 func validateEvery(text string) error {

@@ -85,7 +85,7 @@ func (s *SmallBen) AddJobsTx(tx *gorm.DB, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
-	built, err := s.build(jobs)
+	built, err := s.build(jobs, false)
 	if err == nil {
 		err = s.within(tx, func(in *appTx, c *change) error {
 			c.ids = jobIDs(built)
@@ -103,7 +103,7 @@ func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
-	built, err := s.build(jobs)
+	built, err := s.build(jobs, true)
 	if err == nil {
 		err = s.within(tx, func(in *appTx, c *change) error {
 			rows, err := s.find(in, ListJobsOptions{JobIDs: jobIDs(built)})
