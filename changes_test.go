@@ -3,6 +3,7 @@ package smallben_test
 import (
 	"encoding/gob"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"

@@ -490,3 +490,30 @@ func TestAPoolerInTransactionModeNeedsNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestAProcessThatDoesNotRecordIsRefusedWhereOthersDo(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		plain := create(t, db.open(t), &smallben.Config{Logger: quiet})
+		require.NoError(t, plain.Start(), "nobody records")
+		recording := create(t, db.open(t), recordingConfig())
+		require.NoError(t, recording.Start(), "as in a rolling deployment")
+		runs, err := recording.Processes()
+		require.NoError(t, err)
+		require.NoError(t, plain.AddJobs([]smallben.Job{job(1, "@daily", idle())}), "it goes on")
+
+		plain.Stop()
+		require.ErrorContains(t, plain.Start(), "the process "+runs[0].Name+" records runs on this database, and Runs.Record is not set here")
+		recording.Stop()
+		require.NoError(t, plain.Start(), "all have left")
+		plain.Stop()
+
+		// Two that were killed.
+		for _, silence := range []time.Duration{time.Second, 16 * time.Second} {
+			db.exec(t, "INSERT INTO smallben_processes (process, beats, claims, partial, clock_offset, since_at, beat_at) VALUES ($1, 9, true, false, 0, 0, $2)",
+				silence.String(), time.Now().Add(-silence).UnixMicro())
+		}
+		require.ErrorContains(t, plain.Start(), "the process 1s records runs")
+		db.exec(t, "DELETE FROM smallben_processes WHERE process = '1s'")
+		require.NoError(t, plain.Start(), "the other has expired")
+	})
+}

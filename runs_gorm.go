@@ -41,6 +41,11 @@ var _ runStore = gormRuns{}
 // runStore is how a SmallBen finds the record, also where a RepositoryGorm is embedded.
 func (r *RepositoryGorm) runStore() runStore { return gormRuns{Store: r.runs, repository: r} }
 
+// recording returns a process that records runs on the database, or "".
+func (r *RepositoryGorm) recording(maxSilence time.Duration) (process string, err error) {
+	return r.runs.Recording(maxSilence)
+}
+
 func newRunStore(r *RepositoryGorm, skipMigration bool) *ledgersql.Store {
 	return ledgersql.New(r.db, ledgersql.Options{
 		SkipMigration: skipMigration,

@@ -49,6 +49,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/robfig/cron/v3"
 
@@ -131,7 +132,8 @@ func (s *SmallBen) ErrorTypeIfMismatchCount() error {
 //
 // If runs are recorded (Config.Runs), it makes this process one of those that
 // share the record. It returns an error if the repository is no RepositoryGorm and embeds none, if the
-// configuration cannot be used so, or if others record with another location.
+// configuration cannot be used so, or if others record with another location. Without
+// Record it returns an error while another process records runs on the database.
 func (s *SmallBen) Start() error { return s.StartContext(context.Background()) }
 
 // StartContext is Start, and ends with ctx. What it started does not.
@@ -166,7 +168,11 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 	defer s.setStarting(nil)
 	var joined *ledger.Session
 	host := &ledgerHost{s: s}
-	if s.record != nil {
+	if s.record == nil {
+		if err := refuseRecorded(c.repository); err != nil {
+			return false, contents{}, err
+		}
+	} else {
 		if err := c.await(s.record.open); err != nil {
 			return false, contents{}, err
 		}
@@ -196,6 +202,22 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 		s.wakeReconciliation()
 	}
 	return true, loaded, nil
+}
+
+// refuseRecorded is an error if other processes on the database record runs, so that
+// this one must as well. One that was killed counts until it would be taken for dead.
+func refuseRecorded(repository Repository) error {
+	keeper, ok := repository.(interface {
+		recording(maxSilence time.Duration) (process string, err error)
+	})
+	if !ok {
+		return nil
+	}
+	process, err := keeper.recording(ledger.DefaultTiming.DeadAfter)
+	if err == nil && process != "" {
+		err = fmt.Errorf("the process %s records runs on this database, and Runs.Record is not set here: ticks would run twice", process)
+	}
+	return err
 }
 
 // setStarting notes a Start in progress, or wakes those who wait for its end.

@@ -224,6 +224,11 @@ const cancelRuns = "UPDATE {smallben_runs} SET cancel_at = $1, abandon_at = $2 W
 
 const canceledRuns = "SELECT " + keyColumns + ", abandon_at FROM {smallben_runs} WHERE ended_at IS NULL AND process = $1 AND cancel_at IS NOT NULL"
 
+// recordingProcess gives a process that was heard of in the last $2
+// microseconds. $1 is the time, where the database has no clock.
+const recordingProcess = `SELECT p.process FROM {smallben_processes} p
+WHERE p.beat_at > coalesce({clock}, CAST($1 AS bigint)) - CAST($2 AS bigint) ORDER BY p.process LIMIT 1`
+
 // listProcesses gives all processes. $1 is the time, where the database has no clock.
 const listProcesses = `SELECT p.process, p.beats, p.claims, p.partial, p.clock_offset, p.since_at, coalesce({clock}, CAST($1 AS bigint)) - p.beat_at,
 	EXISTS (SELECT 1 FROM {smallben_ledger} r WHERE r.leader = p.process) FROM {smallben_processes} p ORDER BY p.process`

@@ -211,6 +211,30 @@ func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Hear
 	return beat, nil
 }
 
+// Recording returns a process that records runs, or "": one that was heard of in the
+// last maxSilence. There may be no record.
+func (s *Store) Recording(maxSilence time.Duration) (process string, err error) {
+	if s.db.Kind() == sqltx.Portable {
+		return "", nil
+	}
+	const op = "look for processes that record runs"
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	err = s.db.Attempt(ctx, func(tx *sqltx.Tx) error {
+		process = ""
+		exists, err := tx.Exists("smallben_processes")
+		if err != nil || !exists {
+			return err
+		}
+		err = tx.Row(recordingProcess, []any{time.Now().UnixMicro(), maxSilence.Microseconds()}, &process)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	return process, s.db.Failed(op, err)
+}
+
 // Processes implements ledger.Store.
 func (s *Store) Processes() (all []ledger.Process, err error) {
 	err = s.read("list processes", func(on statements) error {
