@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nbena/smallben"
 )
 
 // find returns the files of the tree, bench/ included, whose names match.
@@ -87,5 +89,26 @@ func TestEachFileThatTheDocumentationLinksExists(t *testing.T) {
 			target := filepath.Join(filepath.Dir(path), link[1])
 			assert.FileExists(t, target, "%s links %s", path, link[1])
 		}
+	}
+}
+
+func TestTheQueriesOfTheDocumentationAreAnswered(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	app := newApplication(t, db, true)
+	s := app.start(t)
+	require.NoError(t, s.AddJobs([]smallben.Job{{ID: 1, GroupID: 7, CronExpression: "@daily", Job: idle()}}))
+	require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+	text := read(t, "docs/tables.md") + read(t, "README.md")
+	queries := regexp.MustCompile("(?s)```sql\n(SELECT.*?)```").FindAllStringSubmatch(text, -1)
+	require.Greater(t, len(queries), 8)
+	for _, query := range queries {
+		rows, err := db.pool.Query(query[1])
+		require.NoError(t, err, query[1])
+		require.NoError(t, rows.Close())
+		require.NoError(t, rows.Err())
+	}
+	for _, table := range append(app.recordTables(t), "jobs") {
+		require.Contains(t, text, "| `"+table+"` |")
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
 )
 
 // Reminder is a job. Its exported fields are stored with it.
@@ -40,7 +41,7 @@ func Example() {
 
 	gob.Register(&Reminder{})
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
-		Dialector: sqlite.Open("jobs.db"),
+		Dialector: sqlite.Open("file:jobs.db?_journal_mode=WAL"),
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -49,10 +50,10 @@ func Example() {
 	if err := scheduler.Start(); err != nil {
 		log.Fatal(err)
 	}
-	err = scheduler.AddJobs([]smallben.Job{
+	err = scheduler.UpsertJobs([]smallben.Job{
 		{ID: 1, CronExpression: "@every 1s", Job: &Reminder{Text: "stand up"}},
 	})
-	if err != nil && !errors.Is(err, smallben.ErrJobExists) {
+	if err != nil {
 		log.Fatal(err)
 	}
 
@@ -74,7 +75,7 @@ func TestTheQuickstartOfTheREADMEIsTheExample(t *testing.T) {
 		return body
 	}
 	require.Equal(t, body("example_test.go"), body("README.md"))
-	require.Contains(t, body("README.md"), "AddJobs")
+	require.Contains(t, body("README.md"), "UpsertJobs")
 }
 
 // start returns a SmallBen that has started on a database in memory.
@@ -325,6 +326,52 @@ func ExampleSmallBen_UpsertJobs() {
 	// job 4, group 8, @hourly, paused: true
 	// job 5, group 9, @weekly, paused: false
 	// <nil> true
+}
+
+// A customer and the reminders of that customer are committed together.
+func ExampleSmallBen_AddJobsTx() {
+	defer enterTemporaryDirectory()()
+	type Customer struct{ ID int64 }
+	const dsn = "file:shop.db?_journal_mode=WAL&_txlock=immediate"
+	db, err := gorm.Open(sqlite.Open(dsn), &gorm.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	pool, err := db.DB()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.New(sqlite.Config{Conn: pool})})
+	if err != nil {
+		log.Fatal(err)
+	}
+	scheduler := smallben.New(repository, &smallben.Config{Logger: silent})
+	if err := errors.Join(db.AutoMigrate(&Customer{}), scheduler.Start()); err != nil {
+		log.Fatal(err)
+	}
+	defer scheduler.Stop()
+
+	register := func(customer Customer, expression string) error {
+		err := db.Transaction(func(tx *gorm.DB) error {
+			if err := tx.Create(&customer).Error; err != nil {
+				return err
+			}
+			return scheduler.AddJobsTx(tx, []smallben.Job{{ID: customer.ID, CronExpression: expression, Job: &Reminder{Text: "pay"}}})
+		})
+		return errors.Join(err, scheduler.Committed())
+	}
+	fmt.Println(register(Customer{ID: 1}, "@daily"))
+	fmt.Println(register(Customer{ID: 2}, "at noon"))
+
+	var customers int64
+	fmt.Println(db.Model(&Customer{}).Count(&customers).Error, customers)
+	show(scheduler)
+	// Output:
+	// <nil>
+	// add job 2: invalid job: parse "at noon": expected exactly 5 fields, found 2
+	// <nil> 1
+	// job 1, group 0, @daily, paused: false
 }
 
 func ExampleSmallBen_PauseJobs() {
