@@ -66,11 +66,11 @@ func TestApplicationsWithPrefixesShareADatabase(t *testing.T) {
 		recordsAJob(t, crm, 2)
 		recordsAJob(t, db.open(t, prefixed("third")), 3)
 		for _, prefix := range []string{"billing_", "Crm_", "third"} {
-			for _, table := range []string{"jobs", "smallben_runs", "smallben_job_state", "smallben_closed_spans", "smallben_locks", "smallben_processes", "smallben_ledger"} {
+			for _, table := range []string{"jobs", "smallben_runs", "smallben_job_state", "smallben_closed_spans", "smallben_locks", "smallben_processes", "smallben_ledger", "smallben_outbox"} {
 				require.Contains(t, db.tables(t), prefix+table)
 			}
 		}
-		require.Len(t, db.tables(t), 3*7+1, "and no other table")
+		require.Len(t, db.tables(t), 3*8+1, "and no other table")
 		require.Equal(t, int64(1), list(t, billing)[0].GroupID)
 		require.Equal(t, int64(2), list(t, crm)[0].GroupID)
 		require.Equal(t, int64(1), list(t, db.open(t, prefixed("billing_")))[0].GroupID, "opened again")
@@ -131,7 +131,7 @@ func TestATableElsewhereInTheSearchPathIsNotOurs(t *testing.T) {
 	require.ErrorContains(t, err, "the table jobs is missing in the schema "+app)
 	recordsAJob(t, other.open(t), 2)
 	require.Equal(t, int64(1), list(t, db.open(t))[0].GroupID)
-	require.Len(t, db.strings(t, "SELECT tablename FROM pg_tables WHERE schemaname = '"+app+"'"), 7)
+	require.Len(t, db.strings(t, "SELECT tablename FROM pg_tables WHERE schemaname = '"+app+"'"), 8)
 }
 
 func TestTheSchemaStaysWhenTheSearchPathOfAConnectionChanges(t *testing.T) {
