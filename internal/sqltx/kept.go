@@ -29,10 +29,13 @@ func (db *DB) Keep(limit, idle time.Duration) *Kept { return &Kept{db: db, limit
 // AttemptInTurn is DB.AttemptInTurn on the connection that is kept. It is on any where
 // the pool has too few for that, and on SQLite, whose connections do not break.
 func (k *Kept) AttemptInTurn(ctx context.Context, use func(tx *Tx) error) error {
+	if k.db.kind != Postgres {
+		return k.db.AttemptInTurn(ctx, use)
+	}
 	ctx, cancel := context.WithTimeout(ctx, k.limit)
 	defer cancel()
 	const spared = 2 // connections that are left for others
-	if most := k.db.pool.Stats().MaxOpenConnections; k.db.kind != Postgres || most > 0 && most <= spared {
+	if most := k.db.pool.Stats().MaxOpenConnections; most > 0 && most <= spared {
 		return k.db.AttemptInTurn(ctx, use)
 	}
 	k.mu.Lock()

@@ -12,12 +12,16 @@ import (
 	"github.com/nbena/smallben/internal/sqltx"
 )
 
-// Claim implements ledger.Store. A call takes claimLimit at most.
+// Claim implements ledger.Store. A call takes claimLimit or claimQueue at most.
 func (s *Store) Claim(process string, claims []ledger.Claim) (results []ledger.Result, err error) {
 	if len(claims) == 0 {
 		return nil, nil
 	}
-	for deadline := time.Now().Add(claimLimit); ; {
+	limit := claimLimit
+	if s.db.Kind() == sqltx.SQLite {
+		limit = claimQueue
+	}
+	for deadline := time.Now().Add(limit); ; {
 		bounded := s.within(time.Until(deadline).Round(time.Millisecond))
 		results, err = bounded.claim(process, claims)
 		if !errors.Is(err, ledger.ErrNotRegistered) {

@@ -26,7 +26,8 @@ const (
 	runChunk   = 2000             // claims and ends of one statement
 	jobChunk   = 10_000           // jobs of one statement
 	chunkBytes = 8 << 20          // text of one statement, about
-	claimLimit = 5 * time.Second  // of a call of Claim
+	claimLimit = 5 * time.Second  // of a call of Claim, where connections break
+	claimQueue = 10 * time.Second // of one on SQLite, where writers queue
 	beatLimit  = 6 * time.Second  // of a heartbeat
 	beatIdle   = 15 * time.Second // without a heartbeat, after which its connection is given back
 )
