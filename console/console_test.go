@@ -50,7 +50,7 @@ var quiet = logr.FromSlogHandler(slog.DiscardHandler)
 
 // site is a console with what is behind it.
 type site struct {
-	t         *testing.T
+	t         testing.TB
 	scheduler *smallben.SmallBen
 	handler   http.Handler
 	db        *gorm.DB
@@ -73,7 +73,7 @@ func newSite(t *testing.T, options Options, config smallben.Config, jobs ...smal
 	return newSiteOn(t, openSQLite(t), options, config, jobs...)
 }
 
-func newSiteOn(t *testing.T, dialector gorm.Dialector, options Options, config smallben.Config, jobs ...smallben.Job) *site {
+func newSiteOn(t testing.TB, dialector gorm.Dialector, options Options, config smallben.Config, jobs ...smallben.Job) *site {
 	t.Helper()
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector})
 	require.NoError(t, err)
