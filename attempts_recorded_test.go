@@ -110,7 +110,7 @@ func TestATickThatIsSkippedEndsNoAttempt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := processes(t, newMemoryRecorder(), 1)[0]
 		r, j := trying(smallben.RunOptions{Overlap: smallben.OverlapSkip, Attempts: 2}, always)
-		r.takes = 90 * time.Minute
+		r.take(90 * time.Minute)
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 0 1,2 * * *", j)}))
 		pass(5 * time.Hour)
 		assert.Equal(t, []string{"01:00/1 error", "01:00/2 error", "02:00/1 skipped"}, attemptsOf(listRuns(t, s)))

@@ -25,13 +25,21 @@ type tries struct {
 func (r *tries) run(ctx context.Context, input smallben.CronJobInput) error {
 	r.mu.Lock()
 	r.seen, r.at = append(r.seen, input), append(r.at, time.Now())
+	takes := r.takes
 	r.mu.Unlock()
 	select {
-	case <-time.After(r.takes):
+	case <-time.After(takes):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	return r.fails(input)
+}
+
+// take says how long attempts take from here on.
+func (r *tries) take(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.takes = d
 }
 
 // history lists tick and attempt of what ran since the last call, as "10:01/1".
@@ -113,7 +121,7 @@ func TestARunThatFailsIsTriedAgainUntilItSucceeds(t *testing.T) {
 func TestATimeoutIsTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, j := trying(smallben.RunOptions{Attempts: 2, Timeout: time.Minute}, always)
-		r.takes = time.Hour
+		r.take(time.Hour)
 		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 10 * * *", j)}))
 		pass(20 * time.Hour)
@@ -221,7 +229,7 @@ func TestARunThatFailsAfterWhatItIsForIsNotTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				r, j := trying(smallben.RunOptions{Attempts: 3}, always)
-				r.takes = time.Minute
+				r.take(time.Minute)
 				s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 10 * * *", j)}))
 				pass(10*time.Hour + time.Second)
@@ -257,7 +265,7 @@ func TestTheNextTickEndsTheAttemptsOfTheOneBefore(t *testing.T) {
 		pass(2*time.Hour + 59*time.Minute)
 		assert.Equal(t, []string{"01:00/1", "01:00/2", "02:00/1", "02:00/2"}, r.history(), "the third would come after an hour")
 		// Nothing piles up where runs take longer than their period.
-		r.takes = 90 * time.Minute
+		r.take(90 * time.Minute)
 		pass(4 * time.Hour)
 		assert.Equal(t, []string{"03:00/1", "04:00/1", "05:00/1", "06:00/1"}, r.history())
 	})
@@ -276,7 +284,7 @@ func TestAnAttemptDoesNotOverlapARunOfItsJob(t *testing.T) {
 				s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 10 * * *", j)}))
 				pass(10*time.Hour + time.Minute)
-				r.takes = time.Hour
+				r.take(time.Hour)
 				require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
 				pass(3 * time.Hour)
 				times := r.times()
@@ -321,7 +329,7 @@ func TestStopDropsWaitingAttemptsAndSaysSo(t *testing.T) {
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 10 * * *", j), job(2, "0 10 * * *", j), job(3, "0 11 * * *", j)}))
 		pass(10*time.Hour + time.Minute)
 		assert.Len(t, lines.with(`"nextAttempt"`), 2)
-		r.takes = time.Minute
+		r.take(time.Minute)
 		pass(50 * time.Minute)
 		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{3}}))
 		s.Stop()
@@ -338,7 +346,7 @@ func TestStopDropsWaitingAttemptsAndSaysSo(t *testing.T) {
 func TestARunThatWasCanceledIsNotTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, j := trying(smallben.RunOptions{Attempts: 3}, always)
-		r.takes = time.Hour
+		r.take(time.Hour)
 		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 10 * * *", j)}))
 		pass(10*time.Hour + time.Minute)
