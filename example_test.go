@@ -331,6 +331,7 @@ func ExampleSmallBen_UpsertJobs() {
 // A customer and the reminders of that customer are committed together.
 func ExampleSmallBen_AddJobsTx() {
 	defer enterTemporaryDirectory()()
+	gob.Register(&Reminder{})
 	type Customer struct{ ID int64 }
 	const dsn = "file:shop.db?_journal_mode=WAL&_txlock=immediate"
 	db, err := gorm.Open(sqlite.Open(dsn), &gorm.Config{})

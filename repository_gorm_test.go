@@ -458,6 +458,20 @@ func TestAFileThatIsNoDatabaseIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, "open repository: ")
 }
 
+func TestAFileThatCannotBeOpenedIsNamed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "missing", "jobs.db")
+	for _, dsn := range []string{path, "file:" + path + "?_auth_pass=secret"} {
+		_, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(dsn)})
+		require.ErrorContains(t, err, "open repository: "+path+": unable to open database file")
+		require.NotContains(t, err.Error(), "secret")
+	}
+	text := filepath.Join(t.TempDir(), "text.db")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("no database ", 100)), 0o600))
+	_, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Open(text)})
+	require.ErrorContains(t, err, "open repository: "+text+": ")
+}
+
 func TestANewTableHas64BitIDsAndItsIndexes(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, db *database) {
 		db.open(t)

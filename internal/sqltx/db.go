@@ -88,17 +88,34 @@ type DB struct {
 // Open lets GORM open the database, and learns which tables are meant.
 func Open(ctx context.Context, options Options) (*DB, error) {
 	db := &DB{timeout: options.Timeout, turn: make(chan struct{}, 1), borrowed: new(sync.Map), owned: ownsPool(options.Dialector), ctx: context.Background(), settings: defaultSettings}
-	if err := db.open(ctx, options); err != nil {
-		return nil, err
+	err := db.open(ctx, options)
+	if err == nil {
+		if !options.Portable {
+			db.kind = kindOf(db.gorm.Name())
+		}
+		err = db.learn(ctx, options)
+		if err != nil && db.owned {
+			_ = db.Close()
+		}
 	}
-	if !options.Portable {
-		db.kind = kindOf(db.gorm.Name())
-	}
-	err := db.learn(ctx, options)
-	if err != nil && db.owned {
-		_ = db.Close()
+	if file := fileOf(options.Dialector); err != nil && file != "" {
+		err = fmt.Errorf("%s: %w", file, err)
 	}
 	return db, err
+}
+
+// fileOf is the file of a database of SQLite, without what follows it, or "".
+func fileOf(dialector gorm.Dialector) string {
+	v := reflect.Indirect(reflect.ValueOf(dialector))
+	if dialector.Name() != "sqlite" || v.Kind() != reflect.Struct {
+		return ""
+	}
+	dsn := v.FieldByName("DSN")
+	if dsn.Kind() != reflect.String {
+		return ""
+	}
+	file, _, _ := strings.Cut(strings.TrimPrefix(dsn.String(), "file:"), "?")
+	return file
 }
 
 // open lets GORM open the pool, within ctx: some drivers connect here and do not
