@@ -180,6 +180,9 @@ func (s *SmallBen) logChange(msg string, ids []int64) {
 // already or stands twice in jobs. Until the next restart, or resume after a
 // pause, Run is called on the value given here; the top level of its input is
 // copied.
+//
+// Like every method that reads or changes jobs it takes a connection of its own: within
+// a transaction of yours on the same pool, which may have no other left, call AddJobsTx.
 func (s *SmallBen) AddJobs(jobs []Job) error {
 	return s.AddJobsContext(context.Background(), jobs)
 }
