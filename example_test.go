@@ -837,6 +837,7 @@ func ExampleSmallBen_RegisterMetrics() {
 		}
 	}
 	// Output:
+	// smallben_runs_total *smallben_test.Reminder abandoned 0
 	// smallben_runs_total *smallben_test.Reminder error 0
 	// smallben_runs_total *smallben_test.Reminder ok 2
 	// smallben_runs_total *smallben_test.Reminder panic 0

@@ -689,7 +689,7 @@ func (r *memoryRecorder) Changes(since int64, ids []int64) (smallben.Changes, er
 }
 
 // TakeOutbox implements ledger.Store: there are no transactions here.
-func (r *memoryRecorder) TakeOutbox() ([]ledger.Watermark, error) { return nil, nil }
+func (r *memoryRecorder) TakeOutbox() (int64, []ledger.Watermark, error) { return 0, nil, nil }
 
 func (r *memoryRecorder) Compare() error {
 	return r.write("Compare", recorded(func(d *memoryRecord) error {

@@ -390,7 +390,7 @@ func TestFollowingATransactionKeepsAccountOfTheTicksBefore(t *testing.T) {
 		require.NoError(t, s.AddJobsTx(tx, []smallben.Job{job(5, "@daily", idle())}))
 		require.NoError(t, tx.Commit().Error)
 
-		begun, err := store.TakeOutbox()
+		revision, begun, err := store.TakeOutbox()
 		require.NoError(t, err)
 		require.Len(t, begun, 1)
 		assert.EqualValues(t, 5, begun[0].JobID)
@@ -414,8 +414,10 @@ func TestFollowingATransactionKeepsAccountOfTheTicksBefore(t *testing.T) {
 		assert.Greater(t, after[1].Revision, before[1].Revision)
 		assert.True(t, after[3].Until.Equal(begun[0].Until))
 
-		begun, err = store.TakeOutbox()
+		assert.Equal(t, after[0].Revision, revision)
+		revision, begun, err = store.TakeOutbox()
 		require.NoError(t, err)
+		assert.Zero(t, revision)
 		assert.Empty(t, begun)
 	})
 }

@@ -10,7 +10,8 @@ type feed struct {
 	*common
 	outdated chan struct{} // holds 1
 	ask      func(job Job, tick time.Time)
-	now      func() time.Time // of the database, about
+	now      func() time.Time     // of the database, about
+	changed  func(revision int64) // is told what this process has changed
 	trouble  trouble
 
 	mu      sync.Mutex // guards the fields below, for moments
@@ -40,10 +41,14 @@ func (f *feed) run() {
 // application.
 func (f *feed) follow(outbox bool) error {
 	began := time.Now()
+	var revision int64
 	var begun []Watermark
 	var err error
 	if outbox {
-		begun, err = f.store.TakeOutbox()
+		revision, begun, err = f.store.TakeOutbox()
+	}
+	if revision > 0 {
+		f.changed(revision)
 	}
 	if err == nil {
 		err = f.host.Follow(nil)

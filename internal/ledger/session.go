@@ -95,7 +95,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.claims = newClaims(&s.common, s.ends, s.feed)
 	s.ends.claims, s.feed.ask = s.claims, s.claims.ask
 	s.heartbeat = newHeartbeat(&s.common)
-	s.feed.now = s.heartbeat.databaseNow
+	s.feed.now, s.feed.changed = s.heartbeat.databaseNow, s.Changed
 	s.ends.answers = s.heartbeat.answered
 	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
 	s.ends.freed = s.waiting.wake

@@ -100,10 +100,10 @@ type Store interface {
 	Compare() error
 
 	// TakeOutbox gives the jobs that transactions of the application have changed a
-	// new revision, and clears what those left in the outbox. It returns the
-	// watermarks of the jobs that they added or resumed. An empty outbox is no error,
-	// and no Change.
-	TakeOutbox() ([]Watermark, error)
+	// new revision, which it returns, and clears what those left in the outbox. Begun
+	// are the watermarks of the jobs that they added or resumed. An empty outbox is no
+	// error, and no Change: the revision is 0.
+	TakeOutbox() (revision int64, begun []Watermark, err error)
 
 	// Prune deletes at most limit finished runs with ticks before the instant,
 	// and returns how many. It keeps what the watermark of their job has not

@@ -50,10 +50,10 @@ func (s *Store) Announce(tx *sqltx.Tx, effects Effects) error {
 var errEmpty = errors.New("the outbox is empty")
 
 // TakeOutbox implements ledger.Store. It looks before it waits for other Changes.
-func (s *Store) TakeOutbox() (begun []ledger.Watermark, err error) {
+func (s *Store) TakeOutbox() (revision int64, begun []ledger.Watermark, err error) {
 	const op = "follow transactions"
 	if err := s.supported(op); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	ctx, cancel := s.db.Context()
 	defer cancel()
@@ -62,16 +62,16 @@ func (s *Store) TakeOutbox() (begun []ledger.Watermark, err error) {
 		return tx.Row("SELECT EXISTS (SELECT 1 FROM {smallben_outbox})", nil, &arrived)
 	}))
 	if err != nil || !arrived {
-		return nil, err
+		return 0, nil, err
 	}
-	_, err = s.ChangeSQL(op, nil, func(tx *Tx) error {
+	revision, err = s.ChangeSQL(op, nil, func(tx *Tx) error {
 		begun, err = tx.takeOutbox()
 		return err
 	})
 	if errors.Is(err, errEmpty) {
-		return nil, nil
+		return 0, nil, nil
 	}
-	return begun, err
+	return revision, begun, err
 }
 
 // announced is a row of the outbox.
