@@ -461,3 +461,47 @@ func TestATransactionSaysThatTheOutboxIsMissing(t *testing.T) {
 		require.NoError(t, tx.Commit().Error)
 	})
 }
+
+func TestATransactionMayPrepareStatementsAndNestOthers(t *testing.T) {
+	eachApplication(t, func(t *testing.T, app *application) {
+		s := app.start(t)
+		tx := app.gorm.Session(&gorm.Session{PrepareStmt: true}).Begin()
+		t.Cleanup(func() { tx.Rollback() })
+		require.NoError(t, s.AddJobsTx(tx, []smallben.Job{job(1, "@daily", idle())}))
+		require.ErrorIs(t, tx.Transaction(func(inner *gorm.DB) error {
+			require.NoError(t, s.AddJobsTx(inner, []smallben.Job{job(2, "@daily", idle())}))
+			return errDown
+		}), errDown)
+		require.NoError(t, tx.Transaction(func(inner *gorm.DB) error {
+			return s.AddJobsTx(inner, []smallben.Job{job(3, "@daily", idle())})
+		}))
+		require.NoError(t, tx.Commit().Error)
+		require.NoError(t, s.Committed())
+		requireAgreement(t, app.open(t), s)
+		assert.Equal(t, []int64{1, 3}, rowIDs(list(t, app.open(t))))
+	})
+}
+
+func TestTheTicksOfAJobThatATransactionAddedRunOnceAcrossProcesses(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		app := newApplication(t, db, true)
+		one, two := app.start(t), app.start(t)
+		runs := make(chan smallben.CronJobInput, 100)
+		tx := app.begin(t, 7)
+		require.NoError(t, one.AddJobsTx(tx, []smallben.Job{job(1, "* * * * * *", newProbe(func(_ *probe, input smallben.CronJobInput) { runs <- input }))}))
+		require.NoError(t, tx.Commit().Error)
+		require.NoError(t, one.Committed())
+		for range 3 {
+			<-runs
+		}
+		one.Stop()
+		two.Stop()
+		recorded, err := one.ListRuns(nil)
+		require.NoError(t, err)
+		assert.Len(t, recorded, 3+len(runs))
+		for i, run := range recorded[1:] {
+			assert.Equal(t, smallben.OutcomeOK, run.Outcome)
+			assert.Equal(t, time.Second, recorded[i].Tick.Sub(run.Tick))
+		}
+	})
+}
