@@ -1205,6 +1205,40 @@ func TestOneEndThatIsRefusedHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+// TestEndsThatMeetAShortOutageHoldTheLocksNoLonger has the database away for the ends of
+// runs between two heartbeats: nobody has refused them.
+func TestEndsThatMeetAShortOutageHoldTheLocksNoLonger(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := &interrupted{memoryRecorder: newMemoryRecorder()}
+		recorder.Store = recorder
+		s := processes(t, recorder, 1, skipBusy)[0]
+		runs := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", runs), job(2, "* * * * * *", runs)}))
+		pass(5 * time.Second)
+		recorder.until.Store(time.Now().Truncate(time.Second).Add(1500 * time.Millisecond).UnixNano()) // from the next tick on
+		pass(5 * time.Second)
+		assert.GreaterOrEqual(t, int(recorder.failed.Load()), 1)
+		for _, run := range recorder.runs() {
+			assert.NotEqual(t, smallben.OutcomeSkipped, run.Outcome, run)
+		}
+	})
+}
+
+// interrupted fails to record ends for a while.
+type interrupted struct {
+	*memoryRecorder
+	until  atomic.Int64 // Unix nanoseconds
+	failed atomic.Int64
+}
+
+func (i *interrupted) Finish(process string, ends []ledger.End) error {
+	if time.Now().UnixNano() < i.until.Load() {
+		i.failed.Add(1)
+		return errors.New("connection refused")
+	}
+	return i.memoryRecorder.Finish(process, ends)
+}
+
 // poisoned refuses the ends of runs of a job, as a constraint of a database may.
 type poisoned struct {
 	*memoryRecorder

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -22,9 +23,10 @@ type ends struct {
 	freed    func() // is told that locks of jobs were freed, or attempts added
 	queue    *queue[End]
 	answered chan struct{} // holds 1: the store answers again
-	answers  func() bool   // whether heartbeats are answered
-	left     atomic.Int64  // ends that are in no queue, and not recorded
-	trouble  trouble
+	// answeredSince reports whether a heartbeat was answered after an instant.
+	answeredSince func(time.Time) bool
+	left          atomic.Int64 // ends that are in no queue, and not recorded
+	trouble       trouble
 }
 
 func newEnds(c *common) *ends {
@@ -55,15 +57,24 @@ func (e *ends) run() {
 			return
 		}
 		urgent = slices.ContainsFunc(batch, func(end End) bool { return end.Overlap != Allow })
-		if !e.record(batch) {
+		for n := range batch {
+			if batch[n].refused.IsZero() {
+				continue
+			}
+			if !e.record(batch[n:n+1], batch[n].refused) {
+				return
+			}
+		}
+		batch = slices.DeleteFunc(batch, func(end End) bool { return !end.refused.IsZero() })
+		if len(batch) > 0 && !e.record(batch, time.Time{}) {
 			return
 		}
 	}
 }
 
 // record records a batch, for as long as it takes. It returns false when the session
-// is over before.
-func (e *ends) record(batch []End) bool {
+// is over before. Refused is when the store first refused the batch, if it has.
+func (e *ends) record(batch []End, refused time.Time) bool {
 	for wait := troubleWait; ; wait = min(2*wait, maxTroubleWait) {
 		err := e.store.Finish(e.process, batch)
 		if err == nil {
@@ -71,14 +82,19 @@ func (e *ends) record(batch []End) bool {
 			return true
 		}
 		e.trouble.begin(err)
-		if _, unknown := Settled(err); !unknown && e.answers() {
-			// The database answers, and refuses: one bad end must not hold up the
-			// others.
+		if refused.IsZero() {
+			refused = time.Now()
+		}
+		_, unknown := Settled(err)
+		late := errors.Is(err, context.DeadlineExceeded)
+		if !unknown && !late && e.answeredSince(refused) {
+			// The database answers, and refuses again: one bad end must not hold up
+			// the others.
 			if len(batch) > 1 {
 				half := len(batch) / 2
-				return e.record(batch[:half]) && e.record(batch[half:])
+				return e.record(batch[:half], refused) && e.record(batch[half:], refused)
 			}
-			e.postpone(batch[0])
+			e.postpone(batch[0], refused)
 			return true
 		}
 		select {
@@ -105,8 +121,9 @@ func (e *ends) recorded(batch []End) {
 	}
 }
 
-// postpone tries an end that was refused again, after the others.
-func (e *ends) postpone(end End) {
+// postpone tries an end that was refused again, after the others and by itself.
+func (e *ends) postpone(end End, refused time.Time) {
+	end.refused = refused
 	e.left.Add(1)
 	time.AfterFunc(maxTroubleWait, func() {
 		if !closed(e.ended) {

@@ -185,8 +185,12 @@ func (h *heartbeat) databaseNow() time.Time {
 	return time.Now().Add(h.offset)
 }
 
-// answered reports whether the last heartbeat was answered.
-func (h *heartbeat) answered() bool { return !h.trouble.is() }
+// answeredSince reports whether a heartbeat was answered after an instant.
+func (h *heartbeat) answeredSince(t time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lastBeat.After(t)
+}
 
 // latest is the last heartbeat.
 func (h *heartbeat) latest() Heartbeat {

@@ -96,7 +96,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.ends.claims, s.feed.ask = s.claims, s.claims.ask
 	s.heartbeat = newHeartbeat(&s.common)
 	s.feed.now, s.feed.changed = s.heartbeat.databaseNow, s.Changed
-	s.ends.answers = s.heartbeat.answered
+	s.ends.answeredSince = s.heartbeat.answeredSince
 	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
 	s.ends.freed = s.waiting.wake
 	s.sweep = newSweep(&s.common, s.heartbeat)
@@ -275,12 +275,6 @@ func (t *trouble) end() bool {
 	}
 	t.log.Info("the record of runs answers again", "call", t.what)
 	return true
-}
-
-func (t *trouble) is() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.on
 }
 
 func (t *trouble) set(on bool) (changed bool) {

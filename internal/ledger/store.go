@@ -288,7 +288,8 @@ type End struct {
 	// Retry is when the next attempt may run. Zero means that there is none.
 	Retry time.Time
 
-	follow bool // a waiting run may be able to run now
+	follow  bool      // a waiting run may be able to run now
+	refused time.Time // by the store, first
 }
 
 // Heartbeat is what a process learns at each heartbeat.
