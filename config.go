@@ -152,12 +152,12 @@ func (c *Config) check() error {
 		name string
 		set  bool
 	}{
-		{"Missed", c.Runs.Missed != MissedDefault && c.Runs.Missed != MissedSkip},
-		{"RerunLost", c.Runs.RerunLost},
-		{"RunUnclaimed", c.Runs.RunUnclaimed},
+		{"Runs.Missed", c.Runs.Missed != MissedDefault && c.Runs.Missed != MissedSkip},
+		{"Runs.RerunLost", c.Runs.RerunLost},
+		{"Runs.RunUnclaimed", c.Runs.RunUnclaimed},
 	} {
 		if setting.set {
-			return fmt.Errorf("Runs.%s is set, which needs Runs.Record", setting.name)
+			return fmt.Errorf("%s is set, which needs Runs.Record", setting.name)
 		}
 	}
 	return nil

@@ -1459,7 +1459,7 @@ func TestAFinishMatchesProcessAndKey(t *testing.T) {
 			{"unclaimed, missed", runKey(1, 12), true, true},
 			{"unclaimed, finished", runKey(1, 13), true, false},
 			{"unclaimed, claimed by another", runKey(1, 14), true, false},
-			{"unclaimed, skipped", runKey(1, 15), true, false},
+			{"unclaimed, skipped", runKey(1, 15), true, true},
 			{"unclaimed, lost", runKey(1, 16), true, true},
 		}
 		var ends []ledger.End
@@ -1487,7 +1487,7 @@ func TestAFinishMatchesProcessAndKey(t *testing.T) {
 				want.Missed, want.FirstTick = after[c.key].Missed, after[c.key].FirstTick
 			}
 			want.Key, want.Process = c.key, "a"
-			if want.Outcome == "" || want.Outcome == Missed {
+			if want.Outcome == "" || want.Outcome == Missed || want.Outcome == ledger.Skipped {
 				want.GroupID, want.SuperGroupID = c.key.JobID%5, c.key.JobID%3
 			}
 			want.Start, want.End, want.Outcome, want.Error = ends[i].Start, ends[i].End, ends[i].Outcome, ends[i].Error

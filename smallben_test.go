@@ -35,7 +35,6 @@ var (
 	create         = testkit.Create
 	started        = testkit.Started
 	openSQLite     = testkit.OpenSQLite
-	openPostgres   = testkit.OpenPostgres
 	eachRepository = testkit.EachRepository
 	checkInvariant = testkit.CheckInvariant
 	gauges         = testkit.Gauges

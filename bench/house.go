@@ -59,7 +59,7 @@ func runHouse(o *options, r results, round int) error {
 		}
 	}
 	for _, trial := range trials {
-		t := task{Database: "SQLite", Alone: trial.alone, Jobs: trial.n, Seconds: o.seconds}
+		t := task{Database: "SQLite", Alone: trial.alone, Jobs: trial.n, Length: o.seconds}
 		place := memory
 		if trial.database != nil {
 			place = trial.database.name
@@ -107,7 +107,7 @@ func (t *task) measureAlone(db *database) error {
 	var err error
 	switch t.Alone {
 	case firesAlone:
-		err = fire(&options{n: t.Jobs, seconds: t.Seconds}, r, contenders[0])
+		err = fire(&options{n: t.Jobs, seconds: t.Length}, r, contenders[0])
 	case keepsAlone:
 		err = t.keep(r)
 	case startsAlone:

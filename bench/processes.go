@@ -33,8 +33,8 @@ type task struct {
 	Expression string // of each of its jobs
 	First      bool   // add them
 
-	Alone   work          // measure this of SmallBen without a record, and report it
-	Seconds time.Duration // for so long
+	Alone  work          // measure this of SmallBen without a record, and report it
+	Length time.Duration // for so long
 }
 
 // process is this program once more, or the one built beside an earlier SmallBen.

@@ -177,7 +177,7 @@ type newerJob struct{ ID int64 }
 func (newerJob) Run(smallben.CronJobInput) { panic("RunContext is called in its place") }
 
 func (j newerJob) RunContext(ctx context.Context, input smallben.CronJobInput) error {
-	return durableJob{j.ID}.RunContext(ctx, input)
+	return durableJob(j).RunContext(ctx, input)
 }
 
 // isNewer reports whether a job is a newerJob, where there are such.

@@ -13,7 +13,6 @@ import (
 // What the tests of this module share, by the names that it has here.
 type (
 	probe    = testkit.Probe
-	recorder = testkit.Recorder
 	valueJob = testkit.ValueJob
 	logLines = testkit.LogLines
 )
