@@ -54,16 +54,18 @@ func TestWhatIsAskedOftenDoesNotGrowWithTheHistory(t *testing.T) {
 		db.exec(t, "UPDATE jobs SET created_at = '2020-01-01 00:00:00+00:00'")
 		const n = 10_000
 		fillRecord(t, db, n)
-		best := func(ask func()) time.Duration {
+		// best is the shortest of three times, and of more while none is short enough:
+		// others use the machine, too.
+		best := func(enough time.Duration, ask func()) time.Duration {
 			shortest := time.Hour
-			for range 3 {
+			for try := 0; try < 3 || try < 30 && shortest >= enough; try++ {
 				start := time.Now()
 				ask()
 				shortest = min(shortest, time.Since(start))
 			}
 			return shortest
 		}
-		scan := best(func() { db.strings(t, "SELECT count(*) FROM smallben_runs WHERE error <> 'x'") })
+		scan := best(time.Hour, func() { db.strings(t, "SELECT count(*) FROM smallben_runs WHERE error <> 'x'") })
 		runs := func(want int, options smallben.ListRunsOptions) func() {
 			return func() {
 				found, err := s.ListRuns(&options)
@@ -87,8 +89,9 @@ func TestWhatIsAskedOftenDoesNotGrowWithTheHistory(t *testing.T) {
 			"what went well":             runs(20, smallben.ListRunsOptions{Outcomes: []smallben.Outcome{smallben.OutcomeOK}, Limit: 20}),
 			"jobs and their newest runs": func() { found, err := s.ListJobs(nil); require.NoError(t, err); require.Len(t, found, 21) },
 		} {
-			took := best(ask)
-			assert.Less(t, took, scan/2+2*time.Millisecond, "%s; a scan takes %v", name, scan)
+			most := scan/2 + 2*time.Millisecond
+			took := best(most, ask)
+			assert.Less(t, took, most, "%s; a scan takes %v", name, scan)
 			t.Logf("%-28s %v", name, took.Round(10*time.Microsecond))
 		}
 		start := time.Now()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -262,10 +263,10 @@ func TestEachJobTimesOutAsItsOptionsSay(t *testing.T) {
 func TestOptionsFollowTheValueThatRuns(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
-		ended := 0
+		var ended atomic.Int32
 		slow := func(ctx context.Context, _ smallben.CronJobInput) error {
 			<-ctx.Done()
-			ended++
+			ended.Add(1)
 			return ctx.Err()
 		}
 		j := withOptions(smallben.RunOptions{Timeout: time.Second}, slow)
@@ -273,12 +274,12 @@ func TestOptionsFollowTheValueThatRuns(t *testing.T) {
 		other.Options.Timeout = 2 * time.Second
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", j)}))
 		pass(time.Minute + time.Second)
-		assert.Equal(t, 1, ended)
+		assert.EqualValues(t, 1, ended.Load())
 		require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, "* * * * *", &other)}))
 		pass(time.Minute)
-		assert.Equal(t, 1, ended)
+		assert.EqualValues(t, 1, ended.Load())
 		pass(time.Second)
-		assert.Equal(t, 2, ended)
+		assert.EqualValues(t, 2, ended.Load())
 		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("*/2 * * * *")}}))
 		jobs, err := s.ListJobs(nil)
 		require.NoError(t, err)
