@@ -43,11 +43,13 @@ func Main(m *testing.M) {
 	}
 	code := m.Run()
 	pgtest.Stop()
-	// pgx closes a connection that does not answer in the background.
+	// pgx closes a connection that does not answer in the background, and reads from
+	// it meanwhile.
 	closing := goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgconn.(*PgConn).asyncClose.func1")
+	reading := goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgconn/internal/bgreader.(*BGReader).bgRead")
 	// GORM's store of prepared statements never ends, and dbresolver always has one.
 	storing := goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1")
-	if err := goleak.Find(closing, storing); err != nil && code == 0 {
+	if err := goleak.Find(closing, reading, storing); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
