@@ -81,7 +81,9 @@ func TestAJobWhoseOutcomeNobodyCanTellMayBeChanged(t *testing.T) {
 
 func TestPortableStatementsFollowACommitThatArrivesTooLate(t *testing.T) {
 	t.Parallel()
-	proxy := pgtest.NewProxy(t, pgtest.DSN(t))
+	dsn := pgtest.DSN(t)
+	require.NoError(t, testkit.OpenGorm(t, postgres.Open(dsn), 0).Close()) // creates the table
+	proxy := pgtest.NewProxy(t, dsn)
 	var repository *smallben.RepositoryGorm
 	testkit.InTime(t, func() (err error) {
 		repository, err = smallben.NewPortableRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: postgres.Open(proxy.DSN()), Timeout: 2 * time.Second})

@@ -27,6 +27,7 @@ import (
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
 	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/testkit"
 	"github.com/nbena/smallben/smallbentest"
 )
 
@@ -1205,10 +1206,7 @@ func TestACommitThatNeverArrivesHasAnUnknownOutcomeUntilTheServerAnswers(t *test
 	proxy := pgtest.NewProxy(t, db.dsn)
 	faults, err := faultsql.Postgres(proxy.DSN())
 	require.NoError(t, err)
-	r, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
-		Dialector: postgres.New(postgres.Config{Conn: faults.DB()}), Timeout: 2 * time.Second,
-	})
-	require.NoError(t, err)
+	r := testkit.OpenInTime(t, postgres.New(postgres.Config{Conn: faults.DB()}), 2*time.Second)
 	defer r.Close()
 	faults.OnOp(func(op faultsql.Op) {
 		if op.Kind == faultsql.Commit {
