@@ -198,3 +198,33 @@ func TestALockOnOneRowHoldsUpNoChangeOfOthers(t *testing.T) {
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, <-paused)
 }
+
+// Others lock the rows of a change in the meantime that were not there when it locked
+// its own.
+func TestChangesThatFindNewRowsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	open := func(id int64) *smallben.SmallBen {
+		s := testkit.Create(t, db.open(t), recordingConfig())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(id, "@yearly", idle())}))
+		return s
+	}
+	a, b := open(8), open(9)
+	tx, err := db.pool.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("UPDATE smallben_ledger SET revision = revision")
+	require.NoError(t, err)
+	upserted := make(chan error, 2)
+	upsert := func(s *smallben.SmallBen, expression, waiting string) {
+		t.Helper()
+		go func() { upserted <- s.UpsertJobs([]smallben.Job{job(1, expression, idle())}) }()
+		require.Eventually(t, func() bool {
+			return waiting == db.strings(t, "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = current_schema() AND wait_event_type = 'Lock'")[0]
+		}, 10*time.Second, time.Millisecond)
+	}
+	upsert(a, "@yearly", "1")
+	db.put(t, rawJob(1))
+	upsert(b, "@monthly", "2")
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, errors.Join(<-upserted, <-upserted))
+}

@@ -27,13 +27,27 @@ func (g gormRuns) locking(options ListJobsOptions) runStore {
 	return g
 }
 
-// lockJobs locks the rows in the order of their ids.
-func (g gormRuns) lockJobs(tx *sqltx.Tx) error {
-	if g.lock == nil || tx.Kind() != sqltx.Postgres {
+// lockJobs returns what locks the rows in the order of their ids: see
+// ledgersql.Store.ChangeSQL.
+func (g gormRuns) lockJobs() func(tx *sqltx.Tx, wait bool) error {
+	if g.lock == nil || g.repository.db.Kind() != sqltx.Postgres {
 		return nil
 	}
-	text, args := selection(tx.Kind(), selected{ListJobsOptions: *g.lock}, "SELECT id FROM {jobs}")
-	return tx.Each(text+" FOR UPDATE", args, func(*sql.Rows) error { return nil })
+	complete := false // no other row can match
+	return func(tx *sqltx.Tx, wait bool) error {
+		if complete && !wait {
+			return nil
+		}
+		text, args := selection(tx.Kind(), selected{ListJobsOptions: *g.lock}, "SELECT id FROM {jobs}")
+		text += " FOR UPDATE"
+		if !wait {
+			text += " NOWAIT"
+		}
+		n := 0
+		err := tx.Each(text, args, func(*sql.Rows) error { n++; return nil })
+		complete = g.lock.onlyJobIDs() && n == len(unique(g.lock.JobIDs))
+		return err
+	}
 }
 
 var _ runStore = gormRuns{}
@@ -67,7 +81,7 @@ var _ changeTx = (*recordTx)(nil)
 
 // Change implements ledger.Store.
 func (g gormRuns) Change(change func(tx ledger.Tx) error) (int64, error) {
-	return g.ChangeSQL("change the record", g.lockJobs, func(tx *ledgersql.Tx) error {
+	return g.ChangeSQL("change the record", g.lockJobs(), func(tx *ledgersql.Tx) error {
 		inside := *g.repository
 		inside.tx, inside.db = tx, g.repository.db.In(tx.SQL())
 		return change(&recordTx{&inside, &inside, tx})

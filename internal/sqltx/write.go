@@ -97,11 +97,16 @@ func (db *DB) Write(ctx context.Context, op string, body func(tx *Tx) error, too
 const (
 	deadlockDetected           = "40P01"
 	serializationFailure       = "40001"
+	lockNotAvailable           = "55P03"
 	readOnlyTransaction        = "25006"
 	featureNotSupported        = "0A000"
 	duplicatePreparedStatement = "42P05"
 	invalidStatementName       = "26000"
 )
+
+// IsLocked reports whether a statement that does not wait found a row that another
+// transaction has locked.
+func IsLocked(err error) bool { return sqlState(err) == lockNotAvailable }
 
 func sqlState(err error) string {
 	var state interface{ SQLState() string }

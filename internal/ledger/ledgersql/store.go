@@ -418,21 +418,35 @@ func (s *Store) Change(change func(tx ledger.Tx) error) (int64, error) {
 }
 
 // ChangeSQL is Change for those who run statements of their own in the transaction. Lock,
-// if it is not nil, comes first: while it waits, other changes go on.
-func (s *Store) ChangeSQL(op string, lock func(tx *sqltx.Tx) error, change func(tx *Tx) error) (revision int64, err error) {
+// if it is not nil, comes first: while it waits, other changes go on. It is called again,
+// not to wait, once the change has the record to itself: a row that came in between may
+// be locked by a change that waits for the record. Then both start over.
+func (s *Store) ChangeSQL(op string, lock func(tx *sqltx.Tx, wait bool) error, change func(tx *Tx) error) (revision int64, err error) {
 	if err := s.supported(op); err != nil {
 		return 0, err
 	}
-	var failure error
-	token := rand.Text()[:tokenLength]
+	if lock == nil {
+		lock = func(*sqltx.Tx, bool) error { return nil }
+	}
 	ctx, cancel := s.db.Context()
 	defer cancel()
+	for {
+		var again bool
+		if revision, again, err = s.changeOnce(ctx, op, lock, change); !again || ctx.Err() != nil {
+			return revision, err
+		}
+	}
+}
+
+// changeOnce is ChangeSQL. If it returns again, nothing has happened, and change was not
+// called.
+func (s *Store) changeOnce(ctx context.Context, op string, lock func(tx *sqltx.Tx, wait bool) error, change func(tx *Tx) error) (revision int64, again bool, err error) {
+	var failure error
+	token := rand.Text()[:tokenLength]
 	err = s.writer().WriteOnce(ctx, op, func(tx *sqltx.Tx) error {
 		on := statements{tx}
-		if lock != nil {
-			if err := lock(tx); err != nil {
-				return err
-			}
+		if err := lock(tx, true); err != nil {
+			return err
 		}
 		// From here on this change has the record to itself.
 		var now *int64
@@ -441,16 +455,20 @@ func (s *Store) ChangeSQL(op string, lock func(tx *sqltx.Tx) error, change func(
 		if err != nil {
 			return err
 		}
+		if err := lock(tx, false); err != nil {
+			again = sqltx.IsLocked(err)
+			return err
+		}
 		failure = change(&Tx{statements: on, store: s, revision: revision, now: databaseTime(now)})
 		return failure
 	}, func(tx *sqltx.Tx) (bool, error) { return changed(statements{tx}, token, revision) })
 	switch {
 	case failure != nil:
-		return 0, failure
+		return 0, false, failure
 	case err != nil:
-		return 0, err
+		return 0, again, err
 	}
-	return revision, nil
+	return revision, false, nil
 }
 
 // The record holds a token of each of the last Changes, so that one can tell whether
