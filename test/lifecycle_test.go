@@ -91,14 +91,15 @@ func TestStartFailsWhileTheDatabaseIsDownAndSucceedsOnceItIsUp(t *testing.T) {
 	})
 	t.Run("PostgreSQL does not answer", func(t *testing.T) {
 		t.Parallel()
+		const timeout = time.Second // a busy machine commits within it
 		dsn := pgtest.DSN(t)
 		proxy := pgtest.NewProxy(t, dsn)
 		db, pool := openSQLDB(t, "pgx", dsn), openSQLDB(t, "pgx", proxy.DSN())
 		t.Cleanup(func() { assert.NoError(t, errors.Join(pool.Close(), db.Close())) })
-		repository := openInTime(t, onPostgres(pool), hasty)
+		repository := openInTime(t, onPostgres(pool), timeout)
 		failsUntil(t, repository, db, func(t *testing.T) (up func(t *testing.T)) {
 			proxy.BlackHole()
-			_, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: onPostgres(pool), Timeout: hasty})
+			_, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: onPostgres(pool), Timeout: timeout})
 			require.ErrorContains(t, err, "open repository: ")
 			return func(*testing.T) { proxy.Pass() }
 		})
