@@ -755,3 +755,50 @@ func BenchmarkClaimAndFinish(b *testing.B) {
 		})
 	}
 }
+
+// TestARecordAnswersWhileTheApplicationUsesUpThePool asks for what is not to wait: a
+// heartbeat, a claim, a look at the ticks of others, the end of a run.
+func TestARecordAnswersWhileTheApplicationUsesUpThePool(t *testing.T) {
+	t.Parallel()
+	for _, connections := range []int{4, 6} {
+		t.Run(fmt.Sprint(connections), func(t *testing.T) {
+			t.Parallel()
+			db := newPostgres(t)
+			pool, err := sql.Open("pgx", db.dsn)
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = pool.Close() })
+			pool.SetMaxOpenConns(connections)
+			store := recordOf(testkit.OpenGorm(t, testkit.OnPostgres(pool), 3*time.Second))
+			require.NoError(t, store.Open(recordLocation))
+			r := records{recordStore: store, put: db.put}
+			revision := r.start(t, 1)
+			require.NoError(t, store.Join("p"))
+			_, err = store.Beat("p", ledger.Standing{Claims: true})
+			require.NoError(t, err)
+			results, err := store.Claim("p", exclusively(claimsOf(revision, runKey(1, 1))))
+			require.NoError(t, err)
+			require.Equal(t, []ledger.Result{ledger.Won}, results)
+
+			// The application takes what is left.
+			for pool.Stats().InUse < connections {
+				conn, err := pool.Conn(t.Context())
+				require.NoError(t, err)
+				t.Cleanup(func() { _ = conn.Close() })
+			}
+			asked := func(what string, ask func() error) {
+				began := time.Now()
+				err := ask()
+				t.Logf("%s: %v, %v", what, time.Since(began).Round(time.Millisecond), err)
+				assert.NoError(t, err, what)
+			}
+			asked("heartbeat", func() error { _, err := store.Beat("p", ledger.Standing{Claims: true}); return err })
+			asked("look at ticks", func() error { _, err := store.Unclaimed([]ledger.Key{runKey(1, 2)}); return err })
+			asked("end", func() error {
+				end := finished(runKey(1, 1))
+				end.Overlap = ledger.Skip
+				return store.Finish("p", []ledger.End{end})
+			})
+			asked("claim", func() error { _, err := store.Claim("p", claimsOf(revision, runKey(1, 2))); return err })
+		})
+	}
+}

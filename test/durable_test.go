@@ -941,8 +941,13 @@ func (d *durableDriver) say(format string, args ...any) {
 	}
 }
 
+// durableTurns bounds the rounds at a time: processes that starve prove nothing.
+var durableTurns = make(chan struct{}, 3)
+
 // durableRound does one round and returns what is wrong.
 func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) {
+	durableTurns <- struct{}{}
+	defer func() { <-durableTurns }()
 	random := rand.New(rand.NewPCG(seed, 1))
 	d := &durableDriver{TB: t, durablePlan: plan, dir: t.TempDir(), slots: make([]*durableProcess, plan.Slots), begun: time.Now(),
 		number: durableRounds.Add(1), binary: os.Args[0], postgres: database == "PostgreSQL"}

@@ -67,11 +67,19 @@ func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
 	if db.gorm.Name() == "sqlite" {
 		return db.sqliteConn(ctx)
 	}
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if conn := db.reserve.take(); conn != nil {
+		if conn.PingContext(probe) == nil {
+			return conn, nil
+		}
+		discard(conn)
+		db.release(conn)
+		return nil, errSilent
+	}
 	if !pooled {
 		return db.pool.Conn(ctx)
 	}
-	probe, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
 	conn, err := db.pool.Conn(probe)
 	if err == nil {
 		if err = conn.PingContext(probe); err != nil {
@@ -203,7 +211,9 @@ func (db *DB) release(conn *sql.Conn) {
 		defer cancel()
 		_ = setSQLite(ctx, conn, s.(sqliteSettings))
 	}
-	_ = conn.Close()
+	if !db.reserve.back(conn) {
+		_ = conn.Close()
+	}
 }
 
 // overdue puts the end of ctx before what drivers and database/sql make of it: pgx

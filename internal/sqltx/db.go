@@ -83,6 +83,7 @@ type DB struct {
 	ctx      context.Context // of all calls
 	settings string          // of each transaction on PostgreSQL
 	tx       *Tx             // in which all calls happen; nil: each has its own
+	reserve  *Reserve        // for when the pool is used up; nil: none
 }
 
 // Open lets GORM open the database, and learns which tables are meant.

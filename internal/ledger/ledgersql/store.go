@@ -45,6 +45,8 @@ type Store struct {
 	db      *sqltx.DB
 	options Options
 	beats   *sqltx.Kept // for heartbeats, which wait for nobody
+	urgent  *sqltx.DB   // for claims and ends, which do not wait for a pool that is used up
+	reserve *sqltx.Reserve
 
 	mu sync.Mutex // guards pruned, for moments
 	// pruned is the tick up to which the present round of Prune has looked.
@@ -55,7 +57,8 @@ var _ ledger.Store = (*Store)(nil)
 
 // New makes a store. It does no I/O.
 func New(db *sqltx.DB, options Options) *Store {
-	return &Store{db: db, options: options, beats: db.Keep(beatLimit, beatIdle), pruned: math.MinInt64}
+	reserve := db.Reserve()
+	return &Store{db: db, options: options, beats: db.Keep(beatLimit, beatIdle), urgent: db.Using(reserve), reserve: reserve, pruned: math.MinInt64}
 }
 
 func (s *Store) createdAt(value any) time.Time { return s.options.CreatedAt(value) }
@@ -168,6 +171,7 @@ func (s *Store) Join(process string) error {
 
 // Leave implements ledger.Store.
 func (s *Store) Leave(process string) error {
+	s.reserve.Drain()
 	return s.write("leave", func(on statements) error {
 		return on.exec("DELETE FROM {smallben_processes} WHERE process = $1", process)
 	}, func(on statements) (bool, error) {
@@ -206,6 +210,7 @@ func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Hear
 		}
 		return err
 	}))
+	s.reserve.Fill()
 	if err != nil {
 		return ledger.Heartbeat{}, err
 	}
@@ -273,7 +278,7 @@ func decodeMembers(text string) ([]ledger.Member, error) {
 
 // Unclaimed implements ledger.Store.
 func (s *Store) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
-	err = s.read("look at ticks", func(on statements) error {
+	err = s.over(s.urgent).read("look at ticks", func(on statements) error {
 		unclaimed = nil
 		values := make([][]any, len(keys))
 		for i := range keys {
@@ -348,7 +353,7 @@ func (s *Store) Finish(process string, ends []ledger.End) error {
 	}
 	ends = slices.Clone(ends)
 	slices.SortStableFunc(ends, func(a, b ledger.End) int { return a.Key.Compare(b.Key) })
-	return s.write("finish runs", func(on statements) error {
+	return s.over(s.urgent).write("finish runs", func(on statements) error {
 		for chunk := range chunks(ends, func(end *ledger.End) int { return len(end.Error) }) {
 			if err := finish(on, process, chunk); err != nil {
 				return err
@@ -634,13 +639,12 @@ func (s *Store) supported(op string) error {
 
 // WithContext is the store whose calls end with ctx.
 func (s *Store) WithContext(ctx context.Context) *Store {
-	return &Store{db: s.db.WithContext(ctx), beats: s.beats, options: s.options}
+	return &Store{db: s.db.WithContext(ctx), beats: s.beats, urgent: s.urgent.WithContext(ctx), reserve: s.reserve, options: s.options}
 }
 
 // within is the store with a timeout of at most limit.
-func (s *Store) within(limit time.Duration) *Store {
-	return &Store{db: s.db.Within(limit), options: s.options}
-}
+// over is the store over another view of its database, without what is kept for it.
+func (s *Store) over(db *sqltx.DB) *Store { return &Store{db: db, options: s.options} }
 
 // chunks cuts values into slices of at most runChunk values and about chunkBytes.
 func chunks[T any](values []T, size func(*T) int) iter.Seq[[]T] {

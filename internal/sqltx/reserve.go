@@ -1,0 +1,107 @@
+package sqltx
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"time"
+)
+
+const (
+	// minReserved is the least limit of a pool of which a connection is held back.
+	minReserved = 4
+	// fillTimeout is how long Fill waits for a connection.
+	fillTimeout = 100 * time.Millisecond
+)
+
+// Reserve is a connection of a pool with a limit, held back for calls that must not
+// wait until others give theirs back. DB.Reserve makes one; it is goroutine-safe, and
+// ends with Drain. Other pools have none: a new connection can be had, or there are too
+// few.
+type Reserve struct {
+	db *DB
+
+	mu   sync.Mutex // guards the fields below, for moments
+	held *sql.Conn  // nil: none is held, or it is lent
+	lent *sql.Conn  // to a call
+}
+
+// Reserve makes a reserve that holds nothing yet.
+func (db *DB) Reserve() *Reserve { return &Reserve{db: db} }
+
+// Using is the DB whose calls take the reserve's connection while the pool is used up.
+func (db *DB) Using(r *Reserve) *DB {
+	view := *db
+	view.reserve = r
+	return &view
+}
+
+// Fill holds a connection back, if one can be had soon and none is.
+func (r *Reserve) Fill() {
+	if most := r.db.pool.Stats().MaxOpenConnections; r.db.kind != Postgres || most < minReserved {
+		return
+	}
+	r.mu.Lock()
+	filled := r.held != nil || r.lent != nil
+	r.mu.Unlock()
+	if filled {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fillTimeout)
+	defer cancel()
+	conn, err := r.db.pool.Conn(ctx)
+	if err != nil {
+		return // the next heartbeat tries again
+	}
+	r.mu.Lock()
+	if r.held == nil && r.lent == nil {
+		r.held, conn = conn, nil
+	}
+	r.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close()
+	}
+}
+
+// Drain gives the connection back to the pool. One that is lent follows.
+func (r *Reserve) Drain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.held != nil {
+		_ = r.held.Close()
+	}
+	r.held, r.lent = nil, nil
+}
+
+// take lends the connection, if the pool is used up and it is held.
+func (r *Reserve) take() *sql.Conn {
+	if r == nil {
+		return nil
+	}
+	if stats := r.db.pool.Stats(); stats.InUse < stats.MaxOpenConnections {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lent, r.held = r.held, nil
+	return r.lent
+}
+
+// back takes a connection back that was lent, unless it is dead. It reports whether it
+// has it.
+func (r *Reserve) back(conn *sql.Conn) bool {
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lent != conn {
+		return false
+	}
+	r.lent = nil
+	if conn.Raw(func(any) error { return nil }) != nil {
+		return false
+	}
+	r.held = conn
+	return true
+}
