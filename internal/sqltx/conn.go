@@ -67,9 +67,10 @@ func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
 	if db.gorm.Name() == "sqlite" {
 		return db.sqliteConn(ctx)
 	}
+	conn := db.reserve.take(ctx)
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if conn := db.reserve.take(); conn != nil {
+	if conn != nil {
 		if conn.PingContext(probe) == nil {
 			return conn, nil
 		}

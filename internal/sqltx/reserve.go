@@ -12,6 +12,8 @@ const (
 	minReserved = 4
 	// fillTimeout is how long Fill waits for a connection.
 	fillTimeout = 100 * time.Millisecond
+	// takeInterval is how often a call that waits for the connection looks for it.
+	takeInterval = 5 * time.Millisecond
 )
 
 // Reserve is a connection of a pool with a limit, held back for calls that must not
@@ -73,18 +75,31 @@ func (r *Reserve) Drain() {
 	r.held, r.lent = nil, nil
 }
 
-// take lends the connection, if the pool is used up and it is held.
-func (r *Reserve) take() *sql.Conn {
+// take lends the connection, if the pool is used up and there is one. While another call
+// has it, take waits for it, or for the pool to have room.
+func (r *Reserve) take(ctx context.Context) *sql.Conn {
 	if r == nil {
 		return nil
 	}
-	if stats := r.db.pool.Stats(); stats.InUse < stats.MaxOpenConnections {
-		return nil
+	for {
+		if stats := r.db.pool.Stats(); stats.InUse < stats.MaxOpenConnections {
+			return nil
+		}
+		r.mu.Lock()
+		conn, lent := r.held, r.lent
+		if conn != nil {
+			r.lent, r.held = conn, nil
+		}
+		r.mu.Unlock()
+		if conn != nil || lent == nil {
+			return conn
+		}
+		select {
+		case <-time.After(takeInterval):
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.lent, r.held = r.held, nil
-	return r.lent
 }
 
 // back takes a connection back that was lent, unless it is dead. It reports whether it
