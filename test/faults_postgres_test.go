@@ -86,6 +86,7 @@ func sideBySide(t *testing.T, calls []faultCall, test func(t *testing.T, call fa
 // network is a PostgreSQL behind a proxy.
 type network struct {
 	stage
+	calls  *hurried // the stage's repository
 	proxy  *pgtest.Proxy
 	faults *faultsql.Faults // fails nothing, and says when an operation comes
 	pool   *sql.DB
@@ -93,7 +94,7 @@ type network struct {
 }
 
 // behindProxy opens a repository whose pool goes through a proxy.
-func behindProxy(t testing.TB, timeout time.Duration) *network {
+func behindProxy(t testing.TB) *network {
 	t.Helper()
 	dsn := pgtest.DSN(t)
 	n := &network{proxy: pgtest.NewProxy(t, dsn), db: openSQLDB(t, "pgx", dsn)}
@@ -108,8 +109,20 @@ func behindProxy(t testing.TB, timeout time.Duration) *network {
 	n.db.SetMaxOpenConns(1)
 	n.truth = openGorm(t, onPostgres(n.db), 0)
 	n.reset = seed(t, n.truth, n.db)
-	n.repository = openInTime(t, onPostgres(n.pool), timeout)
+	n.calls = &hurried{
+		slow: openGorm(t, onPostgres(n.pool), 0),
+		fast: openInTime(t, onPostgres(n.pool), time.Second),
+	}
+	n.repository = n.calls
 	return n
+}
+
+// hurried makes a call that meets a fault which lasts, again if a busy machine was
+// too slow to reach it.
+func (n *network) hurried(call func() error) error {
+	n.calls.hurry.Store(true)
+	defer n.calls.hurry.Store(false)
+	return patiently(call)
 }
 
 // on calls hook before the next operation of the kind.
@@ -140,7 +153,7 @@ var changingCalls = append([]faultCall{startCall}, writeCalls...)
 
 func TestACommitWhoseReplyIsLostIsLearned(t *testing.T) {
 	t.Parallel()
-	n := behindProxy(t, 30*time.Second)
+	n := behindProxy(t)
 	for _, call := range changingCalls {
 		want := n.rehearse(t, call)
 		s, o := n.begin(t, call)
@@ -158,7 +171,7 @@ func TestACommitWhoseReplyIsLostIsLearned(t *testing.T) {
 func TestACommitThatArrivesLaterIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, changingCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, 30*time.Second)
+		n := behindProxy(t)
 		want := n.rehearse(t, call)
 		s, o := n.begin(t, call)
 		o.want = want
@@ -176,12 +189,12 @@ func TestACommitThatArrivesLaterIsWaitedFor(t *testing.T) {
 func TestACommitThatArrivesTooLateIsUnknownAndThenLearned(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, changingCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, time.Second)
+		n := behindProxy(t)
 		want := n.rehearse(t, call)
 		s, o := n.begin(t, call)
 		entries := insides.Entries(s)
 		n.proxy.HoldCommit(2500 * time.Millisecond)
-		err := patiently(func() error { return call.call(t, s) })
+		err := n.hurried(func() error { return call.call(t, s) })
 		n.proxy.Pass()
 		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 		assert.Equal(t, entries, insides.Entries(s))
@@ -203,10 +216,10 @@ func TestACommitThatArrivesTooLateIsUnknownAndThenLearned(t *testing.T) {
 func TestATransactionThatDiesWithItsCommitUnsentIsLearned(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, writeCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, time.Second)
+		n := behindProxy(t)
 		s, o := n.begin(t, call)
 		n.proxy.HoldCommit(time.Hour)
-		err := patiently(func() error { return call.call(t, s) })
+		err := n.hurried(func() error { return call.call(t, s) })
 		n.proxy.Pass()
 		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 		terminate(t, n.db, "idle in transaction")
@@ -217,11 +230,11 @@ func TestATransactionThatDiesWithItsCommitUnsentIsLearned(t *testing.T) {
 
 func TestAWriteOfUnknownOutcomeHoldsUpItsOwnJobsOnly(t *testing.T) {
 	t.Parallel()
-	n := behindProxy(t, time.Second)
+	n := behindProxy(t)
 	s, _ := n.begin(t, listCall)
 	n.proxy.HoldCommit(time.Hour)
 	pause := func(id int64) error { return s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}) }
-	require.ErrorIs(t, patiently(func() error { return pause(1) }), smallben.ErrOutcomeUnknown)
+	require.ErrorIs(t, n.hurried(func() error { return pause(1) }), smallben.ErrOutcomeUnknown)
 	n.proxy.Pass()
 
 	err := patiently(func() error { return pause(1) })
@@ -245,7 +258,7 @@ func TestAWriteOfUnknownOutcomeHoldsUpItsOwnJobsOnly(t *testing.T) {
 
 func TestABlackHoleIsATimeoutAndNoHang(t *testing.T) {
 	t.Parallel()
-	n := behindProxy(t, time.Second)
+	n := behindProxy(t)
 	n.reset(t)
 	s := create(t, n.repository, &smallben.Config{Logger: quiet, SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true}})
 	inTime(t, s.Start)
@@ -255,7 +268,9 @@ func TestABlackHoleIsATimeoutAndNoHang(t *testing.T) {
 	n.proxy.BlackHole()
 	for _, call := range append(writeCalls, listCall) {
 		begun := time.Now()
+		n.calls.hurry.Store(true)
 		err := call.call(t, s)
+		n.calls.hurry.Store(false)
 		assert.Less(t, time.Since(begun), 10*time.Second)
 		require.ErrorContains(t, err, "no answer from the database within 1s", call.name)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -272,13 +287,15 @@ func TestABlackHoleIsATimeoutAndNoHang(t *testing.T) {
 func TestACommitThatFallsIntoABlackHoleIsUnknownAndThenLearned(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, writeCalls, func(t *testing.T, call faultCall) {
-		n := behindProxy(t, time.Second)
+		n := behindProxy(t)
 		s, o := n.begin(t, call)
 		n.on(faultsql.Commit, n.proxy.BlackHole)
-		err := patiently(func() error { return call.call(t, s) })
+		err := n.hurried(func() error { return call.call(t, s) })
 		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 		assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_unsettled_writes"])
+		n.calls.hurry.Store(true)
 		err = s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{8}}})
+		n.calls.hurry.Store(false)
 		require.ErrorContains(t, err, "learn the outcome of an earlier write")
 		require.NotErrorIs(t, err, smallben.ErrOutcomeUnknown)
 		n.proxy.Pass() // which closes what it swallowed
@@ -289,7 +306,7 @@ func TestACommitThatFallsIntoABlackHoleIsUnknownAndThenLearned(t *testing.T) {
 
 func TestConnectionsThatDiedWhileIdleFailNoCall(t *testing.T) {
 	t.Parallel()
-	n := behindProxy(t, 30*time.Second)
+	n := behindProxy(t)
 	for _, call := range append(changingCalls, listCall) {
 		want := n.rehearse(t, call)
 		s, o := n.begin(t, call)
@@ -309,7 +326,7 @@ func TestConnectionsThatDiedWhileIdleFailNoCall(t *testing.T) {
 
 func TestATransactionWhoseBackendDiesHasNotHappened(t *testing.T) {
 	t.Parallel()
-	n := behindProxy(t, 30*time.Second)
+	n := behindProxy(t)
 	for _, call := range changingCalls {
 		s, o := n.begin(t, call)
 		n.on(faultsql.Commit, func() { terminate(t, n.db, "idle in transaction") })
