@@ -123,7 +123,8 @@ func (r *run) Abandon() {
 	if start.IsZero() {
 		start = now
 	}
-	result := r.result(start)
+	var result runResult
+	result.began(&r.input, start)
 	result.Duration, result.Outcome, result.Error = now.Sub(start), OutcomeAbandoned, "it went on after it was canceled"
 	if _, ok := s.finish(r, &result); ok {
 		s.log.Info("run abandoned", "job", r.input.JobID, "tick", result.Tick)

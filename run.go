@@ -105,7 +105,8 @@ type run struct {
 	input   CronJobInput
 	given   *givenInput
 
-	over bool // it has ended, or was abandoned: guarded by the shard's mu
+	result runResult // of execute, which alone uses it
+	over   bool      // it has ended, or was abandoned: guarded by the shard's mu
 
 	mu     sync.Mutex              // guards the fields below, for moments
 	start  time.Time               // zero until it starts
@@ -113,9 +114,9 @@ type run struct {
 	cause  error                   // why it was canceled, or nil
 }
 
-// result is that of a run that has started and not ended.
-func (r *run) result(start time.Time) runResult {
-	return runResult{Tick: r.input.ScheduledAt, Triggered: r.input.Triggered, Attempt: int32(r.input.Attempt), Start: start}
+// began sets the result of a run that has started and not ended.
+func (r *runResult) began(input *CronJobInput, start time.Time) {
+	r.Tick, r.Triggered, r.Attempt, r.Start = input.ScheduledAt, input.Triggered, int32(input.Attempt), start
 }
 
 // jobState is what is known of a job by its id, whatever its entries: it keeps a
@@ -176,12 +177,19 @@ func (t tick) skip(reason string) {
 func (e *entry) fire(at time.Time) {
 	if record := e.session.ledger; record != nil {
 		if record.Concerns(e.id) {
-			record.Ask(e.recorded(), at)
+			e.ask(record, at)
 		}
 		return
 	}
 	e.session.scheduler.fireAndExecute(e, tick{at: at})
 }
+
+// ask has a frame of its own, as has all that a plain run does not need, and run is
+// filled in place: else the stack of each run's goroutine outgrows the 2 KB that it
+// starts with, and copying it takes a quarter of the CPU of a burst.
+//
+//go:noinline
+func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.recorded(), at) }
 
 func (s *scheduler) fireAndExecute(e *entry, at tick) {
 	if r := s.fire(e, at); r != nil {
@@ -335,7 +343,8 @@ func (s *shard) state(e *entry) *jobState {
 	}
 	if state.createdAt != e.createdAt {
 		// One of the same id was deleted.
-		state.createdAt, state.last = e.createdAt, runResult{}
+		state.createdAt = e.createdAt
+		state.last = runResult{}
 	}
 	state.gone = false
 	return state
@@ -356,25 +365,24 @@ func (state *jobState) begin(e *entry, at tick) *run {
 	if at.grant == nil {
 		state.began(at, e.options)
 	}
-	r := &run{entry: e, state: state, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, input: e.inputAt(at), given: e.given}
+	r := &run{entry: e, state: state, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, given: e.given}
+	e.setInput(&r.input, at)
 	state.running = append(state.running, r)
 	return r
 }
 
-// inputAt is what a run of the tick receives, its own map excepted: that one is
+// setInput sets what a run of the tick receives, its own map excepted: that one is
 // made by execute, outside the lock. It expects the shard's mu.
-func (e *entry) inputAt(at tick) CronJobInput {
-	return CronJobInput{
-		JobID:          e.id,
-		GroupID:        e.groupID,
-		SuperGroupID:   e.superGroupID,
-		CronExpression: e.expression,
-		ScheduledAt:    at.at,
-		Triggered:      at.triggered,
-		Attempt:        at.attempt(),
-		Missed:         at.missed(),
-		stored:         e.storedInput,
-	}
+func (e *entry) setInput(input *CronJobInput, at tick) {
+	input.JobID = e.id
+	input.GroupID = e.groupID
+	input.SuperGroupID = e.superGroupID
+	input.CronExpression = e.expression
+	input.ScheduledAt = at.at
+	input.Triggered = at.triggered
+	input.Attempt = at.attempt()
+	input.Missed = at.missed()
+	input.stored = e.storedInput
 }
 
 // end takes a run off the books and returns the one that waited for it, if that
@@ -382,20 +390,27 @@ func (e *entry) inputAt(at tick) CronJobInput {
 // returns zero if the run is not to be. It returns false if the run is off the books
 // already.
 func (s *scheduler) end(r *run, result *runResult, retry time.Time) (next *run, due time.Time, ok bool) {
+	if next, due, ok = s.takeOff(r, result, retry); !ok {
+		return nil, time.Time{}, false
+	}
+	if r.grant == nil {
+		r.entry.session.release()
+	} else {
+		finish(r.grant, result, due)
+	}
+	return next, due, true
+}
+
+// takeOff is what end does under the shard's lock.
+func (s *scheduler) takeOff(r *run, result *runResult, retry time.Time) (next *run, due time.Time, ok bool) {
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
 	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	if r.over {
-		shard.mu.Unlock()
 		return nil, time.Time{}, false
 	}
 	r.over = true
-	if r.grant == nil {
-		defer r.entry.session.release()
-	} else {
-		defer func() { finish(r.grant, result, due) }()
-	}
-	defer shard.mu.Unlock()
 	i := slices.Index(state.running, r)
 	state.running = slices.Delete(state.running, i, i+1)
 	if state.createdAt == r.entry.createdAt {
@@ -409,7 +424,10 @@ func (s *scheduler) end(r *run, result *runResult, retry time.Time) (next *run, 
 	case r.grant != nil && !r.entry.dead, r.grant == nil && s.tryAgain(state, r, retry):
 		due = retry
 	}
-	return s.promote(shard, state, id), due, true
+	if state.waiting != nil || state.gone {
+		next = s.promote(shard, state, id)
+	}
+	return next, due, true
 }
 
 // promote begins the run that waited for the end of others, if it may still start,
@@ -452,8 +470,9 @@ func newRunner(config *Config) runner {
 func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.decode(r.input.stored)
 	began := time.Now()
-	result := r.result(began.Add(r.entry.session.timetable.Ahead()))
-	r.metrics.started(&result)
+	result := &r.result
+	result.began(&r.input, began.Add(r.entry.session.timetable.Ahead()))
+	r.metrics.started(result)
 	r.mu.Lock()
 	r.start = result.Start
 	r.mu.Unlock()
@@ -475,9 +494,9 @@ func (s *scheduler) execute(r *run) {
 		if err != nil {
 			s.log.begin() // so that Stop waits for the line
 		}
-		retry, _ := s.finish(r, &result)
+		retry, _ := s.finish(r, result)
 		if err != nil {
-			s.logFailure(r, &result, retry, err, failure)
+			s.logFailure(r, result, retry, err, failure)
 		}
 	}()
 	err, timedOut = s.runs.call(r)
