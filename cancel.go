@@ -135,13 +135,19 @@ func (r *run) Abandon() {
 // when the run is tried again, or the zero time if it is not, and false if it was
 // abandoned before.
 func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool) {
-	wanted := r.retry(result)
-	next, retry, ok := s.end(r, result, wanted)
+	retry = r.retry(result)
+	wanted := !retry.IsZero()
+	next, ok := s.end(r, result, &retry)
 	if !ok {
 		return time.Time{}, false
 	}
-	r.metrics.ended(result, result.Outcome != OutcomeOK && r.options.Attempts > 1 && wanted.IsZero())
-	if retry.IsZero() && !wanted.IsZero() && r.grant == nil && r.entry.session.stopped.Load() {
+	if r.grant == nil {
+		r.entry.session.release()
+	} else {
+		finish(r.grant, result, retry)
+	}
+	r.metrics.ended(result, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
+	if retry.IsZero() && wanted && r.grant == nil && r.entry.session.stopped.Load() {
 		s.logDropped([]int64{r.input.JobID}, 1)
 	}
 	if next != nil {

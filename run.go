@@ -105,7 +105,7 @@ type run struct {
 	input   CronJobInput
 	given   *givenInput
 
-	result runResult // of execute, which alone uses it
+	result runResult // of the goroutine of execute, which alone uses it
 	over   bool      // it has ended, or was abandoned: guarded by the shard's mu
 
 	mu     sync.Mutex              // guards the fields below, for moments
@@ -387,28 +387,15 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 
 // end takes a run off the books and returns the one that waited for it, if that
 // may still start. A retry that is not zero is when the run may be tried again: it
-// returns zero if the run is not to be. It returns false if the run is off the books
+// is set to zero if the run is not to be. It returns false if the run is off the books
 // already.
-func (s *scheduler) end(r *run, result *runResult, retry time.Time) (next *run, due time.Time, ok bool) {
-	if next, due, ok = s.takeOff(r, result, retry); !ok {
-		return nil, time.Time{}, false
-	}
-	if r.grant == nil {
-		r.entry.session.release()
-	} else {
-		finish(r.grant, result, due)
-	}
-	return next, due, true
-}
-
-// takeOff is what end does under the shard's lock.
-func (s *scheduler) takeOff(r *run, result *runResult, retry time.Time) (next *run, due time.Time, ok bool) {
+func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run, ok bool) {
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if r.over {
-		return nil, time.Time{}, false
+		return nil, false
 	}
 	r.over = true
 	i := slices.Index(state.running, r)
@@ -421,13 +408,14 @@ func (s *scheduler) takeOff(r *run, result *runResult, retry time.Time) (next *r
 	}
 	switch {
 	case retry.IsZero():
-	case r.grant != nil && !r.entry.dead, r.grant == nil && s.tryAgain(state, r, retry):
-		due = retry
+	case r.grant != nil && !r.entry.dead, r.grant == nil && s.tryAgain(state, r, *retry):
+	default:
+		*retry = time.Time{}
 	}
 	if state.waiting != nil || state.gone {
 		next = s.promote(shard, state, id)
 	}
-	return next, due, true
+	return next, true
 }
 
 // promote begins the run that waited for the end of others, if it may still start,
@@ -483,23 +471,26 @@ func (s *scheduler) execute(r *run) {
 	err, timedOut := error(&panicError{value: "runtime.Goexit was called"}), false
 	defer func() {
 		if v := recover(); v != nil {
-			err = &panicError{fmt.Sprint("panic: ", v), debug.Stack()}
-		}
-		result.Outcome = OutcomeOK
-		var failure *panicError
-		if err != nil {
-			failure, err = result.fail(err, timedOut)
+			err = panicked(v)
 		}
 		result.Duration = time.Since(began)
 		if err != nil {
-			s.log.begin() // so that Stop waits for the line
+			s.failed(r, err, timedOut)
+			return
 		}
-		retry, _ := s.finish(r, result)
-		if err != nil {
-			s.logFailure(r, result, retry, err, failure)
-		}
+		result.Outcome = OutcomeOK
+		s.finish(r, result)
 	}()
 	err, timedOut = s.runs.call(r)
+}
+
+// failed ends a run that returned an error, or panicked.
+func (s *scheduler) failed(r *run, err error, timedOut bool) {
+	result := &r.result
+	failure, err := result.fail(err, timedOut)
+	s.log.begin() // so that Stop waits for the line
+	retry, _ := s.finish(r, result)
+	s.logFailure(r, result, retry, err, failure)
 }
 
 // fail notes what went wrong. It returns the panic, if it was one, and the error
@@ -604,7 +595,7 @@ func (c *runner) loggerOf(r *run) (logger logr.Logger) {
 func recovered(call func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = &panicError{fmt.Sprint("panic: ", v), debug.Stack()}
+			err = panicked(v)
 		}
 	}()
 	return call()
@@ -614,6 +605,11 @@ func recovered(call func() error) (err error) {
 type panicError struct {
 	value string
 	stack []byte
+}
+
+// panicked is the error of what a deferred call has recovered.
+func panicked(value any) *panicError {
+	return &panicError{fmt.Sprint("panic: ", value), debug.Stack()}
 }
 
 func (e *panicError) Error() string { return e.value }
