@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/timetable"
 )
 
@@ -108,7 +109,7 @@ func benchRows(b *testing.B, n int) []RawJob {
 	created := time.Now().UTC().Truncate(time.Microsecond)
 	rows := make([]RawJob, n)
 	for i, job := range benchJobs(0, n) {
-		built, err := job.build(expressionRules{}, created)
+		built, err := job.build(cronexpr.Rules{}, created)
 		require.NoError(b, err)
 		rows[i] = built.rawJob
 	}
@@ -120,7 +121,7 @@ func BenchmarkEncodeJob(b *testing.B) {
 	job := benchJobs(0, 1)[0]
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := job.build(expressionRules{}, time.Time{}); err != nil {
+		if _, err := job.build(cronexpr.Rules{}, time.Time{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
 )
 
@@ -581,7 +582,7 @@ func (c *change) updated(rows []RawJob, updates map[int64]preparedUpdate) (jobs 
 // apply changes a row that was read into the one to store.
 func (j *JobWithSchedule) apply(update preparedUpdate) error {
 	if update.CronExpression != nil {
-		schedule, err := parseExpression(*update.CronExpression, j.rawJob.CreatedAt)
+		schedule, err := cronexpr.Parse(*update.CronExpression, j.rawJob.CreatedAt)
 		if err != nil {
 			return jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
 		}
@@ -739,7 +740,7 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err err
 	j.rawJob.Paused = row.Paused
 	j.rawJob.CreatedAt = row.CreatedAt.UTC()
 	j.rawJob.UpdatedAt = row.UpdatedAt.UTC()
-	if j.schedule, err = parseExpression(j.rawJob.CronExpression, j.rawJob.CreatedAt); err != nil {
+	if j.schedule, err = cronexpr.Parse(j.rawJob.CronExpression, j.rawJob.CreatedAt); err != nil {
 		return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
 	}
 	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/nbena/smallben/internal/shared"
 )
 
 // givenInput is what an input that a user gave has and its JSON does not: the types
@@ -30,7 +32,7 @@ type inputField struct {
 // givenInputs makes givenInput values. Inputs of the same keys and types share one
 // if they hold nothing but text, truth values and numbers. The zero value is ready;
 // it is goroutine-safe.
-type givenInputs struct{ shared shared[*givenInput] }
+type givenInputs struct{ shared shared.Values[*givenInput] }
 
 // of returns what the JSON of an input leaves out.
 func (g *givenInputs) of(input map[string]any) *givenInput {
@@ -51,7 +53,7 @@ func (g *givenInputs) of(input map[string]any) *givenInput {
 		return nil
 	}
 	slices.Sort(types)
-	shared, _ := g.shared.get(strings.Join(types, ","), func() (*givenInput, error) { return &given, nil })
+	shared, _ := g.shared.Get(strings.Join(types, ","), func() (*givenInput, error) { return &given, nil })
 	return shared
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/robfig/cron/v3"
 	"gorm.io/gorm"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/sqltx"
 )
 
@@ -325,7 +326,7 @@ func (j *Job) NextRuns(n int) []time.Time {
 	if j.schedule == nil {
 		return nil
 	}
-	return nextTicks(j.schedule, time.Now().In(j.location), n)
+	return cronexpr.Ticks(j.schedule, time.Now().In(j.location), n)
 }
 
 // String names the job, without its input.
@@ -339,19 +340,19 @@ func (j Job) String() string {
 
 // build validates the job and encodes it into a row created at createdAt. It
 // calls the user's encoding methods.
-func (j *Job) build(rules expressionRules, createdAt time.Time) (JobWithSchedule, error) {
+func (j *Job) build(rules cronexpr.Rules, createdAt time.Time) (JobWithSchedule, error) {
 	if j.ID == 0 {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: the id is 0", ErrInvalidJob)
 	}
 	var past error
-	err := validateExpression(j.CronExpression, rules)
-	if errors.Is(err, errPast) {
+	err := rules.Check(j.CronExpression)
+	if errors.Is(err, cronexpr.ErrPast) {
 		past, err = jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err), nil
 	}
 	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}
-	schedule, err := parseExpression(j.CronExpression, createdAt)
+	schedule, err := cronexpr.Parse(j.CronExpression, createdAt)
 	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/nbena/smallben/internal/cronexpr"
 )
 
 // ListJobs returns the jobs that match options, ordered by id. Nil options match
@@ -47,7 +49,7 @@ func (s *SmallBen) jobsOf(c *call, rows []RawJob) (jobs []Job, undecodable []err
 	jobs = make([]Job, len(found))
 	for i := range found {
 		jobs[i] = found[i].toJob()
-		jobs[i].schedule = inLocation(jobs[i].schedule, s.scheduler.location)
+		jobs[i].schedule = cronexpr.In(jobs[i].schedule, s.scheduler.location)
 		jobs[i].location = s.scheduler.location
 		last, running, next := s.scheduler.runsOf(jobs[i].ID)
 		jobs[i].lastRun, jobs[i].running = last.run(jobs[i].ID), running
@@ -260,13 +262,13 @@ func (s *SmallBen) Status() Status {
 // from now, as if the job were added now. Of a job that is stored, Job.NextRuns
 // tells. It may be called at any time, and does not touch the repository.
 func (s *SmallBen) NextRuns(expression string, n int) ([]time.Time, error) {
-	if err := validateExpression(expression, s.rules); err != nil {
+	if err := s.rules.Check(expression); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
 	}
 	now := time.Now().In(s.scheduler.location)
-	schedule, err := parseExpression(expression, now)
+	schedule, err := cronexpr.Parse(expression, now)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidJob, err)
 	}
-	return nextTicks(inLocation(schedule, s.scheduler.location), now, n), nil
+	return cronexpr.Ticks(cronexpr.In(schedule, s.scheduler.location), now, n), nil
 }

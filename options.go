@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/nbena/smallben/internal/cronexpr"
 )
 
 // ErrUpdateOptionInvalid is what errors.Is finds in the error of an update
@@ -156,16 +158,16 @@ func (u UpdateOption) String() string {
 // that wraps ErrInvalidJob if the expression is one that no configuration
 // accepts. UpdateJobs itself goes by the configuration of its SmallBen.
 func (u *UpdateOption) Valid() error {
-	return u.valid(expressionRules{withSeconds: true})
+	return u.valid(cronexpr.Rules{WithSeconds: true})
 }
 
 // valid is Valid for a configuration.
-func (u *UpdateOption) valid(rules expressionRules) error {
+func (u *UpdateOption) valid(rules cronexpr.Rules) error {
 	if u.CronExpression == nil && u.JobOtherInputs == nil {
 		return jobErrorf(u.JobID, "%w: neither CronExpression nor JobOtherInputs is set", ErrUpdateOptionInvalid)
 	}
 	if u.CronExpression != nil {
-		if err := validateExpression(*u.CronExpression, rules); err != nil {
+		if err := rules.Check(*u.CronExpression); err != nil {
 			return jobErrorf(u.JobID, "%w: %w", ErrInvalidJob, err)
 		}
 	}

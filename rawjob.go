@@ -15,6 +15,7 @@ import (
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/gobrow"
 )
 
@@ -80,7 +81,7 @@ func (j *RawJob) ToJobWithSchedule() (JobWithSchedule, error) {
 	if j.defect != "" {
 		return fail(errors.New(j.defect))
 	}
-	schedule, err := parseExpression(j.CronExpression, j.CreatedAt)
+	schedule, err := cronexpr.Parse(j.CronExpression, j.CreatedAt)
 	if err != nil {
 		return fail(err)
 	}

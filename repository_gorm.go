@@ -13,6 +13,7 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger/ledgersql"
 	"github.com/nbena/smallben/internal/sqltx"
 )
@@ -630,8 +631,8 @@ func checkRow(row *RawJob) error {
 }
 
 func checkText(row *RawJob) error {
-	if len(row.CronExpression) > maxExpressionLength {
-		return jobErrorf(row.ID, "%w: expression of %d bytes: at most %d are allowed", ErrInvalidJob, len(row.CronExpression), maxExpressionLength)
+	if len(row.CronExpression) > cronexpr.MaxLength {
+		return jobErrorf(row.ID, "%w: expression of %d bytes: at most %d are allowed", ErrInvalidJob, len(row.CronExpression), cronexpr.MaxLength)
 	}
 	for _, text := range []string{row.CronExpression, row.SerializedJob, row.SerializedJobInput} {
 		if !utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0 {

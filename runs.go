@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/ledger/ledgersql"
 )
@@ -398,11 +399,11 @@ func (r *record) holdBackLocked(rows []RawJob, undecodable []error) {
 
 // schedule is that of an expression. One that does not parse has no ticks.
 func (r *record) schedule(expression string, createdAt time.Time) ledger.Schedule {
-	schedule, err := parseExpression(expression, createdAt)
+	schedule, err := cronexpr.Parse(expression, createdAt)
 	if err != nil {
-		return neverSchedule{}
+		return cronexpr.Never{}
 	}
-	return inLocation(schedule, r.host.scheduler.location)
+	return cronexpr.In(schedule, r.host.scheduler.location)
 }
 
 func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {

@@ -13,7 +13,9 @@ import (
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/shared"
 	"github.com/nbena/smallben/internal/timetable"
 )
 
@@ -31,7 +33,7 @@ type scheduler struct {
 	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
 
 	places      places
-	schedules   shared[scheduled] // by expression
+	schedules   shared.Values[scheduled] // by expression
 	givenInputs givenInputs
 
 	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
@@ -138,14 +140,14 @@ type scheduled struct {
 func (s *scheduler) schedule(e *entry, job *JobWithSchedule) {
 	e.slot.Key = e
 	e.slot.Schedule = job.schedule
-	if _, ok := job.schedule.(zonedSchedule); !ok {
+	if _, ok := job.schedule.(cronexpr.Zoned); !ok {
 		return // of the job alone
 	}
 	expression := job.rawJob.CronExpression
-	shared, _ := s.schedules.get(expression, func() (scheduled, error) {
-		return scheduled{strings.Clone(expression), inLocation(job.schedule, s.location)}, nil
+	common, _ := s.schedules.Get(expression, func() (scheduled, error) {
+		return scheduled{strings.Clone(expression), cronexpr.In(job.schedule, s.location)}, nil
 	})
-	e.expression, e.slot.Schedule = shared.expression, shared.schedule
+	e.expression, e.slot.Schedule = common.expression, common.schedule
 }
 
 var hashSeed = maphash.MakeSeed()

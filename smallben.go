@@ -53,6 +53,7 @@ import (
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
 )
 
@@ -63,7 +64,7 @@ import (
 type SmallBen struct {
 	repository Repository
 	config     Config // as it was given
-	rules      expressionRules
+	rules      cronexpr.Rules
 	log        *eventLog
 	types      sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile  chan struct{} // wakes the reconciliation of the session; holds 1
@@ -103,7 +104,7 @@ func New(repository Repository, config *Config) *SmallBen {
 	s := &SmallBen{
 		repository:  repository,
 		config:      *config,
-		rules:       expressionRules{config.SchedulerConfig.WithSeconds, config.Runs.Record},
+		rules:       cronexpr.Rules{WithSeconds: config.SchedulerConfig.WithSeconds, Recorded: config.Runs.Record},
 		log:         newEventLog(config),
 		paused:      make(map[int64]struct{}),
 		undecodable: make(map[int64]struct{}),

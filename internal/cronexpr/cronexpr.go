@@ -1,4 +1,7 @@
-package smallben
+// Package cronexpr reads cron expressions: the grammar of robfig/cron with @at and
+// a seventh day of week, what is refused, and the schedules that expressions stand
+// for. Nothing else in this module knows the grammar.
+package cronexpr
 
 import (
 	"errors"
@@ -8,106 +11,36 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/nbena/smallben/internal/shared"
 	"github.com/nbena/smallben/internal/walltime"
 )
 
+// MaxLength bounds an expression, in bytes.
+const MaxLength = 256
+
 const (
-	maxExpressionLength = 256 // bytes
-	maxEvery            = 5 * 365 * 24 * time.Hour
-	maxYearsAhead       = 40 // of the first tick, as Next looks
+	maxEvery      = 5 * 365 * 24 * time.Hour
+	maxYearsAhead = 40 // of the first tick, as Next looks
 )
 
-// zonedSchedule is the schedule of an expression of fields.
-type zonedSchedule struct {
-	fields   *walltime.Fields // shared by jobs
-	location *time.Location   // nil: that of the time which Next is given
+// Rules are what depends on the configuration in which expressions are accepted. A
+// stored one is read whatever they say.
+type Rules struct {
+	WithSeconds bool // six fields as well as five
+	Recorded    bool // runs are recorded: every process must read an expression alike
 }
 
-// Next returns the first tick after t, the zero time if there is none.
-func (z zonedSchedule) Next(t time.Time) time.Time {
-	location := z.location
-	if location == nil {
-		location = t.Location()
+// Check says why an expression may not be stored, or nil. The message names the
+// expression.
+func (r Rules) Check(expression string) error {
+	if len(expression) > MaxLength {
+		return fmt.Errorf("expression of %d bytes: at most %d are allowed", len(expression), MaxLength)
 	}
-	return z.fields.Next(location, t)
-}
-
-// inLocation gives a schedule that goes by a location where its expression names no
-// time zone.
-func inLocation(schedule cron.Schedule, location *time.Location) cron.Schedule {
-	if z, ok := schedule.(zonedSchedule); ok && z.location == nil {
-		return zonedSchedule{z.fields, location}
-	}
-	return schedule
-}
-
-// everySchedule is @every with a phase that does not depend on when the process
-// started: its instants are origin + k·delay, in Unix seconds.
-type everySchedule struct {
-	origin int64 // Unix seconds
-	delay  int64 // seconds, at least 1
-}
-
-// Next returns the first instant after t. Both operands are reduced first, so
-// that no origin, the zero time included, overflows the difference.
-func (s everySchedule) Next(t time.Time) time.Time {
-	now := t.Unix()
-	since := floorMod(floorMod(now, s.delay)-floorMod(s.origin, s.delay), s.delay)
-	return time.Unix(now+s.delay-since, 0).In(t.Location())
-}
-
-// floorMod is a mod m with the sign of m.
-func floorMod(a, m int64) int64 {
-	return (a%m + m) % m
-}
-
-// atSchedule is the schedule of @at: one tick, in Unix microseconds.
-type atSchedule int64
-
-// Next returns the tick if it is after t, else the zero time.
-func (s atSchedule) Next(t time.Time) time.Time {
-	if at := time.UnixMicro(int64(s)); at.After(t) {
-		return at.In(t.Location())
-	}
-	return time.Time{}
-}
-
-// neverSchedule is the schedule of an expression that cannot be read.
-type neverSchedule struct{}
-
-// Next returns the zero time, which robfig/cron takes for "never".
-func (neverSchedule) Next(time.Time) time.Time { return time.Time{} }
-
-func nextTicks(schedule cron.Schedule, from time.Time, n int) []time.Time {
-	var ticks []time.Time
-	for range n {
-		if from = schedule.Next(from); from.IsZero() {
-			break
-		}
-		ticks = append(ticks, from)
-	}
-	return ticks
-}
-
-// expressionRules is what depends on the configuration in which expressions are
-// accepted. A stored one is read whatever they say.
-type expressionRules struct {
-	withSeconds bool // six fields as well as five
-	recorded    bool // runs are recorded: every process must read an expression alike
-}
-
-// validateExpression says why an expression may not be stored, or nil. The
-// message names the expression.
-func validateExpression(expression string, rules expressionRules) error {
-	if len(expression) > maxExpressionLength {
-		return fmt.Errorf("expression of %d bytes: at most %d are allowed", len(expression), maxExpressionLength)
-	}
-	p, schedule, err := rules.parse(expression)
+	p, schedule, err := r.parse(expression)
 	if err != nil {
 		return fmt.Errorf("parse %q: %w", expression, err)
 	}
@@ -119,7 +52,7 @@ func validateExpression(expression string, rules expressionRules) error {
 
 // parse reads an expression as a stored one is read, and refuses what depends on the
 // configuration or looks like another expression than it is.
-func (r expressionRules) parse(expression string) (p parts, schedule cron.Schedule, err error) {
+func (r Rules) parse(expression string) (p parts, schedule cron.Schedule, err error) {
 	for _, c := range []byte(expression) {
 		if (c < ' ' || c > '~') && !strings.ContainsRune("\t\n\v\f\r", rune(c)) {
 			return p, nil, errors.New("only printable ASCII and white space are allowed")
@@ -128,14 +61,14 @@ func (r expressionRules) parse(expression string) (p parts, schedule cron.Schedu
 	if p, err = split(expression); err != nil {
 		return p, nil, err
 	}
-	if r.recorded && p.zone == localZone {
+	if r.Recorded && p.zone == localZone {
 		return p, nil, errors.New("time zone Local: machines that record runs together may differ in it")
 	}
 	if n := len(p.fields); !p.isDescriptor() && n != 5 {
 		switch {
-		case n == 6 && !r.withSeconds:
+		case n == 6 && !r.WithSeconds:
 			return p, nil, errors.New("expected exactly 5 fields, found 6: seconds need SchedulerConfig.WithSeconds")
-		case !r.withSeconds:
+		case !r.WithSeconds:
 			return p, nil, fmt.Errorf("expected exactly 5 fields, found %d", n)
 		case n != 6:
 			return p, nil, fmt.Errorf("expected 5 or 6 fields, found %d", n)
@@ -151,7 +84,7 @@ func (p *parts) check(schedule cron.Schedule) error {
 	switch schedule := schedule.(type) {
 	case cron.ConstantDelaySchedule:
 		return validateEvery(p.fields[1])
-	case zonedSchedule:
+	case Zoned:
 		if hasEmptySet(schedule.fields) {
 			return errors.New("a field is an empty list")
 		}
@@ -163,15 +96,15 @@ func (p *parts) check(schedule cron.Schedule) error {
 	next := schedule.Next(now)
 	switch _, once := schedule.(atSchedule); {
 	case once && next.IsZero():
-		return errPast
+		return ErrPast
 	case next.IsZero() || next.After(now.AddDate(maxYearsAhead, 0, 0)):
 		return errors.New("it never fires in the next forty years")
 	}
 	return nil
 }
 
-// errPast refuses an @at.
-var errPast = errors.New("the time is past")
+// ErrPast refuses an @at whose time is past.
+var ErrPast = errors.New("the time is past")
 
 // validateEvery checks the duration that robfig/cron rounds in silence.
 func validateEvery(text string) error {
@@ -200,10 +133,10 @@ func hasEmptySet(f *walltime.Fields) bool {
 	return false
 }
 
-// parseExpression gives the schedule of a stored expression: robfig/cron's v3
+// Parse gives the schedule of a stored expression: robfig/cron's v3
 // grammar, with five fields or six, and @at. createdAt is the origin of @every. It
 // never panics, and Next of what it returns never takes longer than a millisecond.
-func parseExpression(expression string, createdAt time.Time) (cron.Schedule, error) {
+func Parse(expression string, createdAt time.Time) (cron.Schedule, error) {
 	parsed, err := parseShared(expression)
 	if err != nil {
 		return nil, fmt.Errorf("parse %q: %w", expression, err)
@@ -217,11 +150,11 @@ func parseExpression(expression string, createdAt time.Time) (cron.Schedule, err
 // parseShared is parse, or what it gave before.
 func parseShared(expression string) (cron.Schedule, error) {
 	parseIt := func() (cron.Schedule, error) { return parse(expression) }
-	if len(expression) > maxExpressionLength || strings.Contains(expression, localZone) {
+	if len(expression) > MaxLength || strings.Contains(expression, localZone) {
 		// A program may set time.Local.
 		return parseIt()
 	}
-	return parsedExpressions.get(expression, parseIt)
+	return parsedExpressions.Get(expression, parseIt)
 }
 
 // parser reads what any configuration accepts: rows were written under another
@@ -260,7 +193,7 @@ func parse(expression string) (schedule cron.Schedule, err error) {
 	if !ok {
 		return parsed, nil
 	}
-	return zonedSchedule{
+	return Zoned{
 		fields: &walltime.Fields{
 			Second: s.Second, Minute: s.Minute, Hour: s.Hour,
 			Dom: s.Dom, Month: s.Month, Dow: s.Dow,
@@ -321,7 +254,7 @@ func (p *parts) location() (*time.Location, error) {
 		return nil, nil
 	}
 	load := func() (*time.Location, error) { return time.LoadLocation(p.zone) }
-	loadShared := func() (*time.Location, error) { return locations.get(p.zone, load) }
+	loadShared := func() (*time.Location, error) { return locations.Get(p.zone, load) }
 	if p.zone == localZone {
 		loadShared = load
 	}
@@ -485,37 +418,6 @@ func sunday(item string) string {
 // The parser would load a time zone for each expression that names one, and each
 // takes kilobytes. Schedules and locations do not change, so jobs share them.
 var (
-	parsedExpressions shared[cron.Schedule]
-	locations         shared[*time.Location]
+	parsedExpressions shared.Values[cron.Schedule]
+	locations         shared.Values[*time.Location]
 )
-
-// shared keeps values that many jobs have in common. It forgets all of them when
-// it is full, which only costs making them again. The zero value is empty; it is
-// goroutine-safe.
-type shared[V any] struct {
-	mu     sync.RWMutex
-	values map[string]V
-}
-
-const maxShared = 4096
-
-// get returns the value of key, or makes it. Errors are not kept.
-func (s *shared[V]) get(key string, create func() (V, error)) (V, error) {
-	s.mu.RLock()
-	value, ok := s.values[key]
-	s.mu.RUnlock()
-	if ok {
-		return value, nil
-	}
-	value, err := create()
-	if err != nil {
-		return value, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.values == nil || len(s.values) >= maxShared {
-		s.values = map[string]V{}
-	}
-	s.values[strings.Clone(key)] = value
-	return value, nil
-}

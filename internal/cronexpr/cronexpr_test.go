@@ -1,4 +1,4 @@
-package smallben
+package cronexpr
 
 import (
 	"fmt"
@@ -30,12 +30,12 @@ func TestExpressionsThatAreAccepted(t *testing.T) {
 	}
 	six := []string{"* * * * * *", "*/2 0 0 1 1 ?", "TZ=UTC 30 0 12 * * *", "\t0 0\t9 * * 7 ", "*/60 0 0 * * *"}
 	for _, expression := range five {
-		assert.NoError(t, validateExpression(expression, expressionRules{}), expression)
-		assert.NoError(t, validateExpression(expression, expressionRules{withSeconds: true, recorded: true}), expression)
+		assert.NoError(t, Rules{}.Check(expression), expression)
+		assert.NoError(t, Rules{WithSeconds: true, Recorded: true}.Check(expression), expression)
 	}
 	for _, expression := range six {
-		assert.ErrorContains(t, validateExpression(expression, expressionRules{}), "WithSeconds", expression)
-		assert.NoError(t, validateExpression(expression, expressionRules{withSeconds: true}), expression)
+		assert.ErrorContains(t, Rules{}.Check(expression), "WithSeconds", expression)
+		assert.NoError(t, Rules{WithSeconds: true}.Check(expression), expression)
 	}
 }
 
@@ -108,9 +108,9 @@ func TestExpressionsThatAreRefusedSayWhy(t *testing.T) {
 				expression = ",,, , , , , ,"
 			}
 			start := time.Now()
-			err := validateExpression(expression, expressionRules{withSeconds: withSeconds})
+			err := Rules{WithSeconds: withSeconds}.Check(expression)
 			took := time.Since(start)
-			if assert.ErrorContains(t, err, why, "%q", expression) && len(expression) <= maxExpressionLength && expression != "" {
+			if assert.ErrorContains(t, err, why, "%q", expression) && len(expression) <= MaxLength && expression != "" {
 				assert.ErrorContains(t, err, fmt.Sprintf("%q", expression))
 			}
 			assert.Less(t, took, 10*time.Second, "%q: a hang, not a measurement", expression)
@@ -137,7 +137,7 @@ func TestAStoredExpressionThatTheParserAcceptsIsKept(t *testing.T) {
 		"0 0 30 2 *":                       {},
 		"TZ=Asia/Tokyo 0 0 * * *":          time.Date(2026, 11, 23, 15, 0, 0, 0, time.UTC),
 	} {
-		schedule, err := parseExpression(expression, now)
+		schedule, err := Parse(expression, now)
 		require.NoError(t, err, expression)
 		assert.True(t, next.Equal(schedule.Next(now)), "%q: %s", expression, schedule.Next(now))
 	}
@@ -146,7 +146,7 @@ func TestAStoredExpressionThatTheParserAcceptsIsKept(t *testing.T) {
 func TestAnExpressionThatPanicsTheParserIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, expression := range []string{"TZ=UTC", "CRON_TZ=Europe/Rome", "TZ=", "CRON_TZ="} {
-		_, err := parseExpression(expression, time.Time{})
+		_, err := Parse(expression, time.Time{})
 		assert.ErrorContains(t, err, "nothing after the time zone", expression)
 	}
 }
@@ -154,7 +154,7 @@ func TestAnExpressionThatPanicsTheParserIsAnError(t *testing.T) {
 func TestEveryKeepsItsPhase(t *testing.T) {
 	t.Parallel()
 	created := time.Date(2026, 3, 1, 8, 30, 12, 987_000_000, time.UTC)
-	schedule, err := parseExpression("@every 24h", created)
+	schedule, err := Parse("@every 24h", created)
 	require.NoError(t, err)
 	for _, c := range []struct{ from, next time.Time }{
 		{created, time.Date(2026, 3, 2, 8, 30, 12, 0, time.UTC)},
@@ -175,7 +175,7 @@ func TestEveryFiresInTheFutureWhateverTheCreationTime(t *testing.T) {
 		time.Unix(math.MaxInt64, 0), time.Unix(math.MinInt64, 0), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 	} {
 		for _, every := range []string{"@every 1s", "@every 7s", "@every 43800h", "@every 2540400h"} {
-			schedule, err := parseExpression(every, created)
+			schedule, err := Parse(every, created)
 			require.NoError(t, err)
 			next := schedule.Next(now)
 			assert.True(t, next.After(now), "%s from %s: %s", every, created, next)
@@ -198,14 +198,14 @@ func FuzzExpression(f *testing.F) {
 	f.Fuzz(func(t *testing.T, expression string) {
 		for _, withSeconds := range []bool{false, true} {
 			start := time.Now()
-			err := validateExpression(expression, expressionRules{withSeconds: withSeconds})
+			err := Rules{WithSeconds: withSeconds}.Check(expression)
 			if took := time.Since(start); took > 5*time.Second {
 				t.Fatalf("%q: the verdict took %s", expression, took)
 			}
 			if err != nil {
 				continue
 			}
-			schedule, err := parseExpression(expression, now)
+			schedule, err := Parse(expression, now)
 			if err != nil {
 				t.Fatalf("%q is accepted and does not load: %v", expression, err)
 			}
@@ -221,7 +221,7 @@ func BenchmarkParse(b *testing.B) {
 		b.Run(expression, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := parseExpression(expression, time.Time{}); err != nil {
+				if _, err := Parse(expression, time.Time{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -234,7 +234,7 @@ func BenchmarkValidate(b *testing.B) {
 		b.Run(expression, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				_ = validateExpression(expression, expressionRules{})
+				_ = Rules{}.Check(expression)
 			}
 		})
 	}
@@ -244,9 +244,9 @@ func BenchmarkValidate(b *testing.B) {
 // location.
 func scheduleIn(t *testing.T, expression string, location *time.Location) cron.Schedule {
 	t.Helper()
-	schedule, err := parseExpression(expression, time.Unix(0, 0))
+	schedule, err := Parse(expression, time.Unix(0, 0))
 	require.NoError(t, err)
-	return inLocation(schedule, location)
+	return In(schedule, location)
 }
 
 func TestSevenIsSunday(t *testing.T) {
@@ -259,7 +259,7 @@ func TestSevenIsSunday(t *testing.T) {
 		schedule := scheduleIn(t, "0 12 * * "+expression, time.UTC)
 		sunday := time.Date(2026, 11, 29, 23, 0, 0, 0, time.UTC)
 		var got []string
-		for _, at := range nextTicks(schedule, sunday, 7) {
+		for _, at := range Ticks(schedule, sunday, 7) {
 			if at.Before(sunday.AddDate(0, 0, 7)) {
 				got = append(got, at.Format("Mon"))
 			}
@@ -307,15 +307,15 @@ func TestLocalIsTheZoneOfTheMachine(t *testing.T) {
 		assert.Equal(t, 9, schedule.Next(time.Now().UTC()).In(zone).Hour(), name)
 	}
 	for _, expression := range []string{"TZ=Local @daily", "CRON_TZ=Local\t0 9 * * *"} {
-		assert.NoError(t, validateExpression(expression, expressionRules{}))
-		assert.ErrorContains(t, validateExpression(expression, expressionRules{recorded: true}), "machines that record runs together may differ")
+		assert.NoError(t, Rules{}.Check(expression))
+		assert.ErrorContains(t, Rules{Recorded: true}.Check(expression), "machines that record runs together may differ")
 	}
 }
 
 func TestLeapDaysAroundACenturyAreEightYearsApart(t *testing.T) {
 	t.Parallel()
 	schedule := scheduleIn(t, "0 0 29 2 *", time.UTC)
-	ticks := nextTicks(schedule, time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC), 19)
+	ticks := Ticks(schedule, time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC), 19)
 	require.Len(t, ticks, 19)
 	assert.Equal(t, 2096, ticks[17].Year())
 	assert.Equal(t, 2104, ticks[18].Year())
