@@ -251,7 +251,8 @@ type Job struct {
 	running   bool
 	options   *RunOptions // nil for a Job that does not come from ListJobs
 
-	nextAttempt *Run // that waits in memory; nil if none does
+	nextAttempt *Run  // that waits; nil if none does
+	recentRuns  []Run // oldest first
 }
 
 // CreatedAt returns when the job was added, in UTC. It is the zero time for a
@@ -287,16 +288,21 @@ func (j *Job) LastRun() Run { return j.lastRun }
 // any process if runs are recorded, and otherwise in this one.
 func (j *Job) Running() bool { return j.running }
 
-// NextAttempt returns the further attempt of a run that waited in this process when the
-// job was listed, with the time at which it is Due; the zero value if none did. If runs
-// are recorded none waits in a process: SmallBen.ListRuns with OutcomeWaiting tells
-// them.
+// NextAttempt returns the attempt that waited when the job was listed, with the time at
+// which it is Due; the zero value if none did. If runs are recorded it is the first one
+// due that waits for any process, for its time or for the end of another run. Otherwise
+// it is a further attempt of a run that failed in this process.
 func (j *Job) NextAttempt() Run {
 	if j.nextAttempt == nil {
 		return Run{}
 	}
 	return *j.nextAttempt
 }
+
+// RecentRuns returns the newest recorded runs of a job that comes from JobsAfter, oldest
+// first: those of as many ticks as it was asked for, what was missed and skipped
+// included, and, though they may be older, LastRun and what waits.
+func (j *Job) RecentRuns() []Run { return j.recentRuns }
 
 // RunOptions tells how the runs of the job are treated: its own RunOptions if it is a
 // ConfiguredJob, with what the Config of the SmallBen says in place of each zero. A

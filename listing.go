@@ -32,21 +32,23 @@ func (s *SmallBen) ListJobsContext(ctx context.Context, options *ListJobsOptions
 	if err != nil && !s.isMismatch(err) {
 		return nil, wrap("list", err)
 	}
-	jobs, undecodable, lastErr := s.jobsOf(c, rows)
-	if lastErr != nil {
-		return nil, wrap("list", lastErr)
+	jobs, undecodable, runsErr := s.jobsOf(c, rows, 0)
+	if runsErr != nil {
+		return nil, wrap("list", runsErr)
 	}
+	jobs = jobs[:len(jobs)-len(undecodable)]
 	if err := join(append([]error{err}, undecodable...)); err != nil {
 		return jobs, wrap("list", err)
 	}
 	return jobs, nil
 }
 
-// jobsOf decodes rows for users. It looks up their last recorded runs, if runs
-// are recorded: err is the error of that.
-func (s *SmallBen) jobsOf(c *call, rows []RawJob) (jobs []Job, undecodable []error, err error) {
+// jobsOf decodes rows for users. Those that do not decode come last, with their ID, in
+// the order of their errors. If runs are recorded it looks up the newest n of each job,
+// the last one, and what waits: err is the error of that.
+func (s *SmallBen) jobsOf(c *call, rows []RawJob, n int) (jobs []Job, undecodable []error, err error) {
 	found, undecodable := decodeRows(rows)
-	jobs = make([]Job, len(found))
+	jobs = make([]Job, len(found), len(rows))
 	for i := range found {
 		jobs[i] = found[i].toJob()
 		jobs[i].schedule = cronexpr.In(jobs[i].schedule, s.scheduler.location)
@@ -58,8 +60,11 @@ func (s *SmallBen) jobsOf(c *call, rows []RawJob) (jobs []Job, undecodable []err
 		}
 		jobs[i].options = jobs[i].options.resolve(s.scheduler.defaults)
 	}
+	for _, err := range undecodable {
+		jobs = append(jobs, Job{ID: jobID(err)})
+	}
 	if s.record != nil && len(jobs) > 0 {
-		err = s.record.describe(c, jobs)
+		err = s.record.describe(c, jobs, n)
 	}
 	return jobs, undecodable, err
 }
@@ -67,41 +72,65 @@ func (s *SmallBen) jobsOf(c *call, rows []RawJob) (jobs []Job, undecodable []err
 // Jobs walks the jobs that match options, ordered by id, without holding all of
 // them if the repository is a Pager. Nil options match every job. A row that does
 // not decode is yielded as its JobError (ErrUndecodable), with a Job of which
-// only the ID is set; any other error is the last thing yielded. Ids that do not
-// exist are no error. Jobs that change during the walk may be seen as they were
-// or as they are.
+// only the ID and the runs are set; any other error is the last thing yielded. Ids
+// that do not exist are no error. Jobs that change during the walk may be seen as they
+// were or as they are.
 func (s *SmallBen) Jobs(options *ListJobsOptions) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
 		next := s.pages(ResolveListOptions(options))
 		for {
 			rows, err := next()
-			if err != nil {
-				yield(Job{}, wrap("list", err))
+			if err == nil && len(rows) == 0 || !s.yieldJobs(rows, 0, err, yield) {
 				return
-			}
-			if len(rows) == 0 {
-				return
-			}
-			jobs, undecodable, err := s.jobsOf(s.background(), rows)
-			if err != nil {
-				yield(Job{}, wrap("list", err))
-				return
-			}
-			for len(jobs)+len(undecodable) > 0 {
-				if len(undecodable) > 0 && (len(jobs) == 0 || jobID(undecodable[0]) <= jobs[0].ID) {
-					if !yield(Job{ID: jobID(undecodable[0])}, undecodable[0]) {
-						return
-					}
-					undecodable = undecodable[1:]
-				} else {
-					if !yield(jobs[0], nil) {
-						return
-					}
-					jobs = jobs[1:]
-				}
 			}
 		}
 	}
+}
+
+// JobsAfter is Jobs for a page: it yields those whose id is greater than *after, limit
+// at most, rows that do not decode included. A nil after means from the first. If runs
+// are recorded (Config.Runs), each job has its newest runs: those of at least so many
+// ticks, as Job.RecentRuns tells them. If the repository is no [Pager], it is asked for
+// all rows that match.
+func (s *SmallBen) JobsAfter(options *ListJobsOptions, after *int64, limit, runs int) iter.Seq2[Job, error] {
+	return func(yield func(Job, error) bool) {
+		if limit <= 0 || runs < 0 {
+			yield(Job{}, errors.New("list: the limit is not positive, or the number of runs is negative"))
+			return
+		}
+		rows, err := s.pageOf(ResolveListOptions(options), after, limit)
+		s.yieldJobs(rows, runs, err, yield)
+	}
+}
+
+// yieldJobs yields the jobs of rows, with their newest n runs, and reports whether to go
+// on. An error of reading the rows is yielded alone.
+func (s *SmallBen) yieldJobs(rows []RawJob, n int, err error, yield func(Job, error) bool) bool {
+	var jobs []Job
+	var undecodable []error
+	if err == nil {
+		jobs, undecodable, err = s.jobsOf(s.background(), rows, n)
+	}
+	if err != nil {
+		yield(Job{}, wrap("list", err))
+		return false
+	}
+	held := jobs[len(jobs)-len(undecodable):]
+	jobs = jobs[:len(jobs)-len(undecodable)]
+	for len(jobs)+len(held) > 0 {
+		if len(held) > 0 && (len(jobs) == 0 || held[0].ID <= jobs[0].ID) {
+			if !yield(held[0], undecodable[0]) {
+				return false
+			}
+			held, undecodable = held[1:], undecodable[1:]
+		} else {
+			if !yield(jobs[0], nil) {
+				return false
+			}
+			jobs = jobs[1:]
+		}
+	}
+	return true
 }
 
 // pages returns a function that reads the rows that match options, a page at each
@@ -152,28 +181,6 @@ func (s *SmallBen) find(repository Repository, options ListJobsOptions) ([]RawJo
 			idText(slices.Sorted(maps.Keys(missing))))}
 	}
 	return rows, nil
-}
-
-// ListJobsAfter returns a page of the jobs that match options: those whose id is
-// greater than *after, ordered by id, limit at most. A nil after means from the
-// first, nil options match every job. Rows that do not decode count, and come as an
-// error beside the jobs, in which each leaf (errors.Join) is a JobError that wraps
-// ErrUndecodable. Ids that do not exist are no error.
-//
-// If the repository is no [Pager], it is asked for all rows that match.
-func (s *SmallBen) ListJobsAfter(options *ListJobsOptions, after *int64, limit int) ([]Job, error) {
-	if limit <= 0 {
-		return nil, errors.New("list: the limit is not positive")
-	}
-	rows, err := s.pageOf(ResolveListOptions(options), after, limit)
-	if err != nil {
-		return nil, wrap("list", err)
-	}
-	jobs, undecodable, err := s.jobsOf(s.background(), rows)
-	if err != nil {
-		return nil, wrap("list", err)
-	}
-	return jobs, join(undecodable)
 }
 
 func (s *SmallBen) pageOf(options ListJobsOptions, after *int64, limit int) ([]RawJob, error) {

@@ -61,14 +61,13 @@ func TestListJobsAndScrapesDoNotWaitForAChange(t *testing.T) {
 	})
 }
 
-func TestListJobsAfterReturnsPagesByKey(t *testing.T) {
+func TestJobsAfterYieldsPagesByKey(t *testing.T) {
 	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
 		require.NoError(t, repository.AddJobs(withSchedule(t, rawJobs(-7, 1, 2, 3, 4, 5, 6, 7, 8, 9)...)))
 		s := create(t, repository, &smallben.Config{Logger: quiet})
 		ids := func(options *smallben.ListJobsOptions, after *int64, limit int) (ids []int64) {
-			jobs, err := s.ListJobsAfter(options, after, limit)
-			require.NoError(t, err)
-			for _, job := range jobs {
+			for job, err := range s.JobsAfter(options, after, limit, 0) {
+				require.NoError(t, err)
 				ids = append(ids, job.ID)
 			}
 			return ids
@@ -79,22 +78,26 @@ func TestListJobsAfterReturnsPagesByKey(t *testing.T) {
 		require.Equal(t, []int64{5, 6, 7, 8, 9}, ids(nil, &four, 100))
 		require.Equal(t, []int64{6}, ids(&smallben.ListJobsOptions{GroupIDs: []int64{1}}, &four, 100))
 		require.Equal(t, []int64{8}, ids(&smallben.ListJobsOptions{JobIDs: []int64{1, 8, 99}}, &four, 100), "an id that does not exist is no error")
-		_, err := s.ListJobsAfter(nil, nil, 0)
-		require.Error(t, err)
+		for _, c := range []struct{ limit, runs int }{{0, 0}, {1, -1}} {
+			for _, err := range s.JobsAfter(nil, nil, c.limit, c.runs) {
+				require.ErrorContains(t, err, "list: ")
+			}
+		}
 	})
 }
 
-func TestListJobsAfterNamesTheRowsThatDoNotDecode(t *testing.T) {
+func TestJobsAfterYieldsTheRowsThatDoNotDecodeInTheirPlace(t *testing.T) {
 	eachStore(t, func(t *testing.T, repository store) {
 		repository.add(t, rawJobs(1, 3, 4)...)
 		broken := rawJob(2)
 		broken.SerializedJob = "no base64"
 		repository.put(t, broken)
 		s := create(t, repository, &smallben.Config{Logger: quiet})
-		jobs, err := s.ListJobsAfter(nil, nil, 3)
-		require.Equal(t, []int64{2}, jobErrors(t, err, smallben.ErrUndecodable))
-		require.Len(t, jobs, 2, "a row that does not decode counts for the page")
-		require.Equal(t, int64(3), jobs[1].ID)
+		var got []string
+		for job, err := range s.JobsAfter(nil, nil, 3, 0) {
+			got = append(got, fmt.Sprint(job.ID, " ", errors.Is(err, smallben.ErrUndecodable)))
+		}
+		require.Equal(t, []string{"1 false", "2 true", "3 false"}, got, "a row that does not decode counts for the page")
 	})
 }
 
@@ -152,27 +155,71 @@ VALUES (%d, %d, false, 1, 0, 0, 'host/1/abc', '%s', %d, %d, '', %d, false)`, job
 	}
 }
 
-func TestRecentRunsAreTheNewestOfEachJob(t *testing.T) {
+// TestAPageOfJobsComesWithWhatItShows: the newest runs of each job, the last that ran
+// and what waits, in one call.
+func TestAPageOfJobsComesWithWhatItShows(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
 		s := create(t, db.open(t), recordingConfig())
-		runs, err := s.RecentRuns([]int64{1}, 5)
+		_, err := s.ListRuns(nil)
 		require.NoError(t, err)
-		require.Empty(t, runs)
 		start := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
-		ok, failed := smallben.OutcomeOK, smallben.OutcomeError
-		putRuns(t, db, 1, start, time.Second, ok, ok, ok, failed, ok, failed)
-		putRuns(t, db, 2, start.Add(-time.Hour), time.Minute, failed, smallben.OutcomeMissed)
-		putRuns(t, db, 3, start, time.Hour, ok)
-		runs, err = s.RecentRuns([]int64{2, 1, 7, 2}, 3)
-		require.NoError(t, err)
-		var got []string
-		for _, run := range runs {
-			got = append(got, fmt.Sprint(run.JobID, " ", run.Tick.Format(time.TimeOnly), " ", run.Outcome))
+		const ok, failed, missed, skipped = smallben.OutcomeOK, smallben.OutcomeError, smallben.OutcomeMissed, smallben.OutcomeSkipped
+		rows := rawJobs(1, 2, 3, 4, 5)
+		for i := range rows {
+			rows[i].CreatedAt = start.Add(-2 * time.Hour)
 		}
-		require.Equal(t, []string{
-			"1 10:00:03 error", "1 10:00:04 ok", "1 10:00:05 error",
-			"2 09:00:00 error", "2 09:01:00 missed",
-		}, got)
+		rows[2].CreatedAt = start.Add(90 * time.Minute)
+		rows[3].SerializedJob = "no base64"
+		for _, row := range rows {
+			db.put(t, row)
+		}
+		putRuns(t, db, 1, start, time.Second, ok, ok, ok, failed, ok, failed)
+		putRuns(t, db, 2, start.Add(-time.Hour), time.Minute, ok, failed, missed, skipped, skipped, missed)
+		putRuns(t, db, 3, start, time.Hour, failed, failed, ok) // two of them of another job that had the id
+		putRuns(t, db, 4, start, time.Second, failed)
+		db.exec(t, fmt.Sprintf(`INSERT INTO smallben_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive, due_at)
+VALUES (2, %d, false, 2, 0, 0, '', 'waiting', 0, NULL, '', 0, false, %d)`, start.Add(-59*time.Minute).UnixMicro(), start.UnixMicro()))
+		db.exec(t, "UPDATE smallben_runs SET outcome = 'running', ended_at = NULL WHERE job_id = 1 AND tick = "+fmt.Sprint(start.Add(5*time.Second).UnixMicro()))
+
+		describe := func(run smallben.Run) string { return run.Tick.Format(time.TimeOnly) + " " + string(run.Outcome) }
+		for _, runs := range []int{3, 0} {
+			type shown struct {
+				recent  []string
+				last    string
+				running bool
+				next    string
+			}
+			got := make(map[int64]shown)
+			for job, err := range s.JobsAfter(nil, nil, 10, runs) {
+				if job.ID == 4 {
+					require.ErrorIs(t, err, smallben.ErrUndecodable)
+				} else {
+					require.NoError(t, err)
+				}
+				this := shown{last: describe(job.LastRun()), running: job.Running(), next: describe(job.NextAttempt())}
+				for _, run := range job.RecentRuns() {
+					this.recent = append(this.recent, describe(run))
+				}
+				got[job.ID] = this
+			}
+			want := map[int64]shown{
+				1: {[]string{"10:00:03 error", "10:00:04 ok", "10:00:05 running"}, "10:00:05 running", true, "00:00:00 "},
+				2: {[]string{"09:01:00 error", "09:01:00 waiting", "09:03:00 skipped", "09:04:00 skipped", "09:05:00 missed"}, "09:01:00 error", false, "09:01:00 waiting"},
+				3: {[]string{"12:00:00 ok"}, "12:00:00 ok", false, "00:00:00 "},
+				4: {[]string{"10:00:00 error"}, "10:00:00 error", false, "00:00:00 "},
+				5: {nil, "00:00:00 ", false, "00:00:00 "},
+			}
+			if runs == 0 {
+				for id, of := range want {
+					of.recent = nil
+					want[id] = of
+				}
+			}
+			require.Equal(t, want, got, "%d runs", runs)
+		}
+		jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{2}})
+		require.NoError(t, err)
+		require.Equal(t, "09:01:00 waiting", describe(jobs[0].NextAttempt()), "ListJobs tells it, too")
 	})
 }
 
@@ -204,12 +251,10 @@ func TestCountRunsCountsByStepAndOutcome(t *testing.T) {
 	})
 }
 
-func TestRunsThatAreNotRecordedAreNeitherRecentNorCounted(t *testing.T) {
+func TestRunsThatAreNotRecordedAreNotCounted(t *testing.T) {
 	t.Parallel()
 	s := create(t, newMemoryRepository(), &smallben.Config{Logger: quiet})
-	_, err := s.RecentRuns([]int64{1}, 3)
-	require.ErrorContains(t, err, "runs are not recorded")
-	_, _, err = s.CountRuns(past, time.Minute, 3)
+	_, _, err := s.CountRuns(past, time.Minute, 3)
 	require.ErrorContains(t, err, "runs are not recorded")
 }
 

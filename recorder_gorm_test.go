@@ -185,7 +185,7 @@ func TestOtherDatabasesHoldNoRecord(t *testing.T) {
 		"Compare":  r.Compare,
 		"Prune":    func() error { _, err := r.Prune(dawn, 1); return err },
 		"ListRuns": func() error { _, err := r.ListRuns(ledger.Query{}); return err },
-		"LastRuns": func() error { _, err := r.LastRuns([]int64{1}); return err },
+		"RunsOf":   func() error { _, err := r.RunsOf([]int64{1}, 1); return err },
 	}
 	for name, call := range calls {
 		assert.ErrorContains(t, call(), "the record of runs needs PostgreSQL or SQLite", name)

@@ -718,7 +718,7 @@ func (d *memoryRecord) compareMarks() {
 
 func (r *memoryRecorder) Prune(before time.Time, limit int) (pruned int, err error) {
 	err = r.write("Prune", recorded(func(d *memoryRecord) error {
-		newest := d.newestRuns(func(row smallben.RawJob, run ledger.Run) bool { return true })
+		newest := d.newestRuns()
 		var old []ledger.Key
 		for key, run := range d.runs {
 			mark, marked := d.mark(key.JobID)
@@ -744,12 +744,11 @@ func (r *memoryRecorder) Prune(before time.Time, limit int) (pruned int, err err
 }
 
 // newestRuns returns the newest run of each job that exists which was neither
-// missed nor skipped, of those that count.
-func (d *memoryRecord) newestRuns(counts func(row smallben.RawJob, run ledger.Run) bool) map[int64]ledger.Run {
+// missed nor skipped nor waits.
+func (d *memoryRecord) newestRuns() map[int64]ledger.Run {
 	newest := make(map[int64]ledger.Run)
 	for key, run := range d.runs {
-		row, exists := d.rows[key.JobID]
-		if !exists || run.Outcome == ledger.Missed || run.Outcome == ledger.Skipped || run.Outcome == ledger.Waiting || !counts(row, run) {
+		if _, exists := d.rows[key.JobID]; !exists || !hasRun(run) {
 			continue
 		}
 		if other, ok := newest[key.JobID]; !ok || compareKeys(key, other.Key) > 0 {
@@ -779,18 +778,39 @@ func (r *memoryRecorder) ListRuns(options ledger.Query) (runs []ledger.Run, err 
 	return runs[:min(options.Most(), len(runs))], err
 }
 
-func (r *memoryRecorder) LastRuns(jobIDs []int64) (runs []ledger.Run, err error) {
-	wanted := idSet(jobIDs)
-	err = r.read("LastRuns", recorded(func(d *memoryRecord) error {
-		newest := d.newestRuns(func(row smallben.RawJob, run ledger.Run) bool {
-			return wanted[row.ID] && !run.Tick.Before(row.CreatedAt)
-		})
-		for _, id := range slices.Sorted(maps.Keys(newest)) {
-			runs = append(runs, newest[id])
+func (r *memoryRecorder) RunsOf(jobIDs []int64, n int) (runs []ledger.Run, err error) {
+	err = r.read("RunsOf", recorded(func(d *memoryRecord) error {
+		for id := range idSet(jobIDs) {
+			var of []ledger.Run
+			var ran time.Time
+			for key, run := range d.runs {
+				if key.JobID != id {
+					continue
+				}
+				of = append(of, run)
+				if hasRun(run) && key.Tick.After(ran) {
+					ran = key.Tick
+				}
+			}
+			slices.SortFunc(of, func(a, b ledger.Run) int { return compareKeys(a.Key, b.Key) })
+			for _, run := range of {
+				newest := n > 0 && (len(of) <= n || !run.Tick.Before(of[len(of)-n].Tick))
+				if newest || run.Outcome == ledger.Waiting || hasRun(run) && run.Tick.Equal(ran) {
+					runs = append(runs, run)
+				}
+			}
 		}
 		return nil
 	}))
+	slices.SortFunc(runs, func(a, b ledger.Run) int {
+		return cmp.Or(cmp.Compare(a.JobID, b.JobID), compareKeys(a.Key, b.Key))
+	})
 	return runs, err
+}
+
+// hasRun reports whether a run has come to start.
+func hasRun(run ledger.Run) bool {
+	return run.Outcome != ledger.Missed && run.Outcome != ledger.Skipped && run.Outcome != ledger.Waiting
 }
 
 func (d *memoryRecord) registered(op, process string) error {

@@ -1915,7 +1915,7 @@ func TestPruneRunsKeepsWhatIsNeeded(t *testing.T) {
 	})
 }
 
-// ListRuns and LastRuns.
+// ListRuns and RunsOf.
 
 func TestListRunsReturnsTheNewestThatMatch(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
@@ -1982,33 +1982,44 @@ func TestListRunsReturnsAThousandUnlessTold(t *testing.T) {
 	})
 }
 
-func TestLastRunsAreTheNewestThatRanSinceTheJobWasCreated(t *testing.T) {
+func TestRunsOfJobsAreTheNewestTheLastThatRanAndThoseThatWait(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		const OK, Missed, Skipped, Lost, Running = ledger.Outcome(smallben.OutcomeOK), ledger.Missed, ledger.Skipped, ledger.Lost, ledger.Running
-		r.start(t, 1, 2, 3, 5, 6, 7, 9)
-		young := rawJobs(4, 8)
-		young[0].CreatedAt, young[1].CreatedAt = tickAt(5), tickAt(5)
-		r.change(t, func(tx smallben.ChangeTx) error {
-			return errors.Join(tx.AddJobs(withSchedule(t, young...)), tx.DeleteJobsByIds([]int64{5}))
-		})
+		r.start(t, 1, 2, 3, 6, 7, 9)
+		waiting := ledger.Run{Key: attempt(2, runKey(3, 1)), Outcome: ledger.Waiting, Due: tickAt(60)}
+		older := []ledger.Run{
+			ended(runKey(1, 1), OK), ended(runKey(2, 1), OK), ended(runKey(6, 1), Lost), ended(runKey(7, 1), OK), ended(runKey(9, 2), OK),
+		}
+		newest := []ledger.Run{ // of each job, those of two ticks
+			ended(runKey(1, 3), Missed), ended(runKey(1, 4), Skipped),
+			ended(runKey(3, 5), Missed), ended(runKey(3, 6), Skipped),
+			ended(runKey(99, 1), OK),
+		}
 		last := []ledger.Run{
 			ended(runKey(1, 2), ledger.Outcome(smallben.OutcomeError)),
 			ended(runKey(2, 2), Running),
 			ended(attempt(2, runKey(6, 1)), OK),
 			ended(triggered(runKey(7, 2)), OK),
-			ended(runKey(8, 5), OK),
 			ended(runKey(9, 3), Lost),
 		}
-		r.record(t, append(slices.Clone(last),
-			ended(runKey(1, 1), OK), ended(runKey(1, 3), Missed), ended(runKey(1, 4), Skipped),
-			ended(runKey(2, 1), OK), ended(runKey(3, 1), Missed), ended(runKey(3, 2), Skipped), ended(runKey(4, 4), OK), ended(runKey(5, 1), OK),
-			ended(runKey(6, 1), Lost), ended(runKey(7, 1), OK), ended(runKey(8, 4), OK), ended(runKey(9, 2), OK), ended(runKey(99, 1), OK))...)
-		got, err := r.LastRuns([]int64{9, 8, 7, 6, 6, 5, 4, 3, 2, 1, 99, 100})
+		r.record(t, slices.Concat(older, newest, last, []ledger.Run{waiting})...)
+		both := func(runs ...[]ledger.Run) []ledger.Run {
+			all := slices.Concat(runs...)
+			slices.SortFunc(all, func(a, b ledger.Run) int { return cmp.Or(cmp.Compare(a.JobID, b.JobID), compareKeys(a.Key, b.Key)) })
+			return all
+		}
+		all := []int64{9, 7, 6, 6, 3, 2, 1, 99, 100}
+
+		got, err := r.RunsOf(all, 0)
 		require.NoError(t, err)
-		require.Equal(t, last, got)
-		got, err = r.LastRuns([]int64{7, 2})
+		// Both attempts of the tick that ran last.
+		require.Equal(t, both(last, []ledger.Run{waiting, older[2], newest[4]}), got)
+		got, err = r.RunsOf([]int64{7, 2}, 0)
 		require.NoError(t, err)
 		require.Equal(t, []ledger.Run{last[1], last[3]}, got)
+		got, err = r.RunsOf(all, 2)
+		require.NoError(t, err)
+		require.Equal(t, both(older[1:], newest, last, []ledger.Run{waiting}), got)
 	})
 }
 
@@ -2101,7 +2112,7 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 			often(func() error {
 				_, prune := recorder.Prune(dawn, 3)
 				_, list := recorder.ListRuns(ledger.Query{JobIDs: shuffled()})
-				_, last := recorder.LastRuns(shuffled())
+				_, last := recorder.RunsOf(shuffled(), 2)
 				return errors.Join(prune, list, last, recorder.Compare())
 			})
 		}
@@ -2364,7 +2375,7 @@ func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 		require.NoError(t, r.Finish("a", nil))
 		require.NoError(t, r.Finish("a", []ledger.End{}))
 		for _, ids := range [][]int64{nil, {}} {
-			runs, err := r.LastRuns(ids)
+			runs, err := r.RunsOf(ids, 3)
 			require.NoError(t, err)
 			require.Empty(t, runs)
 			require.Empty(t, r.accounts(t, ids...))

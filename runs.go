@@ -224,45 +224,6 @@ func (s *SmallBen) Processes() ([]Process, error) {
 // errNotRecorded refuses what only the record of runs knows.
 var errNotRecorded = errors.New("runs are not recorded: Config.Runs.Record is not set")
 
-// RecentRuns returns, for each of the jobs, the runs of its newest n ticks in the
-// record, oldest first, and among the jobs in the order of their ids. What was
-// missed and skipped is among them. Without Config.Runs.Record it returns an error.
-func (s *SmallBen) RecentRuns(jobIDs []int64, n int) ([]Run, error) {
-	if s.record == nil {
-		return nil, wrap("recent runs", errNotRecorded)
-	}
-	if len(jobIDs) == 0 || n <= 0 {
-		return nil, nil
-	}
-	if err := s.record.open(); err != nil {
-		return nil, wrap("recent runs", err)
-	}
-	runs, err := s.recentRuns(jobIDs, n)
-	if err != nil {
-		return nil, wrap("recent runs", err)
-	}
-	return runs, nil
-}
-
-func (s *SmallBen) recentRuns(jobIDs []int64, n int) ([]Run, error) {
-	if reader, ok := s.record.store.(interface {
-		RecentRuns(jobIDs []int64, n int) ([]ledger.Run, error)
-	}); ok {
-		rows, err := reader.RecentRuns(jobIDs, n)
-		return s.record.runs(rows), err
-	}
-	var rows []ledger.Run
-	for _, id := range unique(jobIDs) {
-		of, err := s.record.store.ListRuns(ledger.Query{JobIDs: []int64{id}, Limit: n})
-		if err != nil {
-			return nil, err
-		}
-		slices.Reverse(of)
-		rows = append(rows, of...)
-	}
-	return s.record.runs(rows), nil
-}
-
 // RunCount is how many ticks within a step of time had an outcome.
 type RunCount struct {
 	From    time.Time
@@ -497,8 +458,8 @@ func (r *record) runs(rows []ledger.Run) []Run {
 	return runs
 }
 
-// describe gives jobs their last recorded run.
-func (r *record) describe(c *call, jobs []Job) error {
+// describe gives jobs their newest n recorded runs, the last one, and what waits.
+func (r *record) describe(c *call, jobs []Job, n int) error {
 	if err := c.await(r.open); err != nil {
 		return err
 	}
@@ -508,10 +469,24 @@ func (r *record) describe(c *call, jobs []Job) error {
 		ids[i], index[jobs[i].ID] = jobs[i].ID, i
 		jobs[i].lastRun, jobs[i].running = Run{}, false
 	}
-	rows, err := c.store.LastRuns(ids)
+	rows, err := c.store.RunsOf(ids, n)
 	for _, run := range r.runs(rows) {
 		job := &jobs[index[run.JobID]]
-		job.lastRun, job.running = run, run.Outcome == OutcomeRunning
+		if run.Tick.Before(job.createdAt) {
+			continue // of another job, which had the id before
+		}
+		switch run.Outcome {
+		case OutcomeWaiting:
+			if job.nextAttempt == nil || run.Due.Before(job.nextAttempt.Due) {
+				job.nextAttempt = &run
+			}
+		case OutcomeMissed, OutcomeSkipped:
+		default:
+			job.lastRun, job.running = run, job.running || run.Outcome == OutcomeRunning
+		}
+		if n > 0 {
+			job.recentRuns = append(job.recentRuns, run)
+		}
 	}
 	return err
 }

@@ -155,7 +155,7 @@ func (c *console) ask(r *request, s *selection, back, changed string) error {
 		return refusef(http.StatusForbidden, "You may not do that", "Nothing was changed: %v.", err)
 	}
 	const shown = 10
-	sample, err := c.source.page(smallben.ListJobsOptions{JobIDs: s.IDs[:min(shown, len(s.IDs))]}, nil, shown)
+	sample, err := c.source.page(smallben.ListJobsOptions{JobIDs: s.IDs[:min(shown, len(s.IDs))]}, nil, shown, 0)
 	if err != nil {
 		return err
 	}

@@ -213,10 +213,7 @@ func (c *console) find(f filter, after *int64, limit int) (found []listed, next 
 	if err != nil {
 		return nil, nil, err
 	}
-	const large = 500
-	batch := limit + 1
 	if f.Outcome != "" && c.source.recorded() {
-		batch = large
 		// Jobs whose last run went so have such a run: if those are few, no other
 		// job can match.
 		wanted, _ := outcomesOf(f.Outcome)
@@ -228,25 +225,41 @@ func (c *console) find(f filter, after *int64, limit int) (found []listed, next 
 			options.JobIDs = among(candidates, options.JobIDs)
 		}
 	}
+	found, next, err = c.look(f, options, after, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	return found, next, c.source.addRuns(found, stripLength)
+}
+
+// look is find, of jobs that match options. Where most of them match the filter, the
+// first read finds all. Further ones are large, and leave out the runs of jobs, most of
+// which will not be shown.
+func (c *console) look(f filter, options smallben.ListJobsOptions, after *int64, limit int) (found []listed, next *int64, err error) {
+	const large = 1000
+	batch, runs := limit+1, stripLength
+	if f.Outcome != "" {
+		batch = 2 * limit // some do not match
+	}
 	for looked := 0; looked < maxLooked; {
-		page, err := c.source.page(options, after, batch)
+		page, err := c.source.page(options, after, batch, runs)
 		if err != nil {
 			return nil, nil, err
 		}
 		for i := range page {
-			if len(found) == limit && f.keeps(&page[i]) {
-				return found, &found[limit-1].ID, nil
-			}
 			if f.keeps(&page[i]) {
 				found = append(found, page[i])
 			}
+		}
+		if len(found) > limit {
+			return found[:limit], &found[limit-1].ID, nil
 		}
 		if len(page) < batch {
 			return found, nil, nil
 		}
 		after = &page[len(page)-1].ID
 		looked += batch
-		batch = large
+		batch, runs = large, 0
 	}
 	return found, after, nil
 }

@@ -58,9 +58,6 @@ func (c *console) jobs(r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := c.source.addRuns(found, stripLength); err != nil {
-		return err
-	}
 	status := c.source.status()
 	view := jobsPage{
 		page: p, Filter: f, First: after == nil, States: states, Outcomes: outcomeChoices(),

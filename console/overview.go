@@ -108,7 +108,7 @@ func (c *console) failing(p *page) (views []failingView, more bool, err error) {
 	if len(ids) == 0 {
 		return nil, false, nil
 	}
-	jobs, err := c.source.page(smallben.ListJobsOptions{JobIDs: ids}, nil, len(ids))
+	jobs, err := c.source.page(smallben.ListJobsOptions{JobIDs: ids}, nil, len(ids), history)
 	if err != nil {
 		return nil, false, err
 	}
@@ -116,12 +116,9 @@ func (c *console) failing(p *page) (views []failingView, more bool, err error) {
 	slices.SortFunc(jobs, func(a, b listed) int { return slices.Index(ids, a.ID) - slices.Index(ids, b.ID) })
 	more = len(jobs) > attentionRows || len(failed) == newest
 	jobs = jobs[:min(attentionRows, len(jobs))]
-	if err := c.source.addRuns(jobs, history); err != nil {
-		return nil, false, err
-	}
 	for i := range jobs {
 		view := failingView{Job: p.job(&jobs[i]), Longer: true}
-		for _, run := range slices.Backward(jobs[i].runs) {
+		for _, run := range slices.Backward(jobs[i].RecentRuns()) {
 			if run.Outcome == smallben.OutcomeOK {
 				view.Longer = false
 				break
@@ -133,7 +130,7 @@ func (c *console) failing(p *page) (views []failingView, more bool, err error) {
 				}
 			}
 		}
-		view.Longer = view.Longer && len(jobs[i].runs) >= history
+		view.Longer = view.Longer && len(jobs[i].RecentRuns()) >= history
 		views = append(views, view)
 	}
 	return views, more, nil

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -25,64 +24,59 @@ func (s *source) missing(err error) bool {
 }
 
 // listed is a job of a page. Err says why its row does not decode, and then Job has
-// its id only.
+// its id and runs only.
 type listed struct {
 	smallben.Job
-	Err  error
-	runs []smallben.Run // the newest ones, oldest first
+	Err     error
+	hasRuns bool // its newest runs were asked for
 }
 
-// page reads a page of jobs, in two statements: the rows and their last runs.
-func (s *source) page(options smallben.ListJobsOptions, after *int64, limit int) ([]listed, error) {
-	jobs, err := s.scheduler.ListJobsAfter(&options, after, limit)
-	undecodable := jobErrors(err)
-	if err != nil && len(undecodable) == 0 {
-		return nil, err
+// page reads a page of jobs, each with its newest runs, in two statements.
+func (s *source) page(options smallben.ListJobsOptions, after *int64, limit, runs int) ([]listed, error) {
+	var page []listed
+	for job, err := range s.scheduler.JobsAfter(&options, after, limit, runs) {
+		var undecodable *smallben.JobError
+		if err != nil && !errors.As(err, &undecodable) {
+			return nil, err
+		}
+		page = append(page, listed{Job: job, hasRuns: runs > 0})
+		if undecodable != nil {
+			page[len(page)-1].Err = undecodable.Err
+		}
 	}
-	page := make([]listed, 0, len(jobs)+len(undecodable))
-	for i := range jobs {
-		page = append(page, listed{Job: jobs[i]})
-	}
-	for _, jobError := range undecodable {
-		page = append(page, listed{Job: smallben.Job{ID: jobError.JobID}, Err: jobError.Err})
-	}
-	slices.SortStableFunc(page, func(a, b listed) int { return cmp.Compare(a.ID, b.ID) })
 	return page, nil
 }
 
-// addRuns gives jobs their newest n runs, in one statement.
-func (s *source) addRuns(page []listed, n int) error {
-	if len(page) == 0 || !s.recorded() {
-		return nil
-	}
-	ids := make([]int64, len(page))
-	index := make(map[int64]*listed, len(page))
-	for i := range page {
-		ids[i] = page[i].ID
-		index[page[i].ID] = &page[i]
-	}
-	recent, err := s.scheduler.RecentRuns(ids, n)
-	if err != nil {
-		return err
-	}
-	for _, run := range recent {
-		if job := index[run.JobID]; job.Err != nil || !run.Tick.Before(job.CreatedAt()) {
-			job.runs = append(job.runs, run) // one from before was of another job of this id
+// addRuns reads those jobs again that do not have their newest runs. One that was deleted
+// meanwhile stays as it is.
+func (s *source) addRuns(jobs []listed, n int) error {
+	var ids []int64
+	place := make(map[int64]int)
+	for i := range jobs {
+		if !jobs[i].hasRuns {
+			ids, place[jobs[i].ID] = append(ids, jobs[i].ID), i
 		}
 	}
-	return nil
+	if ids == nil {
+		return nil
+	}
+	page, err := s.page(smallben.ListJobsOptions{JobIDs: ids}, nil, len(ids), n)
+	for i := range page {
+		jobs[place[page[i].ID]] = page[i]
+	}
+	return err
 }
 
 // job reads one job, with its newest runs.
 func (s *source) job(id int64) (*listed, error) {
-	page, err := s.page(smallben.ListJobsOptions{JobIDs: []int64{id}}, nil, 1)
+	page, err := s.page(smallben.ListJobsOptions{JobIDs: []int64{id}}, nil, 1, stripLength)
 	if err != nil {
 		return nil, err
 	}
 	if len(page) == 0 {
 		return nil, refusef(http.StatusNotFound, "There is no job "+itoa(id), "It may have been deleted. Its runs may still be in the record.")
 	}
-	return &page[0], s.addRuns(page, stripLength)
+	return &page[0], nil
 }
 
 func (s *source) ids(options smallben.ListJobsOptions) ([]int64, error) {

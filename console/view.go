@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -316,7 +315,7 @@ type jobView struct {
 
 func (p *page) job(j *listed) jobView {
 	v := jobView{ID: j.ID, GroupID: j.GroupID, SuperGroupID: j.SuperGroupID, Expression: cut(j.CronExpression, maxName)}
-	v.Running, v.Waiting = j.running(), j.hasRun(smallben.OutcomeWaiting)
+	v.Running, v.Waiting = j.Running(), j.NextAttempt().Attempt > 0
 	switch {
 	case j.Err != nil:
 		v.State, v.StateClass, v.Defect = "undecodable", "failed", cut(j.Err.Error(), maxError)
@@ -331,7 +330,7 @@ func (p *page) job(j *listed) jobView {
 		v.Zone = p.zoneOf(j.CronExpression)
 		v.Next = p.Time(j.NextRun())
 	}
-	v.Strip = p.drawStrip(j.runs)
+	v.Strip = p.drawStrip(j.RecentRuns())
 	if last, ok := j.last(p.Recorded); ok {
 		run := p.run(&last)
 		v.Last = &run
@@ -351,19 +350,10 @@ func (p *page) zoneOf(expression string) string {
 	return zoneName(p.console.source.status().SchedulerConfig.WithLocation)
 }
 
-// running reports whether a run of the job is in progress, as far as is known.
-func (j *listed) running() bool {
-	return j.Err == nil && (j.Job.Running() || j.LastRun().Outcome == smallben.OutcomeRunning) || j.hasRun(smallben.OutcomeRunning)
-}
-
-func (j *listed) hasRun(outcome smallben.Outcome) bool {
-	return slices.ContainsFunc(j.runs, func(run smallben.Run) bool { return run.Outcome == outcome })
-}
-
 // last is the newest run of a job that ran or is to be known of.
 func (j *listed) last(recorded bool) (smallben.Run, bool) {
-	if n := len(j.runs); recorded && n > 0 {
-		return j.runs[n-1], true
+	if runs := j.RecentRuns(); recorded && len(runs) > 0 {
+		return runs[len(runs)-1], true
 	}
 	run := j.LastRun()
 	run.GroupID, run.SuperGroupID = j.GroupID, j.SuperGroupID

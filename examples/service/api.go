@@ -77,7 +77,7 @@ type storedJob struct {
 	Running bool      `json:"running"`
 	NextRun time.Time `json:"next_run,omitzero"`
 	LastRun *jobRun   `json:"last_run,omitempty"`
-	// NextAttempt is what waits in this process, if runs are not recorded.
+	// NextAttempt is what waits.
 	NextAttempt *jobRun   `json:"next_attempt,omitempty"`
 	CreatedAt   time.Time `json:"created_at"`
 	UpdatedAt   time.Time `json:"updated_at"`

@@ -115,10 +115,10 @@ type Store interface {
 	// one tick by job id and attempt, highest first.
 	ListRuns(query Query) ([]Run, error)
 
-	// LastRuns returns, of each of the jobs that has one, the run with the newest
-	// tick since the job was created that was neither missed nor skipped nor
-	// waits, in the order of the job ids.
-	LastRuns(jobIDs []int64) ([]Run, error)
+	// RunsOf returns the runs of each of the jobs: those of its newest n ticks, those
+	// of the newest tick that was neither missed nor skipped nor waits, and those that
+	// wait. They are in the order of job id, tick and attempt.
+	RunsOf(jobIDs []int64, n int) ([]Run, error)
 }
 
 // Tx is the record within a Change.

@@ -3,6 +3,7 @@ package ledgersql
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -95,37 +96,17 @@ func ofOutcome(outcome ledger.Outcome) []string {
 	return conditions
 }
 
-// LastRuns implements ledger.Store.
-func (s *Store) LastRuns(jobIDs []int64) (runs []ledger.Run, err error) {
-	err = s.read("read last runs", func(on statements) error {
-		runs = []ledger.Run{}
-		var created any
-		return on.each(lastRuns, []any{idRows(unique(jobIDs))}, func(rows *sql.Rows) error {
-			run, err := scanRun(rows, &created)
-			if err != nil {
-				return err
-			}
-			if run.Tick.Before(s.createdAt(created)) {
-				return nil
-			}
-			if n := len(runs); n > 0 && runs[n-1].JobID == run.JobID {
-				runs = runs[:n-1]
-			}
-			runs = append(runs, run)
-			return nil
-		})
-	})
-	return runs, err
-}
-
-// RecentRuns returns, for each of the jobs, the runs of its newest n ticks, oldest
-// first.
-func (s *Store) RecentRuns(jobIDs []int64, n int) (runs []ledger.Run, err error) {
-	err = s.read("read recent runs", func(on statements) error {
-		runs, err = on.runs(newestRuns, n-1, idRows(unique(jobIDs)))
+// RunsOf implements ledger.Store.
+func (s *Store) RunsOf(jobIDs []int64, n int) (runs []ledger.Run, err error) {
+	text, args := lastRuns, []any{}
+	if n > 0 {
+		text, args = text+" UNION ALL "+newestRuns, append(args, n-1)
+	}
+	err = s.read("read runs of jobs", func(on statements) error {
+		runs, err = on.runs(text+inKeyOrder, append(args, idRows(unique(jobIDs)))...)
 		return err
 	})
-	return runs, err
+	return slices.CompactFunc(runs, func(a, b ledger.Run) bool { return idOf(&a.Key) == idOf(&b.Key) }), err
 }
 
 // Count is how many ticks within a step of time had an outcome.

@@ -106,12 +106,12 @@ func runValues(run *ledger.Run) []any {
 		micros(run.Start), micros(run.End), storedText(run.Error), run.Missed, micros(run.FirstTick), run.Exclusive, micros(run.Due))
 }
 
-// scanRun reads a run in the order of runColumns, after the columns of before.
-func scanRun(rows *sql.Rows, before ...any) (run ledger.Run, err error) {
+// scanRun reads a run in the order of runColumns.
+func scanRun(rows *sql.Rows) (run ledger.Run, err error) {
 	var tick int64
 	var start, end, first, due *int64
-	err = rows.Scan(append(before, &run.JobID, &tick, &run.Triggered, &run.Attempt, &run.GroupID, &run.SuperGroupID, &run.Process, &run.Outcome,
-		&start, &end, &run.Error, &run.Missed, &first, &run.Exclusive, &due)...)
+	err = rows.Scan(&run.JobID, &tick, &run.Triggered, &run.Attempt, &run.GroupID, &run.SuperGroupID, &run.Process, &run.Outcome,
+		&start, &end, &run.Error, &run.Missed, &first, &run.Exclusive, &due)
 	run.Tick = time.UnixMicro(tick).UTC()
 	run.Start, run.End, run.FirstTick, run.Due = instant(start), instant(end), instant(first), instant(due)
 	return run, err

@@ -245,16 +245,21 @@ DELETE FROM {smallben_runs} WHERE (` + keyColumns + `) IN (SELECT ` + keyColumns
 
 const pruneTombstones = `DELETE FROM {smallben_job_state} WHERE job_id IN (SELECT job_id FROM {smallben_job_state} WHERE deleted_at < $1 FOR UPDATE SKIP LOCKED)`
 
-// lastRuns gives all runs of the newest tick of each job.
-const lastRuns = `SELECT {created}, {run} FROM {rows} JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_runs} r ON r.job_id = v.job_id
+// lastRuns gives the runs of the newest tick of each job that ran, and those that wait.
+const lastRuns = `WITH v AS (SELECT v.job_id FROM {rows})
+SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id
 	AND r.tick = (SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.` + ran + ` ORDER BY n.job_id DESC, n.tick DESC LIMIT 1)
-WHERE r.` + ran + ` ORDER BY v.job_id, r.attempt, r.triggered`
+WHERE r.` + ran + ` UNION ALL
+SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.due_at IS NOT NULL`
 
-// newestRuns gives the runs of the newest ticks of each job. $1 is how many ticks,
-// less one.
-const newestRuns = `SELECT {run} FROM {rows} JOIN {smallben_runs} r ON r.job_id = v.job_id
-	AND r.tick >= coalesce((SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 1 OFFSET $1), -9223372036854775808)
-ORDER BY v.job_id, r.tick, r.attempt, r.triggered`
+// newestRuns goes on with the runs of the newest ticks of each job. $1 is how many
+// ticks, less one.
+const newestRuns = `SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id
+	AND r.tick >= coalesce((SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 1 OFFSET $1), -9223372036854775808)`
+
+// inKeyOrder orders runs by job id, tick, attempt and triggered, by their places in
+// runColumns: of a UNION SQLite knows no other names.
+const inKeyOrder = " ORDER BY 1, 2, 4, 3"
 
 // countNewest counts the newest $3 runs with ticks from $1 on, by steps of $2.
 const countNewest = `SELECT (tick - CAST($1 AS bigint)) / CAST($2 AS bigint) AS step, outcome, min(tick), count(*), sum(CASE WHEN outcome = 'missed' THEN missed ELSE 1 END)
