@@ -51,8 +51,8 @@ func (s *SmallBen) begin(ctx context.Context) *call {
 		return c
 	}
 	c.repository = inside
-	if stored, ok := inside.(interface{ runStore() runStore }); ok && c.store != nil {
-		c.store = stored.runStore()
+	if keeper, ok := inside.(interface{ runStore() runStore }); ok && c.store != nil {
+		c.store = keeper.runStore()
 	}
 	return c
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/stored"
 )
 
 // change is one change of jobs: what it is about, and what came of it.
@@ -164,7 +165,7 @@ func (s *SmallBen) unlessNone(err error) error {
 
 // logChange logs a change of jobs, with their ids if they are few.
 func (s *SmallBen) logChange(msg string, ids []int64) {
-	s.log.report(func(sink cron.Logger) {
+	s.log.Report(func(sink cron.Logger) {
 		if len(ids) > maxIDsInText {
 			sink.Info(msg, "count", len(ids))
 		} else {
@@ -205,8 +206,8 @@ func (s *SmallBen) AddJobsContext(ctx context.Context, jobs []Job) error {
 }
 
 // build validates and encodes the jobs, which runs code of the user: no lock is
-// held. An @at that is past is refused unless it may be stored already.
-func (s *SmallBen) build(jobs []Job, stored bool) ([]JobWithSchedule, error) {
+// held. An @at that is past is refused unless the jobs may exist already.
+func (s *SmallBen) build(jobs []Job, mayExist bool) ([]JobWithSchedule, error) {
 	createdAt := s.now()
 	built := make([]JobWithSchedule, 0, len(jobs))
 	var refused []error
@@ -216,7 +217,7 @@ func (s *SmallBen) build(jobs []Job, stored bool) ([]JobWithSchedule, error) {
 			refused = append(refused, jobErrorf(jobs[i].ID, "%w: the id stands twice in the batch", ErrJobExists))
 		}
 		job, err := jobs[i].build(s.rules, createdAt)
-		if err == nil && !stored {
+		if err == nil && !mayExist {
 			err = job.past
 		}
 		if err != nil {
@@ -514,7 +515,7 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 		}
 		if option.JobOtherInputs != nil {
 			var err error
-			if update.storedInput, err = encodeInput(*option.JobOtherInputs); err != nil {
+			if update.storedInput, err = stored.EncodeInput(*option.JobOtherInputs); err != nil {
 				refused = append(refused, jobErrorf(option.JobID, "%w: %w", ErrInvalidJob, err))
 				continue
 			}
@@ -628,7 +629,7 @@ func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 		return wrap("upsert", err)
 	}
 	if added+replaced > 0 {
-		s.log.report(func(sink cron.Logger) {
+		s.log.Report(func(sink cron.Logger) {
 			sink.Info("jobs upserted", "added", added, "replaced", replaced, "unchanged", len(jobs)-added-replaced)
 		})
 	}
@@ -695,13 +696,13 @@ type upsertParts struct {
 
 // upsertOf compares jobs that were built with the rows of those that are stored.
 func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertParts, err error) {
-	stored := make(map[int64]*RawJob, len(rows))
+	byID := make(map[int64]*RawJob, len(rows))
 	for i := range rows {
-		stored[rows[i].ID] = &rows[i]
+		byID[rows[i].ID] = &rows[i]
 	}
 	var refused []error
 	for i := range jobs {
-		row, ok := stored[jobs[i].rawJob.ID]
+		row, ok := byID[jobs[i].rawJob.ID]
 		if past := jobs[i].past; past != nil && (!ok || row.CronExpression != jobs[i].rawJob.CronExpression) {
 			refused = append(refused, past)
 			continue
@@ -754,7 +755,7 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err err
 	// gob writes maps in any order, and numbers types by the order in which a
 	// process met them: where the bytes differ, only what they decode to tells.
 	if row.SerializedJob != j.rawJob.SerializedJob {
-		after, err := decodeJob(j.rawJob.SerializedJob)
+		after, err := storedJobs.Decode(j.rawJob.SerializedJob)
 		if err != nil {
 			return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
 		}
@@ -762,7 +763,7 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err err
 			return true, nil
 		}
 	}
-	if !sameJSON(row.SerializedJobInput, j.rawJob.SerializedJobInput) {
+	if !stored.SameInput(row.SerializedJobInput, j.rawJob.SerializedJobInput) {
 		return true, nil
 	}
 	j.rawJob = *row

@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/robfig/cron/v3"
+	"go.uber.org/zap"
 )
 
 // Config configures a SmallBen. The zero value works: jobs may overlap
@@ -161,4 +164,30 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// DefaultLogger receives the events of every SmallBen whose Config.Logger is
+// zero. It is zap's production logger (JSON on standard error, from info level
+// up) without sampling, so that no event is dropped, and without the stack of the
+// call. A program may replace it before it calls New.
+var DefaultLogger cron.Logger = newDefaultLogger()
+
+func newDefaultLogger() cron.Logger {
+	config := zap.NewProductionConfig()
+	config.Sampling = nil
+	config.DisableStacktrace = true
+	logger, err := config.Build()
+	if err != nil {
+		// Only standard error that cannot be opened leads here.
+		return cron.DiscardLogger
+	}
+	return zapr.NewLogger(logger)
+}
+
+// sink is where events go.
+func (c *Config) sink() cron.Logger {
+	if c.Logger.GetSink() != nil {
+		return c.Logger
+	}
+	return DefaultLogger
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/sqltx"
+	"github.com/nbena/smallben/internal/stored"
 )
 
 // DefaultCronID is the cron id of a job that is not scheduled: a paused one, or
@@ -200,16 +201,16 @@ type CronJobInput struct {
 // does. An integer decoded into an integer field is exact to 64 bits, unlike
 // one taken from OtherInputs after a restart.
 func (in CronJobInput) Decode(v any) error {
-	stored := in.stored
-	if stored == "" {
+	text := in.stored
+	if text == "" {
 		// Not from SmallBen: a CronJobInput that a user's test made.
 		encoded, err := json.Marshal(in.OtherInputs)
 		if err != nil {
 			return jobErrorf(in.JobID, "input: %w", err)
 		}
-		stored = string(encoded)
+		text = string(encoded)
 	}
-	if err := json.Unmarshal([]byte(stored), v); err != nil {
+	if err := json.Unmarshal([]byte(text), v); err != nil {
 		return jobErrorf(in.JobID, "decode input: %w", err)
 	}
 	return nil
@@ -362,11 +363,11 @@ func (j *Job) build(rules cronexpr.Rules, createdAt time.Time) (JobWithSchedule,
 	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}
-	encodedJob, err := encodeJob(j.Job)
+	encodedJob, err := storedJobs.Encode(j.Job)
 	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}
-	encodedInput, err := encodeInput(j.JobInput)
+	encodedInput, err := stored.EncodeInput(j.JobInput)
 	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/stored"
 )
 
 // RegisterMetrics registers the metrics of this SmallBen, which Collector lists.
@@ -207,7 +208,7 @@ func (m *runMetrics) forJob(job *JobWithSchedule) *typeMetrics {
 	if known, ok := m.types.Load(jobType); ok {
 		return known.(*typeMetrics)
 	}
-	name := strings.ToValidUTF8(job.rawJob.registeredName(), "\uFFFD")
+	name := strings.ToValidUTF8(stored.RegisteredName(job.rawJob.SerializedJob), "\uFFFD")
 	outcomes := make(map[Outcome]prometheus.Counter)
 	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout, OutcomeAbandoned} {
 		outcomes[outcome] = m.ended.WithLabelValues(name, string(outcome))

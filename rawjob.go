@@ -1,10 +1,7 @@
 package smallben
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"reflect"
 	"runtime"
 	"slices"
@@ -17,6 +14,7 @@ import (
 
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/gobrow"
+	"github.com/nbena/smallben/internal/stored"
 )
 
 // RawJob is one row of the table "jobs".
@@ -57,16 +55,6 @@ func (j *RawJob) storesAs(other *RawJob) bool {
 		j.CronExpression == other.CronExpression && j.CreatedAt.Equal(other.CreatedAt)
 }
 
-// registeredName is the name that the type of the job is registered under with
-// gob: the stored form begins with it. It is empty if the row does not decode.
-func (j *RawJob) registeredName() string {
-	row, err := base64.StdEncoding.DecodeString(j.SerializedJob)
-	if err != nil {
-		return ""
-	}
-	return gobrow.RegisteredName(row)
-}
-
 // TableName tells GORM the name of the table.
 func (j *RawJob) TableName() string { return "jobs" }
 
@@ -85,11 +73,11 @@ func (j *RawJob) ToJobWithSchedule() (JobWithSchedule, error) {
 	if err != nil {
 		return fail(err)
 	}
-	job, err := decodeJob(j.SerializedJob)
+	job, err := storedJobs.Decode(j.SerializedJob)
 	if err != nil {
 		return fail(err)
 	}
-	input, err := decodeInput(j.SerializedJobInput)
+	input, err := stored.DecodeInput(j.SerializedJobInput)
 	if err != nil {
 		return fail(err)
 	}
@@ -154,69 +142,6 @@ func (j *JobWithSchedule) toJob() Job {
 	}
 }
 
-// maxStored bounds the stored form of a job and of its input, in bytes.
-const maxStored = 1 << 20
-
-// jobDecoder is shared: what it learns of a type serves every later row.
-var jobDecoder gobrow.Decoder[CronJob]
-
-// encodeJob gives the stored form of a job: the base64 of its gob. The gob is
-// read back at once, so that what is stored can be loaded and is what was given:
-// gob encodes some values that it cannot decode, such as a pointer whose type was
-// registered as a value, and leaves out others, such as a pointer to zero.
-func encodeJob(job CronJob) (string, error) {
-	if job == nil {
-		return "", errors.New("the job is nil")
-	}
-	if v := reflect.ValueOf(job); v.Kind() == reflect.Pointer && v.IsNil() {
-		return "", fmt.Errorf("the job is a nil %T", job)
-	}
-	row, err := gobrow.Encode(job)
-	if err != nil {
-		return "", explainEncoding(err)
-	}
-	if size := base64.StdEncoding.EncodedLen(len(row)); size > maxStored {
-		return "", fmt.Errorf("the stored job has %d bytes: at most %d are allowed", size, maxStored)
-	}
-	stored, err := jobDecoder.Decode(row)
-	if err != nil {
-		return "", fmt.Errorf("the encoded job cannot be read back: %w", err)
-	}
-	if err := gobrow.Loss(job, stored); err != nil {
-		return "", fmt.Errorf("gob would not give back the job as it is: %w", err)
-	}
-	return base64.StdEncoding.EncodeToString(row), nil
-}
-
-// explainEncoding says what to do about an error of gobrow.Encode.
-func explainEncoding(err error) error {
-	var unregistered *gobrow.UnregisteredError
-	if !errors.As(err, &unregistered) {
-		return fmt.Errorf("encode the job: %w", err)
-	}
-	where := ""
-	if unregistered.At != "" {
-		where = " in " + unregistered.At
-	}
-	return fmt.Errorf("the type %s%s is unknown to gob: call gob.Register(%s) first: %w",
-		unregistered.Type, where, exampleValue(unregistered.Type), unregistered.Err)
-}
-
-// exampleValue writes the Go expression that gob.Register wants for type t.
-func exampleValue(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Pointer:
-		if t.Elem().Kind() != reflect.Struct {
-			return "new(" + t.Elem().String() + ")"
-		}
-		return "&" + t.Elem().String() + "{}"
-	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Array:
-		return t.String() + "{}"
-	default:
-		return "*new(" + t.String() + ")"
-	}
-}
-
 // logUnsent logs, once for each type of job, the fields that are not stored.
 func (s *SmallBen) logUnsent(jobs []JobWithSchedule) {
 	for i := range jobs {
@@ -228,99 +153,16 @@ func (s *SmallBen) logUnsent(jobs []JobWithSchedule) {
 			continue
 		}
 		if fields := gobrow.Unsent(jobType); len(fields) > 0 {
-			name := jobs[i].rawJob.registeredName()
-			s.log.report(func(sink cron.Logger) {
+			name := stored.RegisteredName(jobs[i].rawJob.SerializedJob)
+			s.log.Report(func(sink cron.Logger) {
 				sink.Info("fields not stored", "job_type", name, "fields", strings.Join(fields, ", "))
 			})
 		}
 	}
 }
 
-func decodeJob(stored string) (CronJob, error) {
-	if len(stored) > maxStored {
-		return nil, fmt.Errorf("the stored job has %d bytes: at most %d are allowed", len(stored), maxStored)
-	}
-	row, err := base64.StdEncoding.DecodeString(stored)
-	if err != nil {
-		return nil, fmt.Errorf("job: %w", err)
-	}
-	job, err := jobDecoder.Decode(row)
-	if err != nil && strings.Contains(fmt.Sprint(err), "name not registered for interface") {
-		return nil, fmt.Errorf("job: %w: call gob.Register for its type before Start", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("job: %w", err)
-	}
-	return job, nil
-}
-
-// encodeInput gives the stored form of an input: its JSON.
-func encodeInput(input map[string]any) (stored string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("encode the input: panic: %v", r)
-		}
-	}()
-	encoded, err := json.Marshal(input)
-	if err != nil {
-		return "", fmt.Errorf("encode the input: %w", err)
-	}
-	if len(encoded) > maxStored {
-		return "", fmt.Errorf("the stored input has %d bytes: at most %d are allowed", len(encoded), maxStored)
-	}
-	// What json writes it can mostly read: not a json.Number of 1e999, nor
-	// nesting beyond its decoder's limit.
-	if !plain(input) {
-		if _, err := decodeInput(string(encoded)); err != nil {
-			return "", fmt.Errorf("the encoded input cannot be read back: %w", err)
-		}
-	}
-	return string(encoded), nil
-}
-
-// plain reports whether input holds nothing but what json is certain to read
-// back.
-func plain(input map[string]any) bool {
-	for _, value := range input {
-		switch value.(type) {
-		case nil, bool, string, int, int64, float64:
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// noInput is the stored form of a nil input.
-const noInput = "null"
-
-func decodeInput(stored string) (map[string]any, error) {
-	if stored == noInput {
-		return nil, nil
-	}
-	var input map[string]any
-	if err := json.Unmarshal([]byte(stored), &input); err != nil {
-		return nil, fmt.Errorf("input: %w", err)
-	}
-	return input, nil
-}
-
-// sameJSON reports whether two inputs are the same to the last digit, however
-// they are written.
-func sameJSON(a, b string) bool {
-	if a == b {
-		return true
-	}
-	exact := func(stored string) (value any, err error) {
-		decoder := json.NewDecoder(strings.NewReader(stored))
-		decoder.UseNumber()
-		err = decoder.Decode(&value)
-		return value, err
-	}
-	before, err := exact(a)
-	after, otherErr := exact(b)
-	return err == nil && otherErr == nil && reflect.DeepEqual(before, after)
-}
+// storedJobs gives the stored form of jobs.
+var storedJobs stored.Jobs[CronJob]
 
 // decodeRows decodes rows on all cores. It returns the jobs of those that
 // decode and the JobErrors of the others, each in the order of the rows.

@@ -275,9 +275,9 @@ func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, i
 		}
 		return err
 	}, func(tx *sqltx.Tx) (bool, error) {
-		stored, err := r.readIn(tx, selected{ListJobsOptions: ListJobsOptions{JobIDs: ids}})
-		if err != nil || len(stored) < len(ids) || len(targets) == 0 {
-			return err == nil && len(stored) == len(ids), err
+		found, err := r.readIn(tx, selected{ListJobsOptions: ListJobsOptions{JobIDs: ids}})
+		if err != nil || len(found) < len(ids) || len(targets) == 0 {
+			return err == nil && len(found) == len(ids), err
 		}
 		return r.changed(tx, replacing, targets, missing, now)
 	})

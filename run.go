@@ -14,6 +14,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/stored"
 )
 
 // ContextJob is what a job may implement beside CronJob to be given a context
@@ -103,7 +104,7 @@ type run struct {
 	options *RunOptions
 	job     CronJob
 	input   CronJobInput
-	given   *givenInput
+	given   *stored.Given
 
 	result runResult // of the goroutine of execute, which alone uses it
 	over   bool      // it has ended, or was abandoned: guarded by the shard's mu
@@ -456,7 +457,7 @@ func newRunner(config *Config) runner {
 // execute calls the job and survives it. The run is taken off the books before
 // anything is logged: a sink that blocks holds up nothing else.
 func (s *scheduler) execute(r *run) {
-	r.input.OtherInputs = r.given.decode(r.input.stored)
+	r.input.OtherInputs = r.given.Decode(r.input.stored)
 	began := time.Now()
 	result := &r.result
 	result.began(&r.input, began.Add(r.entry.session.timetable.Ahead()))
@@ -488,7 +489,7 @@ func (s *scheduler) execute(r *run) {
 func (s *scheduler) failed(r *run, err error, timedOut bool) {
 	result := &r.result
 	failure, err := result.fail(err, timedOut)
-	s.log.begin() // so that Stop waits for the line
+	s.log.Begin() // so that Stop waits for the line
 	retry, _ := s.finish(r, result)
 	s.logFailure(r, result, retry, err, failure)
 }
@@ -539,7 +540,7 @@ func (s *scheduler) logFailure(r *run, result *runResult, retry time.Time, err e
 	if failure != nil {
 		keysAndValues = append(keysAndValues, "stack", string(failure.stack))
 	}
-	s.log.write(func(sink cron.Logger) { sink.Error(err, "run failed", keysAndValues...) })
+	s.log.Write(func(sink cron.Logger) { sink.Error(err, "run failed", keysAndValues...) })
 }
 
 // call makes the one call of a run. Its frame is small: the stack of a goroutine

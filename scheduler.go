@@ -14,8 +14,10 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"github.com/nbena/smallben/internal/cronexpr"
+	"github.com/nbena/smallben/internal/eventlog"
 	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/shared"
+	"github.com/nbena/smallben/internal/stored"
 	"github.com/nbena/smallben/internal/timetable"
 )
 
@@ -26,15 +28,15 @@ type scheduler struct {
 	location *time.Location
 	defaults *RunOptions // of jobs that say nothing
 	recorded bool        // runs are recorded
-	log      *eventLog
+	log      *eventlog.Log
 	metrics  *runMetrics
 	runs     runner
 	pageSize int                                              // of timetables; tests change it
 	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
 
-	places      places
-	schedules   shared.Values[scheduled] // by expression
-	givenInputs givenInputs
+	places    places
+	schedules shared.Values[scheduled] // by expression
+	givens    stored.Givens
 
 	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
 	// entries and what SmallBen knows of the other rows change together. The lock
@@ -61,7 +63,7 @@ type shard struct {
 
 func (s *scheduler) shard(id int64) *shard { return &s.shards[uint64(id)%uint64(len(s.shards))] }
 
-func newScheduler(config *Config, log *eventLog) *scheduler {
+func newScheduler(config *Config, log *eventlog.Log) *scheduler {
 	s := &scheduler{
 		location: config.location(),
 		defaults: config.defaultOptions(),
@@ -100,9 +102,9 @@ type work struct {
 	superGroupID int64
 	revision     int64 // of the stored job, if runs are recorded
 	expression   string
-	storedInput  string      // each run decodes it
-	given        *givenInput // what of it a user gave and JSON does not give back; or nil
-	jobHash      uint32      // of the stored job
+	storedInput  string        // each run decodes it
+	given        *stored.Given // what of it a user gave and JSON does not give back; or nil
+	jobHash      uint32        // of the stored job
 }
 
 func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
@@ -172,7 +174,7 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 	w.storedInput = job.rawJob.SerializedJobInput
 	w.given = nil
 	if job.given {
-		w.given = s.givenInputs.of(job.input)
+		w.given = s.givens.Of(job.input)
 	}
 }
 

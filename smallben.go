@@ -54,6 +54,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"github.com/nbena/smallben/internal/cronexpr"
+	"github.com/nbena/smallben/internal/eventlog"
 	"github.com/nbena/smallben/internal/ledger"
 )
 
@@ -65,7 +66,7 @@ type SmallBen struct {
 	repository Repository
 	config     Config // as it was given
 	rules      cronexpr.Rules
-	log        *eventLog
+	log        *eventlog.Log
 	types      sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile  chan struct{} // wakes the reconciliation of the session; holds 1
 	opened     chan struct{} // something was added to open; holds 1
@@ -105,7 +106,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		repository:  repository,
 		config:      *config,
 		rules:       cronexpr.Rules{WithSeconds: config.SchedulerConfig.WithSeconds, Recorded: config.Runs.Record},
-		log:         newEventLog(config),
+		log:         eventlog.New(config.sink()),
 		paused:      make(map[int64]struct{}),
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
@@ -146,7 +147,7 @@ func (s *SmallBen) StartContext(ctx context.Context) error {
 	if !started {
 		return nil
 	}
-	s.log.report(func(sink cron.Logger) {
+	s.log.Report(func(sink cron.Logger) {
 		logHeldBack(sink, loaded.heldBack)
 		sink.Info("started", "scheduled", len(loaded.jobs), "paused", len(loaded.paused), "heldBack", len(loaded.heldBack))
 	})
@@ -407,9 +408,9 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 		}
 	}
 	// What runs logged as they failed is to be seen.
-	s.log.wait()
+	s.log.Wait()
 	if stopping {
-		s.log.report(func(sink cron.Logger) { sink.Info("stopped") })
+		s.log.Report(func(sink cron.Logger) { sink.Info("stopped") })
 	}
 	return nil
 }

@@ -1,8 +1,9 @@
-package smallben
+package stored
 
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -10,10 +11,10 @@ import (
 	"github.com/nbena/smallben/internal/shared"
 )
 
-// givenInput is what an input that a user gave has and its JSON does not: the types
+// Given is what an input that a user gave has and its JSON does not: the types
 // of numbers, and the values that JSON changes. Runs decode the JSON, which takes a
 // fraction of the memory of the values. Nil adds nothing.
-type givenInput struct {
+type Given struct {
 	numbers []givenNumber
 	values  []inputField
 }
@@ -29,14 +30,14 @@ type inputField struct {
 	value any
 }
 
-// givenInputs makes givenInput values. Inputs of the same keys and types share one
+// Givens makes Given values. Inputs of the same keys and types share one
 // if they hold nothing but text, truth values and numbers. The zero value is ready;
 // it is goroutine-safe.
-type givenInputs struct{ shared shared.Values[*givenInput] }
+type Givens struct{ common shared.Values[*Given] }
 
-// of returns what the JSON of an input leaves out.
-func (g *givenInputs) of(input map[string]any) *givenInput {
-	var given givenInput
+// Of returns what the JSON of an input leaves out.
+func (g *Givens) Of(input map[string]any) *Given {
+	var given Given
 	var types []string
 	for key, value := range input {
 		if parse, ok := numberParser(value); ok {
@@ -53,8 +54,8 @@ func (g *givenInputs) of(input map[string]any) *givenInput {
 		return nil
 	}
 	slices.Sort(types)
-	shared, _ := g.shared.Get(strings.Join(types, ","), func() (*givenInput, error) { return &given, nil })
-	return shared
+	common, _ := g.common.Get(strings.Join(types, ","), func() (*Given, error) { return &given, nil })
+	return common
 }
 
 // exact reports whether JSON gives a value back as it is.
@@ -105,11 +106,11 @@ func parseAs[N any](number string) any {
 	return n
 }
 
-// decode makes the input of a run from its JSON, which was made or read before:
+// Decode makes the input of a run from its JSON, which was made or read before:
 // there is no error.
-func (g *givenInput) decode(stored string) map[string]any {
+func (g *Given) Decode(stored string) map[string]any {
 	if g == nil {
-		input, _ := decodeInput(stored)
+		input, _ := DecodeInput(stored)
 		return input
 	}
 	var raw map[string]json.RawMessage
@@ -129,4 +130,73 @@ func (g *givenInput) decode(stored string) map[string]any {
 		}
 	}
 	return input
+}
+
+// EncodeInput gives the stored form of an input: its JSON.
+func EncodeInput(input map[string]any) (stored string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("encode the input: panic: %v", r)
+		}
+	}()
+	encoded, err := json.Marshal(input)
+	if err != nil {
+		return "", fmt.Errorf("encode the input: %w", err)
+	}
+	if len(encoded) > maxLength {
+		return "", fmt.Errorf("the stored input has %d bytes: at most %d are allowed", len(encoded), maxLength)
+	}
+	// What json writes it can mostly read: not a json.Number of 1e999, nor
+	// nesting beyond its decoder's limit.
+	if !plain(input) {
+		if _, err := DecodeInput(string(encoded)); err != nil {
+			return "", fmt.Errorf("the encoded input cannot be read back: %w", err)
+		}
+	}
+	return string(encoded), nil
+}
+
+// plain reports whether input holds nothing but what json is certain to read
+// back.
+func plain(input map[string]any) bool {
+	for _, value := range input {
+		switch value.(type) {
+		case nil, bool, string, int, int64, float64:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// noInput is the stored form of a nil input.
+const noInput = "null"
+
+// DecodeInput is the reverse of EncodeInput.
+func DecodeInput(stored string) (map[string]any, error) {
+	if stored == noInput {
+		return nil, nil
+	}
+	var input map[string]any
+	if err := json.Unmarshal([]byte(stored), &input); err != nil {
+		return nil, fmt.Errorf("input: %w", err)
+	}
+	return input, nil
+}
+
+// SameInput reports whether two inputs are the same to the last digit, however
+// they are written.
+func SameInput(a, b string) bool {
+	if a == b {
+		return true
+	}
+	exact := func(stored string) (value any, err error) {
+		decoder := json.NewDecoder(strings.NewReader(stored))
+		decoder.UseNumber()
+		err = decoder.Decode(&value)
+		return value, err
+	}
+	before, err := exact(a)
+	after, otherErr := exact(b)
+	return err == nil && otherErr == nil && reflect.DeepEqual(before, after)
 }
