@@ -140,7 +140,7 @@ func (c *change) decode(rows []RawJob) (jobs []JobWithSchedule, undecodable []er
 	for i := range rows {
 		row := &rows[i]
 		if seen, ok := c.ahead[row.ID]; ok && seen.rawJob.storesAs(row) {
-			jobs = append(jobs, newJobWithSchedule(*row, seen.schedule, seen.job, seen.input))
+			jobs = append(jobs, newJobWithSchedule(*row, seen.schedule, seen.job, seen.input, seen.options))
 		} else {
 			unseen = append(unseen, *row)
 		}

@@ -383,10 +383,11 @@ func (j *Job) build(rules cronexpr.Rules, createdAt time.Time) (JobWithSchedule,
 		SerializedJob:      encodedJob,
 		SerializedJobInput: encodedInput,
 	}
-	built := newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput))
-	built.given, built.past = true, past
-	if built.options, err = optionsOf(j.Job); err != nil {
+	options, err := optionsOf(j.Job)
+	if err != nil {
 		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
 	}
+	built := newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput), options)
+	built.given, built.past = true, past
 	return built, nil
 }

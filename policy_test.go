@@ -295,3 +295,40 @@ func TestPermanentKeepsTheError(t *testing.T) {
 	assert.EqualError(t, err, "call: the database is down")
 	assert.True(t, errors.Is(smallben.Permanent(errDown), errDown))
 }
+
+func TestOptionsHoldWhateverIsChangedOfAJob(t *testing.T) {
+	all := &smallben.PauseResumeOptions{}
+	update := func(option smallben.UpdateOption) func(s *smallben.SmallBen) error {
+		option.JobID = 1
+		return func(s *smallben.SmallBen) error { return s.UpdateJobs([]smallben.UpdateOption{option}) }
+	}
+	for name, change := range map[string]func(s *smallben.SmallBen) error{
+		"a pause and a resume": func(s *smallben.SmallBen) error { return errors.Join(s.PauseJobs(all), s.ResumeJobs(all)) },
+		"a new expression":     update(smallben.UpdateOption{CronExpression: ptr("@monthly")}),
+		"a new input":          update(smallben.UpdateOption{JobOtherInputs: &map[string]any{"n": 1}}),
+		"a pause, an update and a resume": func(s *smallben.SmallBen) error {
+			return errors.Join(s.PauseJobs(all), update(smallben.UpdateOption{CronExpression: ptr("@monthly")})(s), s.ResumeJobs(all))
+		},
+		"a pause":   func(s *smallben.SmallBen) error { return s.PauseJobs(all) },
+		"a restart": func(s *smallben.SmallBen) error { s.Stop(); return s.Start() },
+	} {
+		for recorded, record := range map[string]bool{"recorded": true, "not recorded": false} {
+			t.Run(name+"/"+recorded, func(t *testing.T) {
+				eachShared(t, func(t *testing.T, db *database) {
+					bounded := make(chan bool, 1)
+					j := withOptions(smallben.RunOptions{Timeout: time.Hour}, func(ctx context.Context, _ smallben.CronJobInput) error {
+						_, ok := ctx.Deadline()
+						bounded <- ok
+						return nil
+					})
+					s := create(t, db.open(t), recordingConfig(func(c *smallben.Config) { c.Runs.Record = record }))
+					require.NoError(t, s.Start())
+					require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", j)}))
+					require.NoError(t, change(s))
+					require.NoError(t, s.TriggerJobs(all))
+					assert.True(t, <-bounded)
+				})
+			})
+		}
+	}
+}

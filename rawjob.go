@@ -81,11 +81,11 @@ func (j *RawJob) ToJobWithSchedule() (JobWithSchedule, error) {
 	if err != nil {
 		return fail(err)
 	}
-	decoded := newJobWithSchedule(*j, schedule, job, input)
-	if decoded.options, err = optionsOf(job); err != nil {
+	options, err := optionsOf(job)
+	if err != nil {
 		return fail(err)
 	}
-	return decoded, nil
+	return newJobWithSchedule(*j, schedule, job, input, options), nil
 }
 
 // JobWithSchedule is a row together with what it decodes to. It comes from
@@ -106,10 +106,10 @@ type JobWithSchedule struct {
 
 type columnChanges struct{ expression, input, job bool }
 
-func newJobWithSchedule(raw RawJob, schedule cron.Schedule, job CronJob, input map[string]any) JobWithSchedule {
+func newJobWithSchedule(raw RawJob, schedule cron.Schedule, job CronJob, input map[string]any, options *RunOptions) JobWithSchedule {
 	raw.CreatedAt = raw.CreatedAt.UTC()
 	raw.UpdatedAt = raw.UpdatedAt.UTC()
-	return JobWithSchedule{rawJob: raw, schedule: schedule, job: job, input: input}
+	return JobWithSchedule{rawJob: raw, schedule: schedule, job: job, input: input, options: options}
 }
 
 // BuildJob returns the row to store: the job and its input are in their stored
