@@ -374,6 +374,36 @@ func TestAnOutageOfTheDatabaseKillsNobody(t *testing.T) {
 	})
 }
 
+// TestWhatAStallMissedIsMadeUpForByOneRun has every call to the database last as long
+// as the stall: nothing fails, as when a process is stopped and goes on.
+func TestWhatAStallMissedIsMadeUpForByOneRun(t *testing.T) {
+	for _, stall := range []time.Duration{45 * time.Second, 75 * time.Second, time.Hour} {
+		for into := time.Duration(0); into < time.Minute; into += 7 * time.Second {
+			t.Run(fmt.Sprintf("%v, %v after a whole minute", stall, into), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					recorder := newMemoryRecorder()
+					runs := newRecorder()
+					s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.Missed = smallben.MissedRunOnce })[0]
+					require.NoError(t, s.AddJobs([]smallben.Job{job(1, "*/10 * * * * *", runs)}))
+					begin := time.Now()
+					pass(2*time.Minute + into + time.Second/2)
+					resumed := time.Now().Add(stall)
+					recorder.watch(func(string, bool) { time.Sleep(time.Until(resumed)) })
+					pass(stall + 4*time.Minute)
+					madeUp := 0
+					for _, input := range runs.runs() {
+						if input.Missed > 0 {
+							madeUp++
+						}
+					}
+					assert.Equal(t, 1, madeUp)
+					checkEveryTickIsRecorded(t, recorder, 1, ticksEvery(10*time.Second, begin, time.Now().Add(-40*time.Second)))
+				})
+			})
+		}
+	}
+}
+
 func TestAClaimWhoseReplyIsLostIsResolved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

@@ -16,7 +16,7 @@ func suspectAfter(syncInterval time.Duration) time.Duration { return syncInterva
 type heartbeat struct {
 	*common
 	heard     func(h Heartbeat, seen int64, live, dead []Member)
-	recovered func()
+	recovered func()         // is told that the store answers, or this process goes on, after a while
 	givenAway func()         // is told that this process was taken for dead
 	now       chan struct{}  // holds 1: wakes run
 	beating   sync.WaitGroup // run, and what it began
@@ -84,7 +84,7 @@ func (h *heartbeat) beat() {
 		h.trouble.begin(err)
 		return
 	}
-	if h.trouble.end() {
+	if stalled := h.silent(); h.trouble.end() || stalled {
 		h.recovered()
 	}
 	now := time.Now()
@@ -138,7 +138,7 @@ var errClocks = errors.New("the clock of this machine and that of the database d
 // judge tells who may claim ticks and who is dead. A gap between two answers of the
 // database that is longer than it should be proves nothing.
 func (h *heartbeat) judge(all []Member, gap time.Duration, own Standing) (live, dead []Member) {
-	if gap > 2*h.config.SyncInterval+time.Second {
+	if gap > h.longestGap() {
 		gap = 0
 	}
 	watched := make(map[string]watch, len(all))
@@ -165,6 +165,17 @@ func (h *heartbeat) judge(all []Member, gap time.Duration, own Standing) (live, 
 	}
 	h.watched = watched
 	return live, dead
+}
+
+// longestGap is how far two heartbeats are apart at most while all is well.
+func (h *heartbeat) longestGap() time.Duration { return 2*h.config.SyncInterval + time.Second }
+
+// silent reports whether the last heartbeat is longer ago than it should be: the store
+// does not answer, or this process stood still.
+func (h *heartbeat) silent() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return since(h.lastBeat) > h.longestGap()
 }
 
 // leave takes this process out of the record, as far as the database lets it.

@@ -137,10 +137,10 @@ func (s *Session) cancelRuns() {
 // Notice makes the session look at once what there is to do.
 func (s *Session) Notice() { s.heartbeat.wake() }
 
-// recovered is told that the store answers after it did not.
+// recovered is told that the store answers, or this process goes on, after a while.
 func (s *Session) recovered() {
 	s.ends.wake()
-	s.sweep.wake()
+	s.sweep.interrupt()
 }
 
 // Leave ends a session that Run was not called of.

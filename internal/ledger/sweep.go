@@ -13,6 +13,8 @@ const (
 	sweepBatch = 500
 	// pruneBatch is how many runs are pruned in one.
 	pruneBatch = 5000
+	// maxPostponed is how often in a row a sweep is put off.
+	maxPostponed = 8
 )
 
 // sweep does what one process does for all, the leader: it accounts for ticks and
@@ -21,8 +23,10 @@ const (
 type sweep struct {
 	*common
 	clock   *heartbeat
-	due     chan struct{} // holds 1: the store answers again
 	trouble trouble
+
+	mu          sync.Mutex // guards interrupted, for moments
+	interrupted time.Time  // when the last while ended in which ticks may have been missed
 
 	expiring sync.Mutex // held while processes expire
 
@@ -35,40 +39,54 @@ type sweep struct {
 type lookedAt struct{ revision, next int64 }
 
 func newSweep(c *common, h *heartbeat) *sweep {
-	return &sweep{common: c, clock: h, due: make(chan struct{}, 1), looked: make(map[int64]lookedAt),
+	return &sweep{common: c, clock: h, looked: make(map[int64]lookedAt),
 		trouble: trouble{what: "sweep", log: c.config.Log}}
 }
 
-// wake is told that the store answers again after it did not.
-func (s *sweep) wake() { wake(s.due) }
+// interrupt is told that the store answers, or this process goes on, after a while.
+func (s *sweep) interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interrupted = time.Now()
+}
 
-// run sweeps from time to time. After a start, and when the store answers again, it
-// waits until everything that was missed is old enough, so that one sweep finds all
-// of it; not for ever, if that happens again and again.
+// run sweeps from time to time. After a start, and after a while in which the store did
+// not answer or this process stood still, it waits until everything that was missed is
+// old enough, so that one sweep finds all of it; not for ever, if that happens again and
+// again.
 func (s *sweep) run() {
 	settled := s.config.Timing.MissedAfter + 2*s.config.SyncInterval
-	last := time.Now()
 	timer := time.NewTimer(settled)
 	defer timer.Stop()
-	for {
+	for postponed := 0; ; {
 		select {
 		case <-s.stopped:
 			return
-		case <-s.due:
-			if time.Since(last) < 5*max(settled, s.config.Timing.SweepEvery) {
-				timer.Reset(settled)
-			}
-			continue
 		case <-timer.C:
+		}
+		if s.clock.silent() {
+			timer.Reset(settled)
+			continue
+		}
+		if wait := settled - s.sinceInterrupted(); wait > 0 && postponed < maxPostponed {
+			postponed++
+			timer.Reset(wait)
+			continue
 		}
 		if err := s.sweep(); err == nil {
 			s.trouble.end()
 		} else if !s.isStopped() {
 			s.trouble.begin(err)
 		}
-		last = time.Now()
+		postponed = 0
 		timer.Reset(s.config.Timing.SweepEvery)
 	}
+}
+
+func (s *sweep) sinceInterrupted() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return since(s.interrupted)
 }
 
 func (s *sweep) sweep() error {
