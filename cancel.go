@@ -146,7 +146,7 @@ func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool)
 	} else {
 		finish(r.grant, result, retry)
 	}
-	r.metrics.ended(result, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
+	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
 	if retry.IsZero() && wanted && r.grant == nil && r.entry.session.stopped.Load() {
 		s.logDropped([]int64{r.input.JobID}, 1)
 	}

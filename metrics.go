@@ -3,12 +3,12 @@ package smallben
 import (
 	"reflect"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/metrics"
 	"github.com/nbena/smallben/internal/stored"
 )
 
@@ -94,23 +94,19 @@ func (c collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- undecodableDesc
 	descs <- unsettledDesc
 	descs <- waitingDesc
-	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
-		vec.Describe(descs)
-	}
+	c.smallBen.scheduler.metrics.Describe(descs)
 	if c.smallBen.record != nil {
 		descs <- syncLagDesc
 		descs <- clockOffsetDesc
 		descs <- heartbeatAgeDesc
-		for _, metric := range c.smallBen.record.metrics.all() {
-			metric.Describe(descs)
-		}
+		c.smallBen.record.metrics.Describe(descs)
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (c collector) Collect(metrics chan<- prometheus.Metric) {
+func (c collector) Collect(values chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value int) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+		values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
 	}
 	known := c.smallBen.count()
 	gauge(totalDesc, known.scheduled+known.paused+known.undecodable)
@@ -118,19 +114,15 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	gauge(pausedDesc, known.paused)
 	gauge(undecodableDesc, known.undecodable)
 	gauge(unsettledDesc, known.unsettled)
-	gauge(waitingDesc, c.smallBen.scheduler.places.count())
-	for _, vec := range c.smallBen.scheduler.metrics.vecs() {
-		vec.Collect(metrics)
-	}
+	gauge(waitingDesc, c.smallBen.scheduler.places.Count())
+	c.smallBen.scheduler.metrics.Collect(values)
 	if c.smallBen.record == nil {
 		return
 	}
-	for _, metric := range c.smallBen.record.metrics.all() {
-		metric.Collect(metrics)
-	}
+	c.smallBen.record.metrics.Collect(values)
 	if health, ok := c.smallBen.health(); ok {
 		seconds := func(desc *prometheus.Desc, d time.Duration) {
-			metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, d.Seconds())
+			values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, d.Seconds())
 		}
 		seconds(syncLagDesc, health.SyncLag)
 		seconds(clockOffsetDesc, health.ClockOffset)
@@ -138,175 +130,16 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// runMetrics counts and times runs. It is goroutine-safe.
-type runMetrics struct {
-	ended      *prometheus.CounterVec
-	attempts   *prometheus.CounterVec
-	givenUp    *prometheus.CounterVec
-	skipped    *prometheus.CounterVec
-	inProgress *prometheus.GaugeVec
-	duration   *prometheus.HistogramVec
-	lateness   *prometheus.HistogramVec
+// endings are the outcomes of runs that have ended here.
+var endings = []string{string(OutcomeOK), string(OutcomeError), string(OutcomePanic), string(OutcomeTimeout), string(OutcomeAbandoned)}
 
-	types sync.Map // reflect.Type to *typeMetrics
-}
-
-func newRunMetrics() *runMetrics {
-	return &runMetrics{
-		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_runs_total",
-			Help: "Runs that ended, by outcome.",
-		}, []string{"job_type", "outcome"}),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_attempts_total",
-			Help: "Second and further attempts that ended, by outcome.",
-		}, []string{"job_type", "outcome"}),
-		givenUp: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_runs_given_up_total",
-			Help: "Runs of jobs with attempts that failed and are not tried again.",
-		}, []string{"job_type"}),
-		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_runs_skipped_total",
-			Help: "Ticks that did not become a run, by reason.",
-		}, []string{"job_type", "reason"}),
-		inProgress: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "smallben_runs_in_progress",
-			Help: "Runs in progress.",
-		}, []string{"job_type"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "smallben_run_duration_seconds",
-			Help:    "Time from the start of a run to its end.",
-			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 2.5, 5, 10, 15, 30, 60, 300, 900, 3600},
-		}, []string{"job_type"}),
-		lateness: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "smallben_run_lateness_seconds",
-			Help:    "Time from the tick of a run to the start of its first attempt.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
-		}, []string{"job_type"}),
-	}
-}
-
-func (m *runMetrics) vecs() []prometheus.Collector {
-	return []prometheus.Collector{m.ended, m.attempts, m.givenUp, m.skipped, m.inProgress, m.duration, m.lateness}
-}
-
-// typeMetrics are the run metrics of one type of job, looked up once for each
-// entry and not at each run.
-type typeMetrics struct {
-	outcomes           map[Outcome]prometheus.Counter
-	attempts           map[Outcome]prometheus.Counter // nil if the type is no ConfiguredJob
-	givenUp            prometheus.Counter             // the same
-	skipped            prometheus.Counter
-	inProgress         prometheus.Gauge
-	duration, lateness prometheus.Observer
-}
-
-// forJob returns the metrics of the type of job. gob has one name for a type, and
+// metricsOf returns the metrics of the type of a job. gob has one name for a type, and
 // one type for a name, so each type is one series.
-func (m *runMetrics) forJob(job *JobWithSchedule) *typeMetrics {
-	jobType := reflect.TypeOf(job.job)
-	if known, ok := m.types.Load(jobType); ok {
-		return known.(*typeMetrics)
+func metricsOf(runs *metrics.Runs, job *JobWithSchedule) *metrics.Type {
+	name := func() string {
+		return strings.ToValidUTF8(stored.RegisteredName(job.rawJob.SerializedJob), "\uFFFD")
 	}
-	name := strings.ToValidUTF8(stored.RegisteredName(job.rawJob.SerializedJob), "\uFFFD")
-	outcomes := make(map[Outcome]prometheus.Counter)
-	for _, outcome := range []Outcome{OutcomeOK, OutcomeError, OutcomePanic, OutcomeTimeout, OutcomeAbandoned} {
-		outcomes[outcome] = m.ended.WithLabelValues(name, string(outcome))
-	}
-	made := &typeMetrics{
-		outcomes:   outcomes,
-		skipped:    m.skipped.WithLabelValues(name, "overlap"),
-		inProgress: m.inProgress.WithLabelValues(name),
-		duration:   m.duration.WithLabelValues(name),
-		lateness:   m.lateness.WithLabelValues(name),
-	}
-	if job.options != nil {
-		made.givenUp = m.givenUp.WithLabelValues(name)
-		made.attempts = make(map[Outcome]prometheus.Counter)
-		for outcome := range outcomes {
-			made.attempts[outcome] = m.attempts.WithLabelValues(name, string(outcome))
-		}
-	}
-	known, _ := m.types.LoadOrStore(jobType, made)
-	return known.(*typeMetrics)
-}
-
-func (m *typeMetrics) started(result *runResult) {
-	m.inProgress.Inc()
-	if result.Attempt == 1 {
-		m.lateness.Observe(result.Start.Sub(result.Tick).Seconds())
-	}
-}
-
-// ended counts a run that has ended, and whether it failed for good though its job has
-// attempts.
-func (m *typeMetrics) ended(result *runResult, givenUp bool) {
-	m.inProgress.Dec()
-	m.duration.Observe(result.Duration.Seconds())
-	m.outcomes[result.Outcome].Inc()
-	if result.Attempt > 1 && m.attempts != nil {
-		m.attempts[result.Outcome].Inc()
-	}
-	if givenUp {
-		m.givenUp.Inc()
-	}
-}
-
-// recordMetrics count what the record of runs does. It is goroutine-safe.
-type recordMetrics struct {
-	claims             *prometheus.CounterVec
-	won, lost, refused prometheus.Counter // of claims
-	duration           prometheus.Histogram
-	unclaimed          prometheus.Counter
-	lostRuns           prometheus.Counter
-	missed             prometheus.Counter
-}
-
-func newRecordMetrics() *recordMetrics {
-	m := &recordMetrics{
-		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_claims_total",
-			Help: "Runs that this process asked for, by result.",
-		}, []string{"result"}),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "smallben_claim_duration_seconds",
-			Help:    "Time to ask the database for a batch of claims.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}),
-		unclaimed: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "smallben_runs_unclaimed_total",
-			Help: "Runs that started without a claim because the database did not answer.",
-		}),
-		lostRuns: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "smallben_runs_lost_total",
-			Help: "Runs whose process died, found by this one.",
-		}),
-		missed: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "smallben_ticks_missed_total",
-			Help: "Ticks that no process ran, found by this one.",
-		}),
-	}
-	m.won, m.lost, m.refused = m.claims.WithLabelValues("won"), m.claims.WithLabelValues("lost"), m.claims.WithLabelValues("refused")
-	return m
-}
-
-func (m *recordMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.claims, m.duration, m.unclaimed, m.lostRuns, m.missed}
-}
-
-// Claimed implements ledger.Metrics.
-func (m *recordMetrics) Claimed(took time.Duration) { m.duration.Observe(took.Seconds()) }
-
-// Count implements ledger.Metrics.
-func (m *recordMetrics) Count(event ledger.Event, n int) {
-	map[ledger.Event]prometheus.Counter{
-		ledger.ClaimsWon:     m.won,
-		ledger.ClaimsLost:    m.lost,
-		ledger.ClaimsRefused: m.refused,
-		ledger.RunsUnclaimed: m.unclaimed,
-		ledger.RunsLost:      m.lostRuns,
-		ledger.TicksMissed:   m.missed,
-	}[event].Add(float64(n))
+	return runs.OfType(reflect.TypeOf(job.job), name, endings, job.options != nil)
 }
 
 // health tells how the record of runs does, and false while nothing is started.

@@ -14,6 +14,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/metrics"
 	"github.com/nbena/smallben/internal/stored"
 )
 
@@ -97,7 +98,7 @@ func (r *runResult) run(jobID int64) Run {
 type run struct {
 	entry   *entry
 	state   *jobState
-	metrics *typeMetrics
+	metrics *metrics.Type
 	grant   *ledger.Grant // nil: runs are not recorded
 
 	// These are as they were in the entry when the run began.
@@ -144,6 +145,12 @@ type tick struct {
 	placed    bool          // it has one of the places already
 	tried     int32         // attempts before this one, where runs are not recorded
 	grant     *ledger.Grant // nil: runs are not recorded
+}
+
+// waitingTick is a tick of an entry that waits for something.
+type waitingTick struct {
+	entry *entry
+	tick  tick
 }
 
 func (t tick) attempt() int {
@@ -220,7 +227,7 @@ const stillRunning = "the job is still running"
 // line says when that begins, and another one when it is over. It expects the
 // shard's mu.
 func (s *scheduler) countSkipped(state *jobState, e *entry, tick time.Time) {
-	e.metrics.skipped.Inc()
+	e.metrics.Skipped()
 	if state.skipped == 0 {
 		s.log.Info("run skipped: "+stillRunning, "job", e.id, "tick", tick)
 	}
@@ -278,7 +285,7 @@ func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
 			return nil, refused
 		}
 	}
-	if !placed && !s.places.enter(e, at) {
+	if !placed && !s.places.Enter(e.id, at.at, waitingTick{e, at}) {
 		state.queued++
 		return nil, waits
 	}
@@ -304,7 +311,7 @@ func (state *jobState) hasRoom(at tick) bool {
 
 // leave gives the place of a run to the next tick that waits for one.
 func (s *scheduler) leave() {
-	if next, ok := s.places.leave(); ok {
+	if next, ok := s.places.Leave(); ok {
 		go s.runNext(next)
 	}
 }
@@ -461,7 +468,7 @@ func (s *scheduler) execute(r *run) {
 	began := time.Now()
 	result := &r.result
 	result.began(&r.input, began.Add(r.entry.session.timetable.Ahead()))
-	r.metrics.started(result)
+	r.metrics.Started(result.Attempt, result.Start.Sub(result.Tick))
 	r.mu.Lock()
 	r.start = result.Start
 	r.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/ledger/ledgersql"
+	"github.com/nbena/smallben/internal/metrics"
 )
 
 // Run is a run of a job or, in the record of runs (Config.Runs), a stretch of ticks
@@ -332,7 +333,7 @@ type record struct {
 	refusal error // why there is no store
 	config  RunsConfig
 	timing  ledger.Timing
-	metrics *recordMetrics
+	metrics *metrics.Record
 	host    *SmallBen
 	ledger  *ledger.Ledger // nil if there is no store
 
@@ -368,7 +369,7 @@ func (r *record) schedule(expression string, createdAt time.Time) ledger.Schedul
 }
 
 func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
-	r := &record{config: config, timing: ledger.DefaultTiming, metrics: newRecordMetrics(), host: s, heldBack: make(map[int64]ledger.Job)}
+	r := &record{config: config, timing: ledger.DefaultTiming, metrics: metrics.NewRecord(), host: s, heldBack: make(map[int64]ledger.Job)}
 	if r.refusal = checkRecord(&r.config, s.scheduler.location); r.refusal != nil {
 		return r
 	}
@@ -723,7 +724,7 @@ func (h *ledgerHost) Shift(ahead time.Duration) { h.session.timetable.Shift(ahea
 
 // Reserve implements ledger.Host.
 func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {
-	return h.s.scheduler.places.reserve(limit)
+	return h.s.scheduler.places.Reserve(limit)
 }
 
 // Unreserve implements ledger.Host.

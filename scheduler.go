@@ -16,6 +16,8 @@ import (
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/eventlog"
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/metrics"
+	"github.com/nbena/smallben/internal/places"
 	"github.com/nbena/smallben/internal/shared"
 	"github.com/nbena/smallben/internal/stored"
 	"github.com/nbena/smallben/internal/timetable"
@@ -29,13 +31,13 @@ type scheduler struct {
 	defaults *RunOptions // of jobs that say nothing
 	recorded bool        // runs are recorded
 	log      *eventlog.Log
-	metrics  *runMetrics
+	metrics  *metrics.Runs
 	runs     runner
 	pageSize int                                              // of timetables; tests change it
 	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
 
-	places    places
-	schedules shared.Values[scheduled] // by expression
+	places    *places.Places[waitingTick] // of MaxConcurrentRuns
+	schedules shared.Values[scheduled]    // by expression
 	givens    stored.Givens
 
 	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
@@ -69,9 +71,9 @@ func newScheduler(config *Config, log *eventlog.Log) *scheduler {
 		defaults: config.defaultOptions(),
 		recorded: config.Runs.Record,
 		log:      log,
-		metrics:  newRunMetrics(),
+		metrics:  metrics.NewRuns(),
 		runs:     newRunner(config),
-		places:   places{max: max(config.SchedulerConfig.MaxConcurrentRuns, 0)},
+		places:   places.New[waitingTick](config.SchedulerConfig.MaxConcurrentRuns),
 		entries:  make(map[int64]*entry),
 	}
 	for i := range s.shards {
@@ -96,8 +98,8 @@ type entry struct {
 // work is what an entry runs. What given points to is not changed.
 type work struct {
 	job          CronJob
-	metrics      *typeMetrics // of the type of job
-	options      *RunOptions  // resolved
+	metrics      *metrics.Type // of the type of job
+	options      *RunOptions   // resolved
 	groupID      int64
 	superGroupID int64
 	revision     int64 // of the stored job, if runs are recorded
@@ -166,7 +168,7 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || w.jobHash != hash {
 		w.jobHash = hash
 		w.job, w.options = job.job, job.options.resolve(s.defaults)
-		w.metrics = s.metrics.forJob(job)
+		w.metrics = metricsOf(s.metrics, job)
 	}
 	if w.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
 		return
@@ -409,8 +411,8 @@ func (s *scheduler) describeWaiting(job *JobWithSchedule) {
 		}
 	}
 	if state.queued > 0 {
-		for _, e := range s.places.of(job.rawJob.ID) {
-			s.describe(&e.work, job)
+		for _, w := range s.places.Waiting(job.rawJob.ID) {
+			s.describe(&w.entry.work, job)
 		}
 	}
 }
@@ -469,10 +471,10 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if state := shard.states[id]; state != nil {
-		waited = s.places.remove(id)
+		waited = s.places.Remove(id)
 		state.queued -= len(waited)
 		if state.waiting != nil {
-			waited = append(waited, waitingTick{entry: state.waiting, tick: state.tick})
+			waited = append(waited, waitingTick{state.waiting, state.tick})
 			state.waiting = nil
 		}
 		state.attempts.end(anyAttempt)

@@ -1,0 +1,149 @@
+// Package places bounds how many runs are in progress at a time, and keeps the ticks
+// beyond it in their order. It knows of a tick its instant, its key, and nothing else.
+package places
+
+import (
+	"container/heap"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Places are taken by runs. Ticks for which there is none wait in memory, the oldest
+// first. The zero value has no bound; it is goroutine-safe. Whoever has a place leaves
+// it.
+type Places[T any] struct {
+	max int // 0: no bound
+
+	mu      sync.Mutex // guards the fields below; a leaf, held for moments
+	taken   int
+	waiting ticks[T]
+	arrived int           // ticks that ever waited
+	freed   chan struct{} // closed when a place is free and nothing waits; nil if nobody asked
+}
+
+// New returns so many places, or any number of them if limit is not positive.
+func New[T any](limit int) *Places[T] { return &Places[T]{max: max(limit, 0)} }
+
+// Enter takes a place, or lets the tick of a key wait for one and returns false: Leave
+// returns its value then.
+func (p *Places[T]) Enter(key int64, at time.Time, value T) bool {
+	if p.max == 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken < p.max {
+		p.taken++
+		return true
+	}
+	p.arrived++
+	heap.Push(&p.waiting, tick[T]{key, at, value, p.arrived})
+	return false
+}
+
+// Leave gives a place back: to the oldest tick that waits, whose value it returns, if
+// there is one.
+func (p *Places[T]) Leave() (next T, ok bool) {
+	if p.max == 0 {
+		return next, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) > 0 {
+		return heap.Pop(&p.waiting).(tick[T]).value, true
+	}
+	p.taken--
+	if p.freed != nil {
+		close(p.freed)
+		p.freed = nil
+	}
+	return next, false
+}
+
+// Reserve takes places for runs that are still to be claimed, limit at most. If
+// there are none, freed is closed when it is worth asking again.
+func (p *Places[T]) Reserve(limit int) (n int, freed <-chan struct{}) {
+	if p.max == 0 {
+		return limit, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n = min(limit, p.max-p.taken); n > 0 {
+		p.taken += n
+		return n, nil
+	}
+	if p.freed == nil {
+		p.freed = make(chan struct{})
+	}
+	return 0, p.freed
+}
+
+// Remove lets the ticks of a key wait no more, and returns their values.
+func (p *Places[T]) Remove(key int64) (removed []T) {
+	if p.max == 0 {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting = slices.DeleteFunc(p.waiting, func(w tick[T]) bool {
+		if w.key == key {
+			removed = append(removed, w.value)
+		}
+		return w.key == key
+	})
+	if len(removed) > 0 {
+		heap.Init(&p.waiting)
+	}
+	return removed
+}
+
+// Waiting returns the values of the ticks of a key that wait.
+func (p *Places[T]) Waiting(key int64) (values []T) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.waiting {
+		if p.waiting[i].key == key {
+			values = append(values, p.waiting[i].value)
+		}
+	}
+	return values
+}
+
+// Count returns how many ticks wait.
+func (p *Places[T]) Count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting)
+}
+
+// tick is one that waits.
+type tick[T any] struct {
+	key   int64
+	at    time.Time
+	value T
+	order int // of arrival
+}
+
+// ticks are a container/heap, the oldest first.
+type ticks[T any] []tick[T]
+
+func (h ticks[T]) Len() int      { return len(h) }
+func (h ticks[T]) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+
+func (h ticks[T]) Less(i, j int) bool {
+	if c := h[i].at.Compare(h[j].at); c != 0 {
+		return c < 0
+	}
+	return h[i].order < h[j].order
+}
+
+func (h *ticks[T]) Push(w any) { *h = append(*h, w.(tick[T])) }
+
+func (h *ticks[T]) Pop() any {
+	last := len(*h) - 1
+	w := (*h)[last]
+	(*h)[last] = tick[T]{}
+	*h = (*h)[:last]
+	return w
+}
