@@ -126,19 +126,50 @@ func TestALostRunCountsAsAnAttempt(t *testing.T) {
 				_, j := trying(smallben.RunOptions{Attempts: attempts}, always)
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 0 1 * * *", j)}))
 				time.Sleep(time.Hour - time.Second)
-				require.NoError(t, recorder.Join("ghost"))
-				changes, err := recorder.Changes(0, nil)
-				require.NoError(t, err)
-				tick := time.Now().UTC().Add(time.Second)
-				results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick, Attempt: 1}, Revision: changes.Revisions[0]}})
-				require.NoError(t, err)
-				require.Equal(t, []ledger.Result{ledger.Won}, results)
+				claimAsGhost(t, recorder, time.Now().Add(time.Second))
 				pass(time.Hour)
 				want := []string{"01:00/1 lost", "01:00/2 error", "01:00/3 error"}[:attempts]
 				assert.Equal(t, want, attemptsOf(listRuns(t, s)))
 			})
 		})
 	}
+}
+
+func TestALostRunIsNotTriedAgainWhenALaterTickHasStarted(t *testing.T) {
+	for name, c := range map[string]struct {
+		options smallben.RunOptions
+		rerun   bool
+		want    []string
+	}{
+		"attempts":               {smallben.RunOptions{Attempts: 3}, false, []string{"01:00/1 lost", "01:00/1 ok"}},
+		"attempts and RerunLost": {smallben.RunOptions{Attempts: 3}, true, []string{"01:00/1 lost", "01:00/1 ok"}},
+		"RerunLost alone":        {smallben.RunOptions{}, true, []string{"01:00/1 lost", "01:00/2 ok", "01:00/1 ok"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				s := processes(t, recorder, 1, func(config *smallben.Config) { config.Runs.RerunLost = c.rerun })[0]
+				_, j := trying(c.options, func(smallben.CronJobInput) error { return nil })
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0,10 0 1 * * *", j)}))
+				time.Sleep(time.Hour - time.Second)
+				claimAsGhost(t, recorder, time.Now().Add(time.Second))
+				pass(time.Hour)
+				assert.Equal(t, c.want, attemptsOf(listRuns(t, s)))
+			})
+		})
+	}
+}
+
+// claimAsGhost has a process that shows no heartbeats claim a tick of job 1: the run is
+// lost after a while.
+func claimAsGhost(t *testing.T, recorder *memoryRecorder, tick time.Time) {
+	t.Helper()
+	require.NoError(t, recorder.Join("ghost"))
+	changes, err := recorder.Changes(0, nil)
+	require.NoError(t, err)
+	results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick.UTC(), Attempt: 1}, Revision: changes.Revisions[0]}})
+	require.NoError(t, err)
+	require.Equal(t, []ledger.Result{ledger.Won}, results)
 }
 
 func TestOverlapAndMissedTicksFollowTheOptionsOfEachJob(t *testing.T) {

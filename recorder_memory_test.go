@@ -614,17 +614,25 @@ func (d *memoryRecord) retry(run ledger.Run, due time.Time) {
 	if !exists || row.Paused && !run.Triggered {
 		return
 	}
-	for key, other := range d.runs {
-		idle := other.Outcome == ledger.Skipped || other.Outcome == ledger.Missed
-		if key.JobID == run.JobID && !idle && !key.Triggered && !run.Triggered && key.Tick.After(run.Tick) {
-			return
-		}
+	if !run.Triggered && d.superseded(run.Key) {
+		return
 	}
 	run.Attempt++
 	if _, exists := d.runs[run.Key]; exists {
 		return
 	}
 	d.runs[run.Key] = ledger.Run{Key: run.Key, GroupID: run.GroupID, SuperGroupID: run.SuperGroupID, Outcome: ledger.Waiting, Missed: run.Missed, Exclusive: run.Exclusive, Due: due}
+}
+
+// superseded reports whether a later tick has started or waits.
+func (d *memoryRecord) superseded(by ledger.Key) bool {
+	for key, other := range d.runs {
+		idle := other.Outcome == ledger.Skipped || other.Outcome == ledger.Missed
+		if key.JobID == by.JobID && !idle && !key.Triggered && key.Tick.After(by.Tick) {
+			return true
+		}
+	}
+	return false
 }
 
 // free takes the lock from a run, if it holds it.
@@ -1072,6 +1080,18 @@ func (tx *memoryTx) Expire(dead []ledger.Member) (lost []ledger.Run, err error) 
 		return nil
 	})
 	return lost, err
+}
+
+func (tx *memoryTx) Superseded(keys []ledger.Key) (superseded []int, err error) {
+	err = tx.do("Superseded", func(d *memoryRecord) error {
+		for i, key := range keys {
+			if d.superseded(key) {
+				superseded = append(superseded, i)
+			}
+		}
+		return nil
+	})
+	return superseded, err
 }
 
 func (tx *memoryTx) Lead(process string) (leads bool, err error) {

@@ -1780,6 +1780,29 @@ func TestRecordedTicksAreThoseInEachSpan(t *testing.T) {
 	})
 }
 
+func TestARunIsSupersededByALaterTickThatHasStartedOrWaits(t *testing.T) {
+	for outcome, supersedes := range map[ledger.Outcome]bool{
+		ledger.Running: true, ledger.Waiting: true, ledger.Lost: true, ledger.Outcome(smallben.OutcomeOK): true,
+		ledger.Missed: false, ledger.Skipped: false,
+	} {
+		t.Run(string(outcome), func(t *testing.T) {
+			eachRecorder(t, func(t *testing.T, r records) {
+				r.start(t, 1, 2)
+				r.record(t, ended(runKey(1, 1), ledger.Lost), ended(runKey(1, 2), outcome), ended(triggered(runKey(2, 9)), outcome))
+				var want []int
+				if supersedes {
+					want = []int{1, 2}
+				}
+				r.look(t, func(tx smallben.ChangeTx) {
+					found, err := tx.Superseded([]ledger.Key{runKey(2, 1), runKey(1, 1), attempt(3, runKey(1, 1)), runKey(1, 2), runKey(1, 3), runKey(3, 1)})
+					require.NoError(t, err)
+					require.Equal(t, want, found)
+				})
+			})
+		})
+	}
+}
+
 func TestRecordKeepsRunsAsTheyAre(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		runs := []ledger.Run{
@@ -2392,6 +2415,9 @@ func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 			ticks, err := tx.RecordedTicks(nil)
 			require.NoError(t, err)
 			require.Empty(t, ticks)
+			superseded, err := tx.Superseded(nil)
+			require.NoError(t, err)
+			require.Empty(t, superseded)
 			lost, err := tx.Expire(nil)
 			require.NoError(t, err)
 			require.Empty(t, lost)

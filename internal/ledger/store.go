@@ -158,6 +158,10 @@ type Tx interface {
 	// registered the outcome Lost, frees its lock, and returns it.
 	Expire(dead []Member) ([]Run, error)
 
+	// Superseded returns the indexes of the keys, none of them triggered, whose jobs have
+	// a later tick that has started or waits.
+	Superseded(keys []Key) ([]int, error)
+
 	// Lead makes process the leader if the leader is not registered, or is
 	// process, and reports whether it leads.
 	Lead(process string) (bool, error)

@@ -301,26 +301,28 @@ func (s *sweep) expireOnce(dead []Member) error {
 }
 
 // rerun records the next attempts of lost runs as waiting. The runs of a job that is
-// gone are not run again, nor, unless they were triggered, those of a paused one.
+// gone are not run again, nor, unless they were triggered, those of a paused one, nor, if
+// the job has attempts, those before a tick that has started.
 func (s *sweep) rerun(tx Tx, lost []Run) (again []Run, err error) {
-	var ids []int64
-	for i := range lost {
-		if s.runAgain(&lost[i]) {
-			ids = append(ids, lost[i].JobID)
-		}
-	}
-	if len(ids) == 0 {
+	lost = slices.DeleteFunc(slices.Clone(lost), func(run Run) bool { return !s.runAgain(&run) })
+	if len(lost) == 0 {
 		return nil, nil
 	}
-	slices.Sort(ids)
-	marks, err := tx.Watermarks(slices.Compact(ids))
+	ids := make([]int64, len(lost))
+	for i := range lost {
+		ids[i] = lost[i].JobID
+	}
+	marks, err := tx.Watermarks(slices.Compact(ids)) // they are in order
 	if err != nil {
 		return nil, err
 	}
-	for i := range lost {
-		run := lost[i]
+	superseded, err := s.superseded(tx, lost)
+	if err != nil {
+		return nil, err
+	}
+	for i, run := range lost {
 		n, found := slices.BinarySearchFunc(marks, run.JobID, func(mark Watermark, id int64) int { return cmp.Compare(mark.JobID, id) })
-		if !found || !s.runAgain(&run) || run.Tick.Before(marks[n].CreatedAt) || marks[n].Paused && !run.Triggered {
+		if !found || superseded[i] || run.Tick.Before(marks[n].CreatedAt) || marks[n].Paused && !run.Triggered {
 			continue
 		}
 		run.Attempt++
@@ -332,6 +334,24 @@ func (s *sweep) rerun(tx Tx, lost []Run) (again []Run, err error) {
 		return nil, nil
 	}
 	return again, tx.Record(nil, again)
+}
+
+// superseded tells, by their indexes, the lost runs of jobs with attempts before a tick
+// that has started or waits.
+func (s *sweep) superseded(tx Tx, lost []Run) (map[int]bool, error) {
+	var keys []Key
+	var indexes []int
+	for i := range lost {
+		if job, ok := s.host.Look(lost[i].JobID, false); ok && job.Attempts > 1 && !lost[i].Triggered {
+			keys, indexes = append(keys, lost[i].Key), append(indexes, i)
+		}
+	}
+	found, err := tx.Superseded(keys)
+	superseded := make(map[int]bool, len(found))
+	for _, n := range found {
+		superseded[indexes[n]] = true
+	}
+	return superseded, err
 }
 
 // runAgain reports whether a lost run is to be tried again, as far as its job exists.

@@ -106,8 +106,12 @@ const addRetries = `INSERT INTO {smallben_runs} (` + runColumns + `)
 SELECT r.job_id, r.tick, r.triggered, r.attempt + 1, r.group_id, r.super_group_id, '', 'waiting', NULL, NULL, '', r.missed, NULL, r.exclusive, v.due_at
 FROM {rows} JOIN {smallben_runs} r ON ` + sameRun + ` JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
 WHERE r.process = $1 AND m.deleted_at IS NULL AND (r.triggered OR NOT j.paused)
-	AND (r.triggered OR NOT EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = r.job_id AND n.tick > r.tick AND NOT n.triggered AND n.outcome NOT IN ('skipped', 'missed')))
+	AND (r.triggered OR NOT EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = r.job_id AND n.tick > r.tick AND ` + newerTick + `))
 ` + keyOrder + ` ON CONFLICT DO NOTHING`
+
+const newerTick = "NOT n.triggered AND n.outcome NOT IN ('skipped', 'missed')"
+
+const supersededKeys = `SELECT v.n FROM {rows} WHERE EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND ` + newerTick + `) ORDER BY v.n`
 
 const addUnclaimedRuns = `INSERT INTO {smallben_runs} AS r (` + runColumns + `)
 SELECT ` + runColumns + ` FROM {rows} WHERE true ORDER BY job_id, tick, triggered, attempt

@@ -220,6 +220,26 @@ func (tx *Tx) Expire(dead []ledger.Member) ([]ledger.Run, error) {
 	return lost, nil
 }
 
+// Superseded implements ledger.Tx.
+func (tx *Tx) Superseded(keys []ledger.Key) (superseded []int, err error) {
+	values := make([][]any, len(keys))
+	for i := range keys {
+		values[i] = append(keyValues(&keys[i]), i)
+	}
+	for chunk := range slices.Chunk(values, runChunk) {
+		err := tx.each(supersededKeys, []any{rowsOf(keyFields+", n bigint", chunk)}, func(rows *sql.Rows) error {
+			var n int
+			err := rows.Scan(&n)
+			superseded = append(superseded, n)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look for later ticks: %w", err)
+		}
+	}
+	return superseded, nil
+}
+
 // Lead implements ledger.Tx.
 func (tx *Tx) Lead(process string) (bool, error) {
 	leads := false
