@@ -460,6 +460,8 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	switch {
 	case !exists, !key.Triggered && (row.Paused || !marked || mark.revision != claim.Revision):
 		return ledger.Stale
+	case key.Triggered && claim.FromQueue && claim.Revision != 0 && mark.revision != claim.Revision:
+		return ledger.Stale
 	case claim.FromQueue && (!taken || run.Outcome != ledger.Waiting || run.Due.After(now.Add(ledger.MaxClockLead))):
 		return ledger.Taken
 	case claim.FromQueue:

@@ -74,12 +74,14 @@ func TestAWaitingRunOfAPausedOrChangedJobIsStale(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2)
 		now := time.Now().UTC()
-		r.record(t, waits(runKey(1, 1), now), waits(runKey(2, 1), now), waits(triggered(runKey(1, 2)), now))
-		r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1)) })
-		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Stale, ledger.Won},
+		r.record(t, waits(runKey(1, 1), now), waits(runKey(2, 1), now), waits(triggered(runKey(1, 2)), now), waits(triggered(runKey(2, 2)), now))
+		paused := r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1)) })
+		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Stale, ledger.Stale},
 			r.claim(t, "a", fromQueue(claimsOf(revision, runKey(1, 1), ledger.Key{JobID: 9, Tick: now, Attempt: 1}, triggered(runKey(1, 2))))))
+		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Won}, r.claim(t, "a", fromQueue(claimsOf(paused, runKey(1, 1), triggered(runKey(1, 2))))))
 		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Won},
 			append(r.claim(t, "a", fromQueue(claimsOf(revision-1, runKey(2, 1)))), r.claim(t, "a", fromQueue(claimsOf(revision, runKey(2, 1))))...))
+		require.Equal(t, []ledger.Result{ledger.Won}, r.claim(t, "a", fromQueue(claimsOf(0, triggered(runKey(2, 2))))), "of a job that the claimer knows as paused")
 	})
 }
 

@@ -235,7 +235,8 @@ type Claim struct {
 	// GroupID and SuperGroupID are the job's, for the record.
 	GroupID, SuperGroupID int64
 	// Revision is that of the job as the claimer knows it. It does not matter for
-	// a triggered run.
+	// a triggered run that does not come from the queue, nor, if it is zero, for
+	// one that does: the claimer reads the row of a paused job when the run starts.
 	Revision int64
 	// Overlap says whether the run needs the lock of its job.
 	Overlap Overlap
@@ -265,8 +266,8 @@ const (
 	// Delayed says that another run holds the lock of the job: this one is
 	// recorded as waiting.
 	Delayed
-	// Stale says that the job has no row, or, unless the run is triggered, that it
-	// is paused or has another revision.
+	// Stale says that the job has no row or that its revision matters and is another,
+	// or, unless the run is triggered, that it is paused.
 	Stale
 	// Late says that the watermark of the job has passed the tick.
 	Late

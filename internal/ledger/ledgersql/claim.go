@@ -161,7 +161,11 @@ func (c *claiming) rows(indexes []int) sqltx.Rows {
 	values := make([][]any, len(indexes))
 	for i, n := range indexes {
 		claim := &c.claims[n]
-		values[i] = append(keyValues(&claim.Key), claim.GroupID, claim.SuperGroupID, claim.Revision, claim.Overlap != ledger.Allow, n)
+		revision := claim.Revision
+		if claim.Triggered && !claim.FromQueue {
+			revision = 0 // it does not matter
+		}
+		values[i] = append(keyValues(&claim.Key), claim.GroupID, claim.SuperGroupID, revision, claim.Overlap != ledger.Allow, n)
 	}
 	return rowsOf(claimFields, values)
 }

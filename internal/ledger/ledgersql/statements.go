@@ -47,7 +47,7 @@ FROM {rows} JOIN {jobs} j ON j.id = v.job_id `
 // their jobs as claimRuns does.
 const claimWaiting = `WITH free AS MATERIALIZED (SELECT v.job_id AS w1, v.tick AS w2, v.triggered AS w3, v.attempt AS w4, v.exclusive AS w5
 	FROM {rows} JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
-	WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN true ELSE NOT j.paused AND m.revision = v.revision END
+	WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN v.revision IN (0, m.revision) ELSE NOT j.paused AND m.revision = v.revision END
 	` + keyOrder + ` FOR SHARE OF m)
 UPDATE {smallben_runs} SET process = CAST($1 AS text), outcome = 'running', started_at = CAST($2 AS bigint), due_at = NULL, exclusive = w5 FROM free
 WHERE job_id = w1 AND tick = w2 AND triggered = w3 AND attempt = w4 AND due_at <= CAST($2 AS bigint) + {lead} RETURNING ` + keyColumns
@@ -55,7 +55,8 @@ WHERE job_id = w1 AND tick = w2 AND triggered = w3 AND attempt = w4 AND due_at <
 // judgeClaims says why runs were not won.
 var judgeClaims = fmt.Sprintf(`SELECT v.n, CASE
 	WHEN r.process = $1 AND r.ended_at IS NULL THEN %d
-	WHEN j.id IS NULL OR NOT v.triggered AND (j.paused OR m.job_id IS NULL OR m.deleted_at IS NOT NULL OR m.revision <> v.revision) THEN %d
+	WHEN j.id IS NULL OR CASE WHEN v.triggered THEN v.revision NOT IN (0, m.revision)
+		ELSE j.paused OR m.job_id IS NULL OR m.deleted_at IS NOT NULL OR m.revision <> v.revision END THEN %d
 	WHEN NOT v.triggered AND m.accounted_until >= v.tick THEN %d
 	WHEN NOT v.triggered AND v.tick > CAST($2 AS bigint) + {lead} THEN %d
 	WHEN r.job_id IS NOT NULL THEN %d
