@@ -30,6 +30,8 @@ type history struct {
 	calm time.Duration
 	// rolling says that only newer processes know a newerJob.
 	rolling bool
+	// options are those of jobs that are tried again. Nil: there are none.
+	options func(id int64) smallben.RunOptions
 
 	traces     []*trace
 	outages    []window // of the database
@@ -512,7 +514,11 @@ type violation struct {
 // The kinds of violations.
 const (
 	startedTwice      = "a run started twice"
-	baselessAttempt   = "a second attempt without a reason"
+	baselessAttempt   = "a further attempt without a reason"
+	earlyAttempt      = "an attempt started before its time"
+	lateAttempt       = "an attempt started after a later tick of its job"
+	lostAttempt       = "a run that failed has no further attempt"
+	endedAttempt      = "an attempt did not start though nothing had ended it"
 	baselessLoss      = "a run is lost without a reason"
 	notRunAgain       = "a lost run was not run again"
 	noRecord          = "a tick without a record"
@@ -571,6 +577,7 @@ func (h *history) check() []violation {
 		c.checkMissed(s)
 		c.checkMadeUp(s)
 		c.checkTriggers(s)
+		c.checkAttempts(s)
 		if final := s.phases[len(s.phases)-1]; !final.chaos && !slices.ContainsFunc(final.states, func(state jobState) bool { return state.agrees(h.rows[s.id]) }) {
 			c.report(otherRow, s.id, h.until, "it is %+v, and should be %+v", h.rows[s.id], final.states)
 		}
@@ -652,7 +659,7 @@ func (c *checker) checkRecord(run *smallben.Run) {
 	end, ended := c.ended[key]
 	l := c.traceOf(run.Process)
 	canceled := run.Outcome == smallben.OutcomeSkipped && run.Process == "" // while it waited
-	if l == nil && run.Outcome != smallben.OutcomeMissed && !canceled {
+	if l == nil && run.Outcome != smallben.OutcomeMissed && run.Outcome != smallben.OutcomeWaiting && !canceled {
 		c.report(unknownProcess, run.JobID, run.Tick, "%s", run)
 		return
 	}
@@ -663,6 +670,14 @@ func (c *checker) checkRecord(run *smallben.Run) {
 		}
 	case smallben.OutcomeRunning:
 		c.report(unfinishedRun, run.JobID, run.Tick, "%s", run)
+	case smallben.OutcomeWaiting:
+		if started {
+			c.report(unrecordedRun, run.JobID, run.Tick, "%s started on %s at %s, and waits", key, start.trace, clock(time.UnixMicro(start.At)))
+		}
+		// When the processes ended, nothing had to be left of what was due before.
+		if !run.Due.After(c.until) {
+			c.report(unfinishedRun, run.JobID, run.Tick, "%s, due %s", run, clock(run.Due))
+		}
 	case smallben.OutcomeLost:
 		c.checkLost(run, l, end, ended)
 	default:
@@ -679,7 +694,7 @@ func (c *checker) checkRecord(run *smallben.Run) {
 	if run.Outcome == smallben.OutcomeSkipped {
 		c.checkSkipped(run, l)
 	}
-	if started && start.trace != l {
+	if started && l != nil && start.trace != l {
 		c.report(unrecordedRun, run.JobID, run.Tick, "%s: it started on %s", run, start.trace)
 	}
 	if run.Attempt != 1 {
@@ -751,7 +766,7 @@ func (c *checker) checkLost(run *smallben.Run, l *trace, end noted, ended bool) 
 	if ended && !c.cutOff(l) {
 		c.report(otherEnd, run.JobID, run.Tick, "%s; the journal of the process, which lived on, says %q", run, end.End)
 	}
-	if !c.rerunLost || run.Attempt != 1 || c.overlap == "skip" {
+	if !c.rerunLost || run.Attempt != 1 || c.overlap == "skip" || c.attempts(run.JobID) > 1 {
 		return
 	}
 	s := c.histories[run.JobID]
@@ -764,21 +779,182 @@ func (c *checker) checkLost(run *smallben.Run, l *trace, end noted, ended bool) 
 	}
 }
 
-func (c *checker) checkAttempt(run *smallben.Run) {
-	first := keyOf(run)
-	first.attempt = 1
-	before, ok := c.records[first]
-	switch {
-	case !c.rerunLost:
-		c.report(baselessAttempt, run.JobID, run.Tick, "%s: lost runs are not run again", run)
-	case run.Attempt > 2:
-		c.report(baselessAttempt, run.JobID, run.Tick, "%s: a lost run is run again once", run)
-	case !ok:
-		c.report(baselessAttempt, run.JobID, run.Tick, "%s: there was no first one", run)
-	case before.Outcome == smallben.OutcomeLost:
-	case before.Outcome == smallben.OutcomeMissed || !c.excused(c.traceOf(before.Process), before):
-		c.report(baselessAttempt, run.JobID, run.Tick, "%s: the first one is %s", run, before)
+// attempts is how often a run of a job is tried at most, and wait the time before an
+// attempt at least.
+func (h *history) attempts(id int64) int {
+	if h.options == nil {
+		return 1
 	}
+	return max(1, h.options(id).Attempts)
+}
+
+func (h *history) wait(id int64, attempt int) time.Duration {
+	options := h.options(id)
+	wait := options.Backoff
+	for ; attempt > 2; attempt-- {
+		wait *= 2
+	}
+	return min(wait, options.MaxBackoff)
+}
+
+// isFailed reports whether a run ended so that it is to be tried again.
+func isFailed(run *smallben.Run) bool {
+	switch run.Outcome {
+	case smallben.OutcomeError, smallben.OutcomePanic, smallben.OutcomeTimeout:
+		return run.Error != errForGood.Error()
+	}
+	return false
+}
+
+// attemptOf gives another attempt of a run, or nil.
+func (c *checker) attemptOf(run *smallben.Run, attempt int) *smallben.Run {
+	key := keyOf(run)
+	key.attempt = attempt
+	return c.records[key]
+}
+
+// checkAttempt looks whether there was a reason for a further attempt.
+func (c *checker) checkAttempt(run *smallben.Run) {
+	most := c.attempts(run.JobID)
+	tried := most > 1
+	if c.rerunLost {
+		most = max(most, 2)
+	}
+	before := c.attemptOf(run, run.Attempt-1)
+	switch {
+	case most == 1:
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: its runs are not tried again", run)
+	case run.Attempt > most:
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: there are %d at most", run, most)
+	case before == nil:
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: there was none before it", run)
+	case before.Outcome == smallben.OutcomeLost, tried && isFailed(before):
+	case before.Process == "", before.Outcome == smallben.OutcomeMissed, before.Outcome == smallben.OutcomeSkipped, !c.excused(c.traceOf(before.Process), before):
+		c.report(baselessAttempt, run.JobID, run.Tick, "%s: the one before it is %s", run, before)
+	}
+}
+
+// successor is the first later tick of a run that ends its attempts: when it started, and
+// when it was recorded at the earliest. Both are long from now if there is none.
+type successor struct{ started, recorded time.Time }
+
+// successors gives the successor of each tick of the schedule, by Unix microseconds.
+func (c *checker) successors(s *jobHistory) map[int64]successor {
+	found := make(map[int64]successor)
+	next := successor{longTime, longTime}
+	for _, run := range slices.Backward(s.runs) {
+		tick := run.Tick.UnixMicro()
+		if _, ok := found[tick]; !ok {
+			found[tick] = next
+		}
+		start, ok := c.started[keyOf(run)]
+		if !ok || run.Triggered || run.Attempt != 1 {
+			continue
+		}
+		at := time.UnixMicro(start.At)
+		if at.Before(next.started) {
+			next.started = at
+		}
+		if c.overlap == "delay" {
+			at = run.Tick // while it waits, nothing of an earlier tick is added
+		}
+		if at.Before(next.recorded) {
+			next.recorded = at
+		}
+	}
+	return found
+}
+
+// checkAttempts looks at the runs of a job that is tried again: which attempts are
+// missing, and which started when they should not have.
+func (c *checker) checkAttempts(s *jobHistory) {
+	if c.attempts(s.id) == 1 {
+		return
+	}
+	successors := c.successors(s)
+	for _, run := range s.runs {
+		next := successor{longTime, longTime}
+		if !run.Triggered {
+			next = successors[run.Tick.UnixMicro()]
+		}
+		if run.Attempt > 1 {
+			c.checkBackoff(s, run, next)
+		}
+		if run.Outcome != smallben.OutcomeLost && !isFailed(run) || run.Attempt >= c.attempts(s.id) || c.attemptOf(run, run.Attempt+1) != nil {
+			continue
+		}
+		// It may have taken until then to record the end.
+		recorded := run.End.Add(c.calm)
+		if c.calm == 0 || next.recorded.Before(recorded) || c.changed(s, run, run.Start, recorded) {
+			continue
+		}
+		if run.Outcome != smallben.OutcomeLost && (c.disturbed(run.Start, recorded) || c.excused(c.traceOf(run.Process), run)) {
+			continue
+		}
+		c.report(lostAttempt, s.id, run.Tick, "%s, at %s", run, clock(run.End))
+	}
+}
+
+// changed reports whether operations may have ended the attempts of a run between two
+// instants.
+func (c *checker) changed(s *jobHistory, run *smallben.Run, from, to time.Time) bool {
+	for _, p := range s.during(from.Add(-clockSlack), to.Add(clockSlack)) {
+		ends := func(operation *driven) bool { return operation.Kind != "list" }
+		if p.chaos || slices.ContainsFunc(p.operations, ends) ||
+			slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused && !run.Triggered }) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkBackoff looks when a further attempt started, or why it did not.
+func (c *checker) checkBackoff(s *jobHistory, run *smallben.Run, next successor) {
+	before := c.attemptOf(run, run.Attempt-1)
+	if before == nil {
+		return
+	}
+	start, started := c.started[keyOf(run)]
+	if !started {
+		c.checkEnded(s, run, before, next)
+		return
+	}
+	// It was claimed at claimed or later.
+	at := time.UnixMicro(start.At)
+	claimed := at.Add(-claimToStart)
+	held := func(w window) bool { return w.meets(claimed, at) }
+	if slices.ContainsFunc(slices.Concat(c.outages, start.trace.stopped, start.trace.cut, start.trace.hogged), held) {
+		claimed = longAgo
+	}
+	// A run that was taken for lost is tried again at once.
+	lost := before.Outcome == smallben.OutcomeLost || c.excused(c.traceOf(before.Process), before)
+	if end, ok := c.ended[keyOf(before)]; ok && !lost {
+		due := time.UnixMicro(end.At).Add(c.wait(s.id, run.Attempt))
+		if at.Before(due.Add(-clockStep)) {
+			c.report(earlyAttempt, s.id, run.Tick, "%s started at %s, and was due at %s", run, clock(at), clock(due))
+		}
+		claimed = maxTime(claimed, due)
+	}
+	if !lost && next.started.Before(claimed.Add(-clockStep)) {
+		c.report(lateAttempt, s.id, run.Tick, "%s started at %s, and was claimed at %s at the earliest; a later tick had started at %s", run, clock(at), clock(claimed), clock(next.started))
+	}
+}
+
+// claimToStart is how long a run that was claimed takes to start, where nothing is in
+// its way.
+const claimToStart = time.Second
+
+// checkEnded looks why an attempt did not start.
+func (c *checker) checkEnded(s *jobHistory, run, before *smallben.Run, next successor) {
+	if c.calm == 0 || run.Outcome != smallben.OutcomeSkipped {
+		return
+	}
+	end := run.End.Add(c.calm) // of the run before it, and of the later tick's claim
+	l := c.traceOf(run.Process)
+	if next.recorded.Before(end) || c.changed(s, run, before.Start, end) || c.disturbed(before.Start, end) || l != nil && !l.closed.IsZero() && !l.closed.After(end) {
+		return
+	}
+	c.report(endedAttempt, s.id, run.Tick, "%s, at %s", run, clock(run.End))
 }
 
 // checkStart is what each start of a run must be.
@@ -1289,6 +1465,41 @@ func newHandmade() *handmade {
 	return t
 }
 
+// newTried is newHandmade of a job whose runs are tried again, up to so often.
+func newTried(attempts int) *handmade {
+	t := newHandmade()
+	t.options = func(int64) smallben.RunOptions {
+		return smallben.RunOptions{Attempts: attempts, Backoff: 200 * time.Millisecond, MaxBackoff: 300 * time.Millisecond}
+	}
+	t.b.closed, t.b.gone = t.at(40), t.at(41)
+	return t
+}
+
+// fails makes an attempt one that failed.
+func (t *handmade) fails(run *smallben.Run) *smallben.Run {
+	run.Outcome, run.Error = smallben.OutcomeError, "drawn"
+	for _, l := range t.traces {
+		for i := range l.notes {
+			if note := &l.notes[i]; note.key() == keyOf(run) && note.End != "" {
+				note.End = smallben.OutcomeError
+			}
+		}
+	}
+	return run
+}
+
+// unstarted adds the second attempt of a tick, which did not start.
+func (t *handmade) unstarted(tick float64, outcome smallben.Outcome, at float64) *smallben.Run {
+	t.runs = append(t.runs, smallben.Run{JobID: 1, Tick: t.at(tick), Attempt: 2, Outcome: outcome})
+	run := &t.runs[len(t.runs)-1]
+	if outcome == smallben.OutcomeWaiting {
+		run.Due = t.at(at)
+	} else {
+		run.Start, run.End = t.at(at), t.at(at)
+	}
+	return run
+}
+
 func (t *handmade) kinds() (kinds []string) {
 	for _, v := range t.check() {
 		kinds = append(kinds, v.kind)
@@ -1407,6 +1618,133 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 			handmade := newHandmade()
 			vary(handmade)
 			assert.Empty(t, handmade.kinds(), handmade.describeViolations(handmade.check(), 1))
+		})
+	}
+}
+
+func TestTheCheckOfDurableRunsFindsNothingWhereAttemptsAreAsTheyShouldBe(t *testing.T) {
+	t.Parallel()
+	for name, vary := range map[string]func(t *handmade){
+		"as it is": func(*handmade) {},
+		"a run that fails is tried again": func(t *handmade) {
+			t.fails(t.find(10))
+			t.again(t.b, 10, 10.3)
+		},
+		"every attempt fails": func(t *handmade) {
+			t.fails(t.find(10))
+			t.fails(t.again(t.b, 10, 10.3))
+			third := t.again(t.a, 10, 10.75)
+			third.Attempt = 3
+			for i := range 2 {
+				t.a.notes[len(t.a.notes)-1-i].Attempt = 3
+			}
+			t.fails(third)
+		},
+		"a run that fails for good is not": func(t *handmade) { t.fails(t.find(30)).Error = errForGood.Error() },
+		"the next tick ends an attempt": func(t *handmade) {
+			t.fails(t.find(10))
+			t.unstarted(10, smallben.OutcomeSkipped, 11.01)
+		},
+		"the next tick comes before the end": func(t *handmade) {
+			t.lasts(t.a, 10, 11.5)
+			t.fails(t.find(10))
+		},
+		"a pause comes before the end": func(t *handmade) {
+			t.lasts(t.a, 20, 20.4)
+			t.fails(t.find(20))
+		},
+		"a pause ends an attempt": func(t *handmade) {
+			t.fails(t.find(20))
+			t.unstarted(20, smallben.OutcomeSkipped, 20.25)
+		},
+		"an attempt waits at the end": func(t *handmade) {
+			t.fails(t.find(30))
+			t.unstarted(30, smallben.OutcomeWaiting, 30.3)
+		},
+		"a lost run is tried again": func(t *handmade) {
+			t.dies(30.05)
+			t.lose(30)
+			t.again(t.b, 30, 35.1)
+		},
+		"a lost run is not when a later tick has started": func(t *handmade) {
+			t.dies(10.05)
+			t.lose(10)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			handmade := newTried(3)
+			vary(handmade)
+			assert.Empty(t, handmade.kinds(), handmade.describeViolations(handmade.check(), 1))
+		})
+	}
+}
+
+func TestTheCheckOfDurableRunsReportsEachViolationOfAttempts(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		spoil func(t *handmade)
+		want  []string
+	}{
+		"no attempt after a failure": {func(t *handmade) { t.fails(t.find(30)) }, []string{lostAttempt}},
+		"no attempt after a loss": {func(t *handmade) {
+			t.dies(30.05)
+			t.lose(30)
+		}, []string{lostAttempt}},
+		"an attempt after success": {func(t *handmade) { t.again(t.b, 10, 10.3) }, []string{baselessAttempt}},
+		"an attempt after a failure for good": {func(t *handmade) {
+			t.fails(t.find(10)).Error = errForGood.Error()
+			t.again(t.b, 10, 10.3)
+		}, []string{baselessAttempt}},
+		"an attempt after one that did not start": {func(t *handmade) {
+			t.skip(t.a, 10)
+			t.overlap = "skip"
+			t.lasts(t.b, 9, 10.5)
+			t.again(t.b, 10, 10.7)
+		}, []string{baselessAttempt}},
+		"one attempt too many": {func(t *handmade) {
+			t.fails(t.find(10))
+			t.fails(t.again(t.b, 10, 10.3))
+			t.again(t.a, 10, 10.7).Attempt = 3
+			for i := range 2 {
+				t.a.notes[len(t.a.notes)-1-i].Attempt = 3
+			}
+		}, []string{baselessAttempt}},
+		"an attempt starts twice": {func(t *handmade) {
+			t.fails(t.find(10))
+			t.note(t.b, t.again(t.b, 10, 10.3), 10.32, "")
+		}, []string{startedTwice}},
+		"an attempt starts too early": {func(t *handmade) {
+			t.fails(t.find(10))
+			t.again(t.b, 10, 10.1)
+		}, []string{earlyAttempt}},
+		"an attempt starts long after the next tick": {func(t *handmade) {
+			t.fails(t.find(10))
+			t.again(t.b, 10, 12.5)
+		}, []string{lateAttempt}},
+		"an attempt is due after the next tick, and starts": {func(t *handmade) {
+			t.lasts(t.a, 10, 11.3)
+			t.fails(t.find(10))
+			t.again(t.b, 10, 11.6)
+		}, []string{lateAttempt}},
+		"an attempt is ended without need": {func(t *handmade) {
+			t.fails(t.find(30))
+			t.unstarted(30, smallben.OutcomeSkipped, 30.2)
+		}, []string{endedAttempt}},
+		"an attempt that is due waits at the end": {func(t *handmade) {
+			t.fails(t.find(29))
+			t.unstarted(29, smallben.OutcomeWaiting, 29.3)
+		}, []string{unfinishedRun}},
+		"an attempt that waits has started": {func(t *handmade) {
+			t.fails(t.find(30))
+			t.note(t.b, t.unstarted(30, smallben.OutcomeWaiting, 30.3), 30.35, "")
+		}, []string{unrecordedRun}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			handmade := newTried(2)
+			test.spoil(handmade)
+			assert.ElementsMatch(t, test.want, handmade.kinds(), handmade.describeViolations(handmade.check(), 1))
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"hash/fnv"
 	"io"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -158,7 +159,10 @@ type durableReply struct {
 	Trouble string             `json:",omitempty"` // why it does not run jobs yet
 }
 
-func init() { gob.Register(durableJob{}) }
+func init() {
+	gob.Register(durableJob{})
+	gob.Register(triedJob{})
+}
 
 // durableJob writes its runs to the journal of its process.
 type durableJob struct{ ID int64 }
@@ -180,8 +184,64 @@ func (j newerJob) RunContext(ctx context.Context, input smallben.CronJobInput) e
 	return durableJob(j).RunContext(ctx, input)
 }
 
+// RunOptions implements smallben.ConfiguredJob.
+func (j newerJob) RunOptions() smallben.RunOptions { return triedOptions(j.ID) }
+
 // isNewer reports whether a job is a newerJob, where there are such.
 func isNewer(id int64) bool { return id > 0 && id%5 == 0 }
+
+// triedJob is a durableJob whose runs are tried again when they fail.
+type triedJob struct{ ID int64 }
+
+func (triedJob) Run(smallben.CronJobInput) { panic("RunContext is called in its place") }
+
+func (j triedJob) RunContext(ctx context.Context, input smallben.CronJobInput) error {
+	return durableJob(j).RunContext(ctx, input)
+}
+
+// RunOptions implements smallben.ConfiguredJob.
+func (j triedJob) RunOptions() smallben.RunOptions { return triedOptions(j.ID) }
+
+// isTried reports whether the runs of a job are tried again when they fail. Some of
+// those that are newer are.
+func isTried(id int64) bool { return id > 0 && id%7 == 3 }
+
+// triedOptions are the options of a job. The attempts of those that run each second end
+// now and then before they are due, with the next tick.
+func triedOptions(id int64) smallben.RunOptions {
+	if !isTried(id) {
+		return smallben.RunOptions{}
+	}
+	return smallben.RunOptions{Attempts: 2 + int(id%3), Backoff: 150 * time.Millisecond, MaxBackoff: 400 * time.Millisecond}
+}
+
+// planOf says how an attempt of a triedJob ends: half of the runs go well at once, the
+// others fail once or twice, for good, or always.
+func planOf(fate uint64, attempt int) (end smallben.Outcome, permanent bool) {
+	failures, forGood := 0, false
+	switch n := fate % 16; {
+	case n < 8:
+	case n < 10:
+		failures = 1
+	case n < 12:
+		failures = 2
+	case n < 13:
+		failures, forGood = 1, true
+	case n < 14:
+		failures, forGood = 2, true
+	default:
+		failures = math.MaxInt
+	}
+	switch {
+	case attempt > failures:
+		return smallben.OutcomeOK, false
+	case attempt == failures && forGood:
+		return smallben.OutcomeError, true
+	case fate/16%4 == 0:
+		return smallben.OutcomePanic, false
+	}
+	return smallben.OutcomeError, false
+}
 
 func (durableJob) Run(smallben.CronJobInput) { panic("RunContext is called in its place") }
 
@@ -210,7 +270,10 @@ func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) e
 		<-time.After(takes)
 	}
 	note.End = smallben.OutcomeOK
+	permanent := false
 	switch n := fate / 1000 % 100; {
+	case isTried(j.ID):
+		note.End, permanent = planOf(fate/1000, input.Attempt)
 	case n < 2:
 		note.End = smallben.OutcomePanic
 	case n < 5:
@@ -218,14 +281,19 @@ func (j durableJob) RunContext(_ context.Context, input smallben.CronJobInput) e
 	}
 	note.At = trueTime().UnixMicro()
 	durable.journal.note(note)
-	switch note.End {
-	case smallben.OutcomePanic:
+	switch {
+	case note.End == smallben.OutcomePanic:
 		panic("drawn")
-	case smallben.OutcomeError:
+	case permanent:
+		return smallben.Permanent(errForGood)
+	case note.End == smallben.OutcomeError:
 		return errors.New("drawn")
 	}
 	return nil
 }
+
+// errForGood is the error of a run that is not tried again.
+var errForGood = errors.New("drawn, for good")
 
 // trueTime is what the clock of the machine shows.
 func trueTime() time.Time { return time.Now().Add(-durable.Skew) }
@@ -392,8 +460,11 @@ func (o durableOperation) call(s *smallben.SmallBen) (seen map[int64]jobState, e
 		jobs := make([]smallben.Job, len(o.IDs))
 		for i, id := range o.IDs {
 			jobs[i] = smallben.Job{ID: id, GroupID: durableGroup(id), CronExpression: o.Expression, Job: durableJob{id}, JobInput: input}
-			if durable.Newer && isNewer(id) {
+			switch {
+			case durable.Newer && isNewer(id):
 				jobs[i].Job = newerJob{id}
+			case isTried(id):
+				jobs[i].Job = triedJob{id}
 			}
 		}
 		if o.Kind == "upsert" {
@@ -1146,7 +1217,8 @@ func (d *durableDriver) settle() *history {
 	patience := d.Timing.DeadAfter + d.Timing.MissedAfter + 6*d.Timing.SweepEvery + 30*time.Second
 	d.await("everything is accounted for", patience, func() string {
 		var behind, closed, waiting, unfinished int
-		err := d.raw.QueryRow("SELECT (SELECT count(*) FROM jobs JOIN "+tableState+" ON job_id = id WHERE NOT paused AND accounted_until < $1), (SELECT count(*) FROM "+tableClosed+"), (SELECT count(*) FROM "+tableRuns+" WHERE due_at IS NOT NULL)", until.UnixMicro()).
+		// What became due later waits for as long as there are ticks.
+		err := d.raw.QueryRow("SELECT (SELECT count(*) FROM jobs JOIN "+tableState+" ON job_id = id WHERE NOT paused AND accounted_until < $1), (SELECT count(*) FROM "+tableClosed+"), (SELECT count(*) FROM "+tableRuns+" WHERE due_at <= $1)", until.UnixMicro()).
 			Scan(&behind, &closed, &waiting)
 		if err != nil {
 			return err.Error()
@@ -1200,7 +1272,7 @@ func (d *durableDriver) history(until time.Time) *history {
 	h := &history{
 		overlap: d.config.Overlap, rerunLost: d.config.RerunLost, policy: d.config.Missed,
 		sync: time.Second, deadAfter: d.Timing.DeadAfter, calm: d.Timing.ClaimPatience,
-		rolling: d.Roll, outages: d.outages, operations: d.operations, until: until,
+		rolling: d.Roll, options: triedOptions, outages: d.outages, operations: d.operations, until: until,
 	}
 	for n, p := range d.all {
 		file, err := os.Open(filepath.Join(d.dir, fmt.Sprintf("journal-%d", n+1)))
