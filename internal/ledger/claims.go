@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,10 @@ import (
 const (
 	claimers  = 2    // goroutines that claim: a burst uses two connections
 	maxClaims = 1000 // in one call of the store
+	// Fewer than secondCall claims wait for the call in progress, callWait at most,
+	// looking every callStep.
+	secondCall         = 250
+	callWait, callStep = 200 * time.Millisecond, 5 * time.Millisecond
 	// earlyWait is how long a claim waits that came before the database's clock.
 	earlyWait = 200 * time.Millisecond
 )
@@ -219,17 +224,29 @@ func (c *claims) over(g *Grant, end End) {
 // run claims until the queue is closed.
 func (c *claims) run() {
 	for c.queue.wait() {
+		c.gather()
 		room, freed := c.host.Reserve(maxClaims)
 		if room == 0 {
 			c.waitForRoom(freed)
 			continue
 		}
-		batch, _ := c.queue.take(room)
 		started := 0
-		if batch = c.current(batch); len(batch) > 0 {
+		if batch := c.current(c.queue.take(room)); len(batch) > 0 {
 			started = c.claim(batch)
 		}
 		c.host.Unreserve(room - started)
+	}
+}
+
+// gather waits for claims that may go into one call: those of jobs that are due at one
+// instant, and those that come while there is a call in progress.
+func (c *claims) gather() {
+	for before := 0; before < c.queue.len() && before < maxClaims; {
+		before = c.queue.len()
+		runtime.Gosched()
+	}
+	for waited := time.Duration(0); waited < callWait && c.calls.Load() > 0 && c.queue.len() < secondCall; waited += callStep {
+		c.pause(callStep)
 	}
 }
 
@@ -239,8 +256,7 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 	select {
 	case <-freed:
 	case <-time.After(troubleWait):
-		batch, _ := c.queue.take(maxClaims)
-		c.askAgain(c.current(batch))
+		c.askAgain(c.current(c.queue.take(maxClaims)))
 	}
 }
 

@@ -45,17 +45,12 @@ func (e *ends) wake() { wake(e.answered) }
 
 // run records ends until the queue is closed and empty, or the session is over.
 func (e *ends) run() {
-	urgent := false
-	for {
-		e.queue.wait()
+	for urgent := false; e.queue.wait(); {
 		// But not where the next run of a job waits for the end of the one before.
 		for waited := time.Duration(0); !urgent && waited < endsWait && e.claims.busy(); waited += endsStep {
 			e.pause(endsStep)
 		}
-		batch, ok := e.queue.take(maxEnds)
-		if !ok {
-			return
-		}
+		batch := e.queue.take(maxEnds)
 		urgent = slices.ContainsFunc(batch, func(end End) bool { return end.Overlap != Allow })
 		for n := range batch {
 			if batch[n].refused.IsZero() {

@@ -33,7 +33,7 @@ func (q *queue[T]) len() int {
 	return len(q.items)
 }
 
-// close lets take return false once the queue is empty.
+// close lets wait return false once the queue is empty.
 func (q *queue[T]) close() {
 	q.mu.Lock()
 	q.closed = true
@@ -41,31 +41,25 @@ func (q *queue[T]) close() {
 	q.filled.Broadcast()
 }
 
-// wait waits until there is something to take. It returns false if nothing more will
-// come.
+// wait waits until there is something to take. It returns false after the last item
+// of a closed queue.
 func (q *queue[T]) wait() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waitLocked()
-	return len(q.items) > 0
-}
-
-func (q *queue[T]) waitLocked() {
 	for len(q.items) == 0 && !q.closed {
 		q.filled.Wait()
 	}
+	return len(q.items) > 0
 }
 
-// take waits for something, and takes at most limit of it. It returns false after
-// the last item of a closed queue.
-func (q *queue[T]) take(limit int) (batch []T, ok bool) {
+// take takes what is there, at most limit of it.
+func (q *queue[T]) take(limit int) []T {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waitLocked()
 	n := min(limit, len(q.items))
-	batch, q.items = q.items[:n:n], q.items[n:]
-	if len(q.items) == 0 {
+	batch := q.items[:n:n]
+	if q.items = q.items[n:]; len(q.items) == 0 {
 		q.items = nil
 	}
-	return batch, n > 0
+	return batch
 }

@@ -72,6 +72,9 @@ func amongIDs(on statements, query ledger.Query, args []any) (where []string, _ 
 			// So that an index gives the order, too.
 			args = append(args, filter.ids[0])
 			where = append(where, fmt.Sprintf("%s = $%d", filter.column, len(args)))
+			if filter.ids[0] != 0 {
+				where = append(where, filter.column+" <> 0") // as the index has it
+			}
 		} else if filter.ids != nil {
 			args = append(args, sqltx.IDs(unique(filter.ids)))
 			where = append(where, on.Kind().Among(filter.column, len(args)))

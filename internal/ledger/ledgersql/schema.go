@@ -21,7 +21,7 @@ func TableNames() (names []string) {
 }
 
 // Indexes are the names of the indexes.
-var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_ran_idx", "smallben_runs_group_idx", "smallben_runs_super_group_idx", "smallben_runs_notable_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
+var Indexes = []string{"smallben_runs_job_idx", "smallben_runs_group_idx", "smallben_runs_super_group_idx", "smallben_runs_notable_idx", "smallben_runs_unfinished_idx", "smallben_runs_due_idx", "smallben_runs_waiting_idx",
 	"smallben_job_state_revision_idx", "smallben_job_state_live_idx", "smallben_job_state_deleted_idx"}
 
 // Schema are the statements that create the tables of the record. Times are in
@@ -51,9 +51,10 @@ var Schema = []string{
 	PRIMARY KEY (tick, job_id, triggered, attempt)
 ){without rowid}`,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_job_idx} ON {smallben_runs} (job_id, tick)",
-	"CREATE INDEX IF NOT EXISTS {smallben_runs_ran_idx} ON {smallben_runs} (job_id, tick) WHERE " + ran,
-	"CREATE INDEX IF NOT EXISTS {smallben_runs_group_idx} ON {smallben_runs} (group_id, tick)",
-	"CREATE INDEX IF NOT EXISTS {smallben_runs_super_group_idx} ON {smallben_runs} (super_group_id, tick)",
+	// Each index that has all runs makes a run dearer by two entries: those of groups
+	// have the runs of jobs that are in one.
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_group_idx} ON {smallben_runs} (group_id, tick) WHERE group_id <> 0",
+	"CREATE INDEX IF NOT EXISTS {smallben_runs_super_group_idx} ON {smallben_runs} (super_group_id, tick) WHERE super_group_id <> 0",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_notable_idx} ON {smallben_runs} (outcome, tick) WHERE " + notable,
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_unfinished_idx} ON {smallben_runs} (process) WHERE ended_at IS NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_due_idx} ON {smallben_runs} (due_at) WHERE due_at IS NOT NULL",

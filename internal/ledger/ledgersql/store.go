@@ -642,7 +642,6 @@ func (s *Store) WithContext(ctx context.Context) *Store {
 	return &Store{db: s.db.WithContext(ctx), beats: s.beats, urgent: s.urgent.WithContext(ctx), reserve: s.reserve, options: s.options}
 }
 
-// within is the store with a timeout of at most limit.
 // over is the store over another view of its database, without what is kept for it.
 func (s *Store) over(db *sqltx.DB) *Store { return &Store{db: db, options: s.options} }
 
