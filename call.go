@@ -39,7 +39,7 @@ func (s *SmallBen) begin(ctx context.Context) *call {
 	c.context = ctx
 	gormRepository, isGorm := s.repository.(*RepositoryGorm)
 	if isGorm {
-		c.context, c.end = gormRepository.db.WithContext(ctx).Context()
+		c.context, c.end = gormRepository.db().WithContext(ctx).Context()
 	}
 	repository, ok := s.repository.(ContextRepository)
 	if !ok || !isGorm && ctx == context.Background() {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/gobrow"
+	"github.com/nbena/smallben/internal/jobsql"
 	"github.com/nbena/smallben/internal/stored"
 )
 
@@ -47,7 +48,7 @@ type RawJob struct {
 }
 
 // nameless reports whether not even the id could be read.
-func (j *RawJob) nameless() bool { return strings.HasPrefix(j.defect, "column id ") }
+func (j *RawJob) nameless() bool { return jobsql.Nameless(j.defect) }
 
 // storesAs reports whether another row decodes to the same job.
 func (j *RawJob) storesAs(other *RawJob) bool {

@@ -5,15 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"gorm.io/gorm"
 
-	"github.com/nbena/smallben/internal/cronexpr"
+	"github.com/nbena/smallben/internal/jobsql"
+	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/ledger/ledgersql"
 	"github.com/nbena/smallben/internal/sqltx"
 )
@@ -41,8 +39,8 @@ type RepositoryGormConfig struct {
 	// SkipMigration leaves the creation of the table "jobs" and its indexes
 	// to the user, and of those of the record of runs, if there is to be one:
 	// Schema gives the statements. A missing table is then an error.
-	// Zero means that NewRepositoryGorm creates them if the table is missing,
-	// and OpenRecord those of the record. They alter nothing that is there.
+	// Zero means that NewRepositoryGorm creates them if the table is missing, and
+	// Start those of the record. Nothing that is there is altered.
 	SkipMigration bool
 
 	// Timeout bounds each call, opening included.
@@ -62,17 +60,12 @@ type RepositoryGormConfig struct {
 // A transaction gets three quarters of the timeout; what is left is for
 // learning whether a COMMIT happened whose reply was lost.
 //
-// It is a Recorder on PostgreSQL and on SQLite, there in WAL mode. Nothing of the
-// record is created or read until OpenRecord is called.
+// On PostgreSQL, and on SQLite in WAL mode, it keeps the record of runs as well
+// (Config.Runs). Nothing of the record is created or read until a SmallBen that records
+// uses it.
 type RepositoryGorm struct {
-	db         *sqltx.DB
-	statements jobStatements
-
-	// What follows is for the record of runs.
-	runs *ledgersql.Store
-	// tx is the transaction of a Change, in which this copy of the repository
-	// reads, locks and writes. Nil means that each call has one of its own.
-	tx *ledgersql.Tx
+	table *jobsql.Table
+	runs  *ledgersql.Store // the record of runs
 }
 
 var (
@@ -96,7 +89,7 @@ func Schema(config *RepositoryGormConfig) (string, error) {
 	if config == nil || config.Dialector == nil {
 		return "", errors.New("schema: Dialector is nil")
 	}
-	script, err := sqltx.Script(options(config), slices.Concat(jobSchema(), ledgersql.Schema))
+	script, err := sqltx.Script(options(config), slices.Concat(jobsql.Schema(), ledgersql.Schema))
 	if err != nil {
 		return "", fmt.Errorf("schema: %w", err)
 	}
@@ -107,7 +100,7 @@ func Schema(config *RepositoryGormConfig) (string, error) {
 func options(config *RepositoryGormConfig) sqltx.Options {
 	return sqltx.Options{
 		Dialector: config.Dialector, Config: config.Config,
-		Tables: append([]string{"jobs"}, ledgersql.TableNames()...), Indexes: append(jobIndexNames(), ledgersql.Indexes...),
+		Tables: append([]string{"jobs"}, ledgersql.TableNames()...), Indexes: append(jobsql.IndexNames(), ledgersql.Indexes...),
 	}
 }
 
@@ -137,12 +130,9 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &RepositoryGorm{db: db, statements: bulkStatements{}}
-	r.runs = newRunStore(r, config.SkipMigration)
-	if db.Kind() == sqltx.Portable {
-		r.statements = portableStatements{}
-	}
-	if err := r.migrate(ctx, config.SkipMigration); err != nil {
+	table := jobsql.New(db)
+	r := &RepositoryGorm{table, ledgersql.New(db, ledgersql.Options{SkipMigration: config.SkipMigration, CreatedAt: table.CreatedAt})}
+	if err := table.Migrate(ctx, !config.SkipMigration); err != nil {
 		if db.Owned() {
 			_ = r.Close()
 		}
@@ -153,18 +143,18 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 
 // Close closes the pool of connections, and with it the repository. It is not
 // for those who passed a pool of their own in the dialector.
-func (r *RepositoryGorm) Close() error { return r.db.Close() }
+func (r *RepositoryGorm) Close() error { return r.db().Close() }
+
+func (r *RepositoryGorm) db() *sqltx.DB { return r.table.DB() }
 
 // now is the time by GORM's NowFunc.
-func (r *RepositoryGorm) now() time.Time { return r.db.Now() }
+func (r *RepositoryGorm) now() time.Time { return r.db().Now() }
 
 // WithContext implements ContextRepository: GORM's plugins and its logger see ctx. The
 // Timeout holds as well. The repository that it returns shares the pool, and is not to
 // be closed.
 func (r *RepositoryGorm) WithContext(ctx context.Context) Repository {
-	view := *r
-	view.db, view.runs = r.db.WithContext(ctx), r.runs.WithContext(ctx)
-	return &view
+	return &RepositoryGorm{r.table.WithContext(ctx), r.runs.WithContext(ctx)}
 }
 
 // ErrorTypeIfMismatchCount returns gorm.ErrRecordNotFound.
@@ -185,7 +175,7 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 	if len(add)+len(replace) == 0 {
 		return nil
 	}
-	now := r.db.Now()
+	now := r.db().Now()
 	added, problems := buildRows(add, now)
 	replacing, more := buildRows(replace, now)
 	problems = append(problems, more...)
@@ -201,33 +191,34 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 	}
 	ids = slices.Compact(ids)
 
-	ctx, cancel := r.db.Context()
+	ctx, cancel := r.db().Context()
 	defer cancel()
-	narrow, err := r.narrowRows(ctx, slices.Concat(added, replacing))
+	narrow, err := r.table.Narrow(ctx, added, replacing)
 	if err != nil {
-		return r.db.Failed(op, err)
+		return r.db().Failed(op, err)
 	}
-	problems = append(problems, narrow...)
+	for _, value := range narrow {
+		problems = append(problems, jobErrorf(value.JobID, "%w: %w", ErrInvalidJob, value.Err))
+	}
 
 	var refused error
 	if len(problems) == 0 {
-		targets := make([]rowChange, len(replacing))
-		for i := range replacing {
-			row := &replacing[i]
-			targets[i] = rowChange{id: row.ID, cronID: row.CronID, row: row, expression: &row.CronExpression, input: &row.SerializedJobInput}
-		}
-		refused, err = r.insert(ctx, op, added, ids, sorted(targets), now)
-		if refused == nil {
+		var missing []int64
+		missing, refused, err = r.table.Store(ctx, op, added, replacing, now)
+		switch {
+		case err != nil:
 			return err
+		case refused == nil:
+			return mismatch(op, missing)
 		}
 	}
 	// Nothing is stored. Name every id that is in the way.
-	existing, err := r.readIDs(ctx, ids)
+	existing, err := r.readRows(ctx, ListJobsOptions{JobIDs: ids})
 	if err != nil && refused == nil {
-		return join(append(problems, r.db.Failed(op, err)))
+		return join(append(problems, r.db().Failed(op, err)))
 	}
-	for _, id := range existing {
-		problems = append(problems, jobErrorf(id, "%w", ErrJobExists))
+	for i := range existing {
+		problems = append(problems, jobErrorf(existing[i].ID, "%w", ErrJobExists))
 	}
 	if len(problems) == 0 {
 		return refused
@@ -237,13 +228,10 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 
 // buildRows returns the rows of jobs, and a JobError for each that no table can
 // hold.
-func buildRows(jobs []JobWithSchedule, now time.Time) (rows []RawJob, problems []error) {
-	rows = make([]RawJob, 0, len(jobs))
+func buildRows(jobs []JobWithSchedule, now time.Time) (rows []jobsql.Row, problems []error) {
+	rows = make([]jobsql.Row, 0, len(jobs))
 	for i := range jobs {
-		row, err := jobs[i].BuildJob()
-		if err == nil {
-			err = checkRow(&row)
-		}
+		row, err := jobs[i].buildRow((*jobsql.Row).Check)
 		if err != nil {
 			problems = append(problems, err)
 			continue
@@ -254,40 +242,32 @@ func buildRows(jobs []JobWithSchedule, now time.Time) (rows []RawJob, problems [
 	return rows, problems
 }
 
-// insert stores rows, and changes targets in the same transaction. It returns the
-// refusal of an INSERT apart from other errors.
-func (r *RepositoryGorm) insert(ctx context.Context, op string, rows []RawJob, ids []int64, targets []rowChange, now time.Time) (refused, err error) {
-	var missing []int64
-	err = r.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
-		refused = nil
-		limit, _ := r.statements.chunks()
-		for chunk := range chunks(rows, limit, func(row *RawJob) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
-			if err = r.statements.insert(tx, chunk); err != nil {
-				refused = err
-				return err
-			}
-		}
-		if r.tx != nil {
-			err = r.tx.Touch(ids, true)
-		}
-		if err == nil && len(targets) > 0 {
-			missing, err = r.changeRows(tx, replacing, targets, now)
-		}
-		return err
-	}, func(tx *sqltx.Tx) (bool, error) {
-		found, err := r.readIn(tx, selected{ListJobsOptions: ListJobsOptions{JobIDs: ids}})
-		if err != nil || len(found) < len(ids) || len(targets) == 0 {
-			return err == nil && len(found) == len(ids), err
-		}
-		return r.changed(tx, replacing, targets, missing, now)
-	})
-	if refused != nil {
-		return err, nil
+// buildRow is BuildJob for the table, which check may refuse.
+func (j *JobWithSchedule) buildRow(check func(*jobsql.Row) error) (jobsql.Row, error) {
+	raw, err := j.BuildJob()
+	if err != nil {
+		return jobsql.Row{}, err
 	}
-	if err == nil {
-		err = mismatch(op, missing)
+	row := jobsql.Row{ID: raw.ID, GroupID: raw.GroupID, SuperGroupID: raw.SuperGroupID, CronID: raw.CronID,
+		CronExpression: raw.CronExpression, Paused: raw.Paused, CreatedAt: raw.CreatedAt, UpdatedAt: raw.UpdatedAt,
+		SerializedJob: raw.SerializedJob, SerializedJobInput: raw.SerializedJobInput}
+	if err := check(&row); err != nil {
+		return jobsql.Row{}, jobErrorf(row.ID, "%w: %w", ErrInvalidJob, err)
 	}
-	return nil, err
+	return row, nil
+}
+
+func rawJobOf(row *jobsql.Row) RawJob {
+	return RawJob{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CronID: row.CronID,
+		CronExpression: row.CronExpression, Paused: row.Paused, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
+		SerializedJob: row.SerializedJob, SerializedJobInput: row.SerializedJobInput, defect: row.Defect}
+}
+
+func storedTime(t, now time.Time) time.Time {
+	if t.IsZero() {
+		return now
+	}
+	return t.UTC().Truncate(time.Microsecond)
 }
 
 // GetJob implements Repository.
@@ -301,36 +281,36 @@ func (r *RepositoryGorm) GetJob(jobID int64) (JobWithSchedule, error) {
 
 // PauseJobs implements Repository.
 func (r *RepositoryGorm) PauseJobs(jobs []RawJob) error {
-	targets := make([]rowChange, len(jobs))
+	targets := make([]jobsql.Target, len(jobs))
 	for i := range jobs {
-		targets[i] = rowChange{id: jobs[i].ID, cronID: DefaultCronID}
+		targets[i] = jobsql.Target{ID: jobs[i].ID}
 	}
-	return r.change("pause jobs", pausing, targets)
+	return r.change("pause jobs", jobsql.Pause, targets)
 }
 
 // ResumeJobs implements Repository.
 func (r *RepositoryGorm) ResumeJobs(jobs []JobWithSchedule) error {
-	return r.changeJobs("resume jobs", resuming, jobs)
+	return r.changeJobs("resume jobs", jobsql.Resume, jobs)
 }
 
 // SetCronId implements Repository.
 func (r *RepositoryGorm) SetCronId(jobs []JobWithSchedule) error {
-	return r.changeJobs("set cron ids", settingCronID, jobs)
+	return r.changeJobs("set cron ids", jobsql.SetCronID, jobs)
 }
 
 // SetCronIdAndChangeScheduleAndJobInput implements Repository. Of expression
 // and input it writes only what the update that made a job names.
 func (r *RepositoryGorm) SetCronIdAndChangeScheduleAndJobInput(jobs []JobWithSchedule) error {
-	return r.changeJobs("update jobs", updating, jobs)
+	return r.changeJobs("update jobs", jobsql.Update, jobs)
 }
 
 // DeleteJobsByIds implements Repository.
 func (r *RepositoryGorm) DeleteJobsByIds(jobsID []int64) error {
-	targets := make([]rowChange, len(jobsID))
+	targets := make([]jobsql.Target, len(jobsID))
 	for i, id := range jobsID {
-		targets[i].id = id
+		targets[i].ID = id
 	}
-	return r.change("delete jobs", deleting, targets)
+	return r.change("delete jobs", jobsql.Delete, targets)
 }
 
 // GetAllJobsToExecute implements Repository.
@@ -364,56 +344,25 @@ func (r *RepositoryGorm) ListJobs(options ToListOptions) ([]RawJob, error) {
 // ListJobsAfter implements Pager. Rows whose id cannot be read come before the
 // others of the first page, and beyond its limit.
 func (r *RepositoryGorm) ListJobsAfter(options ToListOptions, after *int64, limit int) ([]RawJob, error) {
-	ctx, cancel := r.db.Context()
+	ctx, cancel := r.db().Context()
 	defer cancel()
-	page := selected{ListJobsOptions: ResolveListOptions(options), after: after, limit: limit}
+	page := jobsql.Selection{Filter: jobsql.Filter(ResolveListOptions(options)), After: after, Limit: limit}
 	rows, err := r.readPage(ctx, page)
 	if err != nil || after != nil {
-		return rows, r.db.Failed("list jobs", err)
+		return rows, r.db().Failed("list jobs", err)
 	}
-	page.noID = true
+	page.NoID = true
 	nameless, err := r.readPage(ctx, page)
-	return append(nameless, rows...), r.db.Failed("list jobs", err)
-}
-
-// migrate makes sure that the table is there with the columns it needs.
-func (r *RepositoryGorm) migrate(ctx context.Context, skip bool) error {
-	found, err := r.db.Exists(ctx, "jobs")
-	if err != nil {
-		return err
-	}
-	if !found {
-		if skip {
-			return fmt.Errorf("the table %s is missing%s, and SkipMigration is set: Schema gives the statements that create it", r.db.Table("jobs"), inSchema(r.db.Schema()))
-		}
-		err := r.db.Write(ctx, "create table "+r.db.Table("jobs"), func(tx *sqltx.Tx) error {
-			return r.statements.create(tx)
-		}, func(tx *sqltx.Tx) (bool, error) { return tx.Exists("jobs") })
-		if err != nil {
-			// Another process may have been faster.
-			if found, existsErr := r.db.Exists(ctx, "jobs"); existsErr != nil || !found {
-				return err
-			}
-		}
-	}
-	return r.db.Attempt(ctx, func(tx *sqltx.Tx) error { return tx.CheckTable("jobs", jobFields) })
-}
-
-// inSchema says where tables are looked for.
-func inSchema(schema string) string {
-	if schema == "" {
-		return ""
-	}
-	return " in the schema " + schema
+	return append(nameless, rows...), r.db().Failed("list jobs", err)
 }
 
 // read returns the rows that match, in the order of their ids.
 func (r *RepositoryGorm) read(op string, options ListJobsOptions) ([]RawJob, error) {
-	ctx, cancel := r.db.Context()
+	ctx, cancel := r.db().Context()
 	defer cancel()
 	rows, err := r.readRows(ctx, options)
 	if err != nil {
-		return nil, r.db.Failed(op, err)
+		return nil, r.db().Failed(op, err)
 	}
 	if !options.onlyJobIDs() {
 		return rows, nil
@@ -427,53 +376,25 @@ func (r *RepositoryGorm) read(op string, options ListJobsOptions) ([]RawJob, err
 }
 
 func (r *RepositoryGorm) readRows(ctx context.Context, options ListJobsOptions) ([]RawJob, error) {
-	return r.readPage(ctx, selected{ListJobsOptions: options})
+	return r.readPage(ctx, jobsql.Selection{Filter: jobsql.Filter(options)})
 }
 
-// selected is which rows to read.
-type selected struct {
-	ListJobsOptions
-	lock  bool   // until the transaction ends
-	limit int    // 0: all, and what follows is not set
-	after *int64 // nil: from the first
-	noID  bool   // only the rows whose id cannot be read, in place of the others
-}
-
-func (r *RepositoryGorm) readPage(ctx context.Context, options selected) (rows []RawJob, err error) {
-	options.lock = r.tx != nil
-	err = r.db.Attempt(ctx, func(tx *sqltx.Tx) (err error) {
-		rows, err = r.readIn(tx, options)
-		return err
-	})
-	return rows, err
-}
-
-// readIn returns the rows that match, in the order of their ids.
-func (r *RepositoryGorm) readIn(tx *sqltx.Tx, options selected) ([]RawJob, error) {
-	for _, ids := range [][]int64{options.JobIDs, options.GroupIDs, options.SuperGroupIDs} {
-		if ids != nil && len(ids) == 0 {
-			return []RawJob{}, nil
-		}
-	}
-	rows, err := r.statements.read(tx, options)
-	if err != nil {
-		return nil, err
-	}
+// readPage returns the rows that match, in the order of their ids.
+func (r *RepositoryGorm) readPage(ctx context.Context, page jobsql.Selection) ([]RawJob, error) {
+	rows, err := jobsql.Read(ctx, r.table, page, rawJobOf)
 	byID := func(a, b RawJob) int { return cmp.Compare(a.ID, b.ID) }
 	if !slices.IsSortedFunc(rows, byID) {
 		slices.SortStableFunc(rows, byID)
 	}
-	return rows, nil
+	return rows, err
 }
 
-// readIDs returns those of the ids that exist.
-func (r *RepositoryGorm) readIDs(ctx context.Context, ids []int64) ([]int64, error) {
-	rows, err := r.readRows(ctx, ListJobsOptions{JobIDs: ids})
-	existing := make([]int64, len(rows))
-	for i := range rows {
-		existing[i] = rows[i].ID
-	}
-	return existing, err
+// listJobIDs reads the ids of the rows that match, and nothing else of them.
+func (r *RepositoryGorm) listJobIDs(options ListJobsOptions) ([]int64, error) {
+	ctx, cancel := r.db().Context()
+	defer cancel()
+	ids, err := r.table.IDs(ctx, jobsql.Filter(options))
+	return ids, r.db().Failed("list ids", err)
 }
 
 // mismatch is the mismatch error of an operation, or nil if no id is missing.
@@ -490,52 +411,27 @@ func mismatch(op string, missing []int64) error {
 	return notFound{fmt.Errorf("%s: %w: %s %s", op, gorm.ErrRecordNotFound, noun, idText(missing))}
 }
 
-// changeKind is what a change does to rows.
-type changeKind int
-
-const (
-	pausing changeKind = iota
-	resuming
-	settingCronID
-	updating
-	replacing
-	deleting
-)
-
-// rowChange is one row of a change, and what is written to it.
-type rowChange struct {
-	id, cronID        int64
-	expression, input *string // nil: not written
-	row               *RawJob // of a replacement, and else nil
-}
-
-// sorted puts changes in the order of their ids, so that two processes do not
-// wait for each other, and keeps one of each.
-func sorted(targets []rowChange) []rowChange {
-	slices.SortStableFunc(targets, func(a, b rowChange) int { return cmp.Compare(a.id, b.id) })
-	return slices.CompactFunc(targets, func(a, b rowChange) bool { return a.id == b.id })
-}
-
-func (r *RepositoryGorm) changeJobs(op string, kind changeKind, jobs []JobWithSchedule) error {
-	targets := make([]rowChange, len(jobs))
+func (r *RepositoryGorm) changeJobs(op string, kind jobsql.Kind, jobs []JobWithSchedule) error {
+	check := func(*jobsql.Row) error { return nil }
+	if kind == jobsql.Update {
+		check = (*jobsql.Row).CheckText
+	}
+	targets := make([]jobsql.Target, len(jobs))
 	var problems []error
 	for i := range jobs {
-		row, err := jobs[i].BuildJob()
-		if err == nil && kind == updating {
-			err = checkText(&row)
-		}
+		row, err := jobs[i].buildRow(check)
 		if err != nil {
 			problems = append(problems, err)
 			continue
 		}
-		targets[i] = rowChange{id: row.ID, cronID: row.CronID}
+		targets[i] = jobsql.Target{ID: row.ID, CronID: row.CronID}
 		changes := jobs[i].changes
-		if both := changes == (columnChanges{}); kind == updating {
+		if both := changes == (columnChanges{}); kind == jobsql.Update {
 			if changes.expression || both {
-				targets[i].expression = &row.CronExpression
+				targets[i].Expression = &row.CronExpression
 			}
 			if changes.input || both {
-				targets[i].input = &row.SerializedJobInput
+				targets[i].Input = &row.SerializedJobInput
 			}
 		}
 	}
@@ -546,178 +442,96 @@ func (r *RepositoryGorm) changeJobs(op string, kind changeKind, jobs []JobWithSc
 }
 
 // change changes every target that exists, in one transaction.
-func (r *RepositoryGorm) change(op string, kind changeKind, targets []rowChange) error {
+func (r *RepositoryGorm) change(op string, kind jobsql.Kind, targets []jobsql.Target) error {
 	if len(targets) == 0 {
 		return nil
 	}
-	targets = sorted(targets)
-	ctx, cancel := r.db.Context()
+	ctx, cancel := r.db().Context()
 	defer cancel()
-	now := r.db.Now()
-	var missing []int64
-	err := r.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
-		missing, err = r.changeRows(tx, kind, targets, now)
-		return err
-	}, func(tx *sqltx.Tx) (bool, error) {
-		return r.changed(tx, kind, targets, missing, now)
-	})
+	missing, err := r.table.Change(ctx, op, kind, targets)
 	if err != nil {
 		return err
 	}
 	return mismatch(op, missing)
 }
 
-// changeRows changes targets chunk by chunk. It returns the ids that do not exist.
-func (r *RepositoryGorm) changeRows(tx *sqltx.Tx, kind changeKind, targets []rowChange, now time.Time) (missing []int64, err error) {
-	_, limit := r.statements.chunks()
-	size := func(t *rowChange) (n int) {
-		for _, text := range []*string{t.expression, t.input} {
-			if text != nil {
-				n += len(*text)
-			}
-		}
-		if t.row != nil {
-			n += len(t.row.SerializedJob)
-		}
-		return n
-	}
-	for chunk := range chunks(targets, limit, size) {
-		lost, err := r.statements.change(tx, kind, chunk, now)
-		if err != nil {
-			return nil, err
-		}
-		missing = append(missing, lost...)
-	}
-	if r.tx != nil {
-		err = touch(r.tx, kind, targets, missing)
-	}
-	return missing, err
+// gormRuns is the record of runs in the database of a RepositoryGorm.
+type gormRuns struct {
+	*ledgersql.Store
+	repository *RepositoryGorm
+	// lock are the jobs that a Change locks before it takes the record for itself. Nil
+	// means none.
+	lock *ListJobsOptions
 }
 
-// changed reports whether the rows are as a change leaves them.
-func (r *RepositoryGorm) changed(tx *sqltx.Tx, kind changeKind, targets []rowChange, missing []int64, now time.Time) (bool, error) {
-	wanted := make(map[int64]rowChange, len(targets))
-	ids := make([]int64, len(targets))
-	for i, t := range targets {
-		ids[i], wanted[t.id] = t.id, t
-	}
-	rows, err := r.readIn(tx, selected{ListJobsOptions: ListJobsOptions{JobIDs: ids}})
-	if err != nil {
-		return false, err
-	}
-	if kind == deleting {
-		return len(rows) == 0, nil
-	}
-	for i := range rows {
-		row, t := &rows[i], wanted[rows[i].ID]
-		if kind == settingCronID && row.CronID != t.cronID || kind != settingCronID && !row.UpdatedAt.Equal(now) {
-			return false, nil
-		}
-	}
-	return len(rows) == len(targets)-len(missing), nil
+var _ runStore = gormRuns{}
+
+// runStore is how a SmallBen finds the record, also where a RepositoryGorm is embedded.
+func (r *RepositoryGorm) runStore() runStore { return gormRuns{Store: r.runs, repository: r} }
+
+// recording returns a process that records runs on the database, or "".
+func (r *RepositoryGorm) recording(maxSilence time.Duration) (process string, err error) {
+	return r.runs.Recording(maxSilence)
 }
 
-// checkRow says why no table can hold the row, or nil.
-func checkRow(row *RawJob) error {
-	if row.ID == 0 {
-		return jobErrorf(row.ID, "%w: the id is 0", ErrInvalidJob)
-	}
-	for _, t := range []time.Time{row.CreatedAt, row.UpdatedAt} {
-		if year := t.UTC().Year(); year < 1 || year > 9999 {
-			return jobErrorf(row.ID, "%w: a time in the year %d", ErrInvalidJob, year)
-		}
-	}
-	return checkText(row)
+// locking is the record whose Change locks jobs first.
+func (g gormRuns) locking(options ListJobsOptions) runStore {
+	g.lock = &options
+	return g
 }
 
-func checkText(row *RawJob) error {
-	if len(row.CronExpression) > cronexpr.MaxLength {
-		return jobErrorf(row.ID, "%w: expression of %d bytes: at most %d are allowed", ErrInvalidJob, len(row.CronExpression), cronexpr.MaxLength)
-	}
-	for _, text := range []string{row.CronExpression, row.SerializedJob, row.SerializedJobInput} {
-		if !utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0 {
-			return jobErrorf(row.ID, "%w: text that is not UTF-8, or holds a NUL", ErrInvalidJob)
-		}
-	}
-	return nil
+// recordTx is the transaction of a Change. It is a changeTx.
+type recordTx struct {
+	Repository // in the transaction
+	Upserter
+	*ledgersql.Tx
 }
 
-func storedTime(t, now time.Time) time.Time {
-	if t.IsZero() {
-		return now
-	}
-	return t.UTC().Truncate(time.Microsecond)
-}
+var _ changeTx = recordTx{}
 
-// narrowRows returns a JobError for each row with an id that its column cannot
-// hold. The original's table has 32 bits for super_group_id and cron_id, and
-// SQLite would not mind.
-func (r *RepositoryGorm) narrowRows(ctx context.Context, rows []RawJob) (problems []error, err error) {
-	columns := []string{"id", "group_id", "super_group_id", "cron_id"}
-	values := func(row *RawJob) []int64 {
-		return []int64{row.ID, row.GroupID, row.SuperGroupID, row.CronID}
+// Change implements ledger.Store.
+func (g gormRuns) Change(change func(tx ledger.Tx) error) (int64, error) {
+	var lock func(tx *sqltx.Tx, wait bool) error
+	if g.lock != nil {
+		lock = g.repository.table.Lock(jobsql.Filter(*g.lock))
 	}
-	var wide []*RawJob
-	for i := range rows {
-		if slices.ContainsFunc(values(&rows[i]), func(v int64) bool { return v != int64(int32(v)) }) {
-			wide = append(wide, &rows[i])
-		}
-	}
-	if len(wide) == 0 {
-		return nil, nil
-	}
-	narrow := make([]bool, len(columns))
-	err = r.db.Attempt(ctx, func(tx *sqltx.Tx) error {
-		result, err := tx.Query("SELECT " + strings.Join(columns, ", ") + " FROM {jobs} WHERE 1 = 0")
-		if err != nil {
-			return err
-		}
-		defer result.Close()
-		types, err := result.ColumnTypes()
-		if err != nil {
-			return err
-		}
-		some64 := false
-		for i, t := range types {
-			switch strings.ToUpper(t.DatabaseTypeName()) {
-			case "INT4", "INT", "INTEGER":
-				narrow[i] = true
-			case "INT8", "BIGINT":
-				some64 = true
-			}
-		}
-		if r.db.Dialect() == "sqlite" && !some64 {
-			// The table does not tell integer from bigint: GORM's own do not.
-			clear(narrow)
-		}
-		return result.Err()
+	return g.ChangeSQL("change the record", lock, func(tx *ledgersql.Tx) error {
+		inside := &RepositoryGorm{g.repository.table.InChange(tx), g.repository.runs}
+		return change(recordTx{inside, inside, tx})
 	})
-	for _, row := range wide {
-		for i, v := range values(row) {
-			if narrow[i] && v != int64(int32(v)) {
-				problems = append(problems, jobErrorf(row.ID, "%w: column %s of the table %s has 32 bits, too few for %d", ErrInvalidJob, columns[i], r.db.Table("jobs"), v))
-			}
-		}
-	}
-	return problems, err
 }
 
-// chunks cuts values into slices of at most limit values and about chunkBytes.
-func chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
-	return func(yield func([]T) bool) {
-		start, bytes := 0, 0
-		for i := range values {
-			n := size(&values[i])
-			if i > start && (i-start == limit || bytes+n > chunkBytes) {
-				if !yield(values[start:i]) {
-					return
-				}
-				start, bytes = i, 0
-			}
-			bytes += n
-		}
-		if start < len(values) {
-			yield(values[start:])
-		}
+// Changes implements runStore.
+func (g gormRuns) Changes(since int64, ids []int64) (changedRows, error) {
+	table := g.repository.table
+	if ids == nil {
+		return g.changes(func(ctx context.Context, begin func(), give func(jobsql.Revised)) (int64, error) {
+			return table.ChangedAfter(ctx, since, begin, give)
+		})
 	}
+	return g.changes(func(ctx context.Context, begin func(), give func(jobsql.Revised)) (int64, error) {
+		return table.RevisedOf(ctx, ids, begin, give)
+	})
+}
+
+// jobs returns all jobs, and looks at no tombstone.
+func (g gormRuns) jobs() (changedRows, error) { return g.changes(g.repository.table.AllRevised) }
+
+// changes collects what a method of the table reads.
+func (g gormRuns) changes(read func(ctx context.Context, begin func(), give func(job jobsql.Revised)) (int64, error)) (changes changedRows, err error) {
+	ctx, cancel := g.repository.db().Context()
+	defer cancel()
+	revision, err := read(ctx, func() { changes = changedRows{} }, func(job jobsql.Revised) {
+		if job.Row == nil {
+			changes.Gone = append(changes.Gone, job.ID)
+			return
+		}
+		changes.Jobs = append(changes.Jobs, rawJobOf(job.Row))
+		changes.Revisions = append(changes.Revisions, job.Revision)
+	})
+	if err != nil {
+		return changedRows{}, err
+	}
+	changes.Revision = revision
+	return changes, nil
 }

@@ -30,17 +30,16 @@ func (r *RepositoryGorm) inTransaction(tx *gorm.DB) (in *appTx, end context.Canc
 	if tx == nil || tx.Statement == nil {
 		return nil, nil, errors.New("the transaction is nil")
 	}
-	ctx, end := r.db.WithContext(tx.Statement.Context).Context()
-	borrowed, err := r.db.Borrow(ctx, tx)
+	ctx, end := r.db().WithContext(tx.Statement.Context).Context()
+	borrowed, err := r.db().Borrow(ctx, tx)
 	if err != nil {
 		end()
 		return nil, nil, err
 	}
-	inside := *r
-	inside.db = r.db.In(borrowed.Tx)
-	in = &appTx{Repository: &inside, upserter: &inside, record: r.runs, tx: borrowed}
-	if r.db.Kind() != sqltx.Portable {
-		in.decided = r.db.Decided
+	inside := &RepositoryGorm{r.table.In(borrowed.Tx), r.runs}
+	in = &appTx{Repository: inside, upserter: inside, record: r.runs, tx: borrowed}
+	if r.db().Kind() != sqltx.Portable {
+		in.decided = r.db().Decided
 	}
 	return in, end, nil
 }

@@ -1,0 +1,386 @@
+// Package jobsql keeps the rows of jobs in a database that package sqltx opened: on
+// PostgreSQL and SQLite with statements of their own, elsewhere with those of GORM. It
+// knows rows, and not what they stand for.
+package jobsql
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
+	"github.com/nbena/smallben/internal/sqltx"
+)
+
+// maxExpression is the length of the column cron_expression, in bytes.
+const maxExpression = 256
+
+// Table is the table of jobs. New makes one; it is safe for concurrent use.
+type Table struct {
+	db         *sqltx.DB
+	statements statements
+	// change is the change of the record of runs in which this copy of the table
+	// reads, locks and writes. Nil means that each call has a transaction of its own.
+	change *ledgersql.Tx
+}
+
+// New does no I/O.
+func New(db *sqltx.DB) *Table {
+	if db.Kind() == sqltx.Portable {
+		return &Table{db: db, statements: portable{}}
+	}
+	return &Table{db: db, statements: bulk{}}
+}
+
+// DB is the database.
+func (t *Table) DB() *sqltx.DB { return t.db }
+
+// WithContext returns the table whose calls end with ctx.
+func (t *Table) WithContext(ctx context.Context) *Table {
+	view := *t
+	view.db = t.db.WithContext(ctx)
+	return &view
+}
+
+// In returns the table in a transaction of somebody else.
+func (t *Table) In(tx *sqltx.Tx) *Table {
+	view := *t
+	view.db = t.db.In(tx)
+	return &view
+}
+
+// InChange returns the table in a change of the record of runs.
+func (t *Table) InChange(tx *ledgersql.Tx) *Table {
+	view := t.In(tx.SQL())
+	view.change = tx
+	return view
+}
+
+// Migrate makes sure that the table is there with the columns it needs. If create is
+// not set, a table that is missing is an error.
+func (t *Table) Migrate(ctx context.Context, create bool) error {
+	found, err := t.db.Exists(ctx, "jobs")
+	if err != nil {
+		return err
+	}
+	if !found {
+		if !create {
+			schema := ""
+			if t.db.Schema() != "" {
+				schema = " in the schema " + t.db.Schema()
+			}
+			return fmt.Errorf("the table %s is missing%s, and SkipMigration is set: Schema gives the statements that create it", t.db.Table("jobs"), schema)
+		}
+		err := t.db.Write(ctx, "create table "+t.db.Table("jobs"), t.statements.create,
+			func(tx *sqltx.Tx) (bool, error) { return tx.Exists("jobs") })
+		if err != nil {
+			// Another process may have been faster.
+			if found, existsErr := t.db.Exists(ctx, "jobs"); existsErr != nil || !found {
+				return err
+			}
+		}
+	}
+	return t.db.Attempt(ctx, func(tx *sqltx.Tx) error { return tx.CheckTable("jobs", fields) })
+}
+
+// Read returns the rows that match, each as convert makes it. They are in the order of
+// their ids, but for those whose id cannot be read.
+func Read[R any](ctx context.Context, t *Table, s Selection, convert func(row *Row) R) (rows []R, err error) {
+	s.lock = t.change != nil
+	err = t.db.Attempt(ctx, func(tx *sqltx.Tx) error {
+		rows = []R{}
+		return t.read(tx, s, func(row *Row) { rows = append(rows, convert(row)) })
+	})
+	return rows, err
+}
+
+func (t *Table) read(tx *sqltx.Tx, s Selection, give func(row *Row)) error {
+	if s.empty() {
+		return nil
+	}
+	return t.statements.read(tx, s, give)
+}
+
+// IDs returns the ids of the rows that match, and reads nothing else of them.
+func (t *Table) IDs(ctx context.Context, filter Filter) (ids []int64, err error) {
+	if filter.empty() {
+		return nil, nil
+	}
+	kind := t.db.Kind()
+	s := Selection{Filter: filter}
+	if kind == sqltx.Portable {
+		rows, err := Read(ctx, t, s, func(row *Row) Row { return *row })
+		for i := range rows {
+			if !Nameless(rows[i].Defect) {
+				ids = append(ids, rows[i].ID)
+			}
+		}
+		return ids, err
+	}
+	text, args := s.query(kind, "SELECT id FROM (SELECT * FROM {jobs} WHERE "+hasID(kind)+") AS named")
+	err = t.db.Attempt(ctx, func(tx *sqltx.Tx) error {
+		ids = nil
+		return tx.Each(text, args, func(rows *sql.Rows) error {
+			var id int64
+			err := rows.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+	})
+	return ids, err
+}
+
+// Kind is what a change does to rows.
+type Kind int
+
+// The kinds of changes. All but SetCronID set the time of the last change.
+const (
+	Pause Kind = iota
+	Resume
+	SetCronID
+	Update
+	Replace
+	Delete
+)
+
+// Target is a row of a change, and what is written to it.
+type Target struct {
+	ID, CronID        int64
+	Expression, Input *string // nil: not written
+	Row               *Row    // of a replacement, and else nil
+}
+
+// size is about how much text a statement takes for it.
+func (t *Target) size() (n int) {
+	for _, text := range []*string{t.Expression, t.Input} {
+		if text != nil {
+			n += len(*text)
+		}
+	}
+	if t.Row != nil {
+		n += len(t.Row.SerializedJob)
+	}
+	return n
+}
+
+// inOrder puts targets in the order of their ids, so that two processes do not wait
+// for each other, and keeps one of each.
+func inOrder(targets []Target) []Target {
+	slices.SortStableFunc(targets, func(a, b Target) int { return cmp.Compare(a.ID, b.ID) })
+	return slices.CompactFunc(targets, func(a, b Target) bool { return a.ID == b.ID })
+}
+
+// Store adds rows, and changes those of replace to what is given, in one transaction.
+// It returns the ids of replace that do not exist and, apart from other errors, the
+// refusal of an INSERT.
+func (t *Table) Store(ctx context.Context, op string, add, replace []Row, now time.Time) (missing []int64, refused, err error) {
+	targets := make([]Target, len(replace))
+	for i := range replace {
+		row := &replace[i]
+		targets[i] = Target{ID: row.ID, CronID: row.CronID, Row: row, Expression: &row.CronExpression, Input: &row.SerializedJobInput}
+	}
+	targets = inOrder(targets)
+	ids := make([]int64, len(add))
+	for i := range add {
+		ids[i] = add[i].ID
+	}
+	ids = unique(ids)
+	err = t.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
+		refused = nil
+		limit, _ := t.statements.chunks()
+		for chunk := range chunks(add, limit, func(row *Row) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
+			if err = t.statements.insert(tx, chunk); err != nil {
+				refused = err
+				return err
+			}
+		}
+		if t.change != nil {
+			err = t.change.Touch(ids, true)
+		}
+		if err == nil && len(targets) > 0 {
+			missing, err = t.changeRows(tx, Replace, targets, now)
+		}
+		return err
+	}, func(tx *sqltx.Tx) (bool, error) {
+		stored := 0
+		err := t.read(tx, Selection{Filter: Filter{JobIDs: ids}}, func(*Row) { stored++ })
+		if err != nil || stored < len(ids) || len(targets) == 0 {
+			return err == nil && stored == len(ids), err
+		}
+		return t.changed(tx, Replace, targets, missing, now)
+	})
+	if refused != nil {
+		return nil, err, nil
+	}
+	return missing, nil, err
+}
+
+// Change changes every target that exists, in one transaction. It returns the ids of
+// the others.
+func (t *Table) Change(ctx context.Context, op string, kind Kind, targets []Target) (missing []int64, err error) {
+	targets = inOrder(targets)
+	now := t.db.Now()
+	err = t.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
+		missing, err = t.changeRows(tx, kind, targets, now)
+		return err
+	}, func(tx *sqltx.Tx) (bool, error) {
+		return t.changed(tx, kind, targets, missing, now)
+	})
+	return missing, err
+}
+
+// changeRows changes targets chunk by chunk. It returns the ids that do not exist.
+func (t *Table) changeRows(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
+	_, limit := t.statements.chunks()
+	for chunk := range chunks(targets, limit, (*Target).size) {
+		lost, err := t.statements.change(tx, kind, chunk, now)
+		if err != nil {
+			return nil, err
+		}
+		missing = append(missing, lost...)
+	}
+	if t.change != nil {
+		err = t.touch(kind, targets, missing)
+	}
+	return missing, err
+}
+
+// touch gives the states of the jobs that were changed the revision of the change.
+func (t *Table) touch(kind Kind, targets []Target, missing []int64) error {
+	if kind == SetCronID {
+		return nil
+	}
+	gone := make(map[int64]bool, len(missing))
+	for _, id := range missing {
+		gone[id] = true
+	}
+	var ids []int64
+	for i := range targets {
+		if id := targets[i].ID; !gone[id] {
+			ids = append(ids, id)
+		}
+	}
+	if kind == Delete {
+		return t.change.Delete(ids)
+	}
+	return t.change.Touch(ids, kind == Resume)
+}
+
+// changed reports whether the rows are as a change leaves them.
+func (t *Table) changed(tx *sqltx.Tx, kind Kind, targets []Target, missing []int64, now time.Time) (bool, error) {
+	cronIDs := make(map[int64]int64, len(targets))
+	ids := make([]int64, len(targets))
+	for i, target := range targets {
+		ids[i], cronIDs[target.ID] = target.ID, target.CronID
+	}
+	found, agree := 0, true
+	err := t.read(tx, Selection{Filter: Filter{JobIDs: ids}}, func(row *Row) {
+		found++
+		if kind == SetCronID {
+			agree = agree && row.CronID == cronIDs[row.ID]
+		} else {
+			agree = agree && row.UpdatedAt.Equal(now)
+		}
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case kind == Delete:
+		return found == 0, nil
+	}
+	return agree && found == len(targets)-len(missing), nil
+}
+
+// Narrow is a value that is too wide for its column.
+type Narrow struct {
+	JobID int64
+	Err   error
+}
+
+// Narrow returns what of rows the columns of ids cannot hold. The original's table has
+// 32 bits for super_group_id and cron_id, and SQLite would not mind.
+func (t *Table) Narrow(ctx context.Context, rows ...[]Row) (narrow []Narrow, err error) {
+	names := []string{"id", "group_id", "super_group_id", "cron_id"}
+	values := func(row *Row) []int64 { return []int64{row.ID, row.GroupID, row.SuperGroupID, row.CronID} }
+	isWide := func(v int64) bool { return v != int64(int32(v)) }
+	var wide []*Row
+	for _, some := range rows {
+		for i := range some {
+			if slices.ContainsFunc(values(&some[i]), isWide) {
+				wide = append(wide, &some[i])
+			}
+		}
+	}
+	if len(wide) == 0 {
+		return nil, nil
+	}
+	var has32 []bool
+	err = t.db.Attempt(ctx, func(tx *sqltx.Tx) (err error) {
+		has32, err = t.narrowColumns(tx, names)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range wide {
+		for i, v := range values(row) {
+			if has32[i] && isWide(v) {
+				narrow = append(narrow, Narrow{row.ID, fmt.Errorf("column %s of the table %s has 32 bits, too few for %d", names[i], t.db.Table("jobs"), v)})
+			}
+		}
+	}
+	return narrow, nil
+}
+
+// narrowColumns tells which of the columns have 32 bits.
+func (t *Table) narrowColumns(tx *sqltx.Tx, names []string) ([]bool, error) {
+	narrow := make([]bool, len(names))
+	result, err := tx.Query("SELECT " + strings.Join(names, ", ") + " FROM {jobs} WHERE 1 = 0")
+	if err != nil {
+		return nil, err
+	}
+	defer result.Close()
+	types, err := result.ColumnTypes()
+	if err != nil {
+		return nil, err
+	}
+	some64 := false
+	for i, column := range types {
+		switch strings.ToUpper(column.DatabaseTypeName()) {
+		case "INT4", "INT", "INTEGER":
+			narrow[i] = true
+		case "INT8", "BIGINT":
+			some64 = true
+		}
+	}
+	if t.db.Dialect() == "sqlite" && !some64 {
+		// The table does not tell integer from bigint: GORM's own do not.
+		clear(narrow)
+	}
+	return narrow, result.Err()
+}
+
+// chunks cuts values into slices of at most limit values and about chunkBytes.
+func chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		start, bytes := 0, 0
+		for i := range values {
+			n := size(&values[i])
+			if i > start && (i-start == limit || bytes+n > chunkBytes) {
+				if !yield(values[start:i]) {
+					return
+				}
+				start, bytes = i, 0
+			}
+			bytes += n
+		}
+		if start < len(values) {
+			yield(values[start:])
+		}
+	}
+}
