@@ -23,8 +23,10 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/faultsql"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
+	"github.com/nbena/smallben/internal/timetable"
 	"github.com/nbena/smallben/smallbentest"
 )
 
@@ -825,21 +827,21 @@ func countStatements(t *testing.T, faults *faultsql.Faults, dialector gorm.Diale
 	count("PauseJobs", func() error { return s.PauseJobs(everything) })
 	count("ResumeJobs", func() error { return s.ResumeJobs(everything) })
 	count("UpdateJobs", func() error { return s.UpdateJobs(updates) })
-	require.Len(t, smallben.Entries(s), n)
+	require.Len(t, insides.Entries(s), n)
 	count("DeleteJobs", func() error { return s.DeleteJobs(&smallben.DeleteOptions{}) })
 	return counts
 }
 
 func TestAnAddOrARemovalSortsAtMostOnePage(t *testing.T) {
 	t.Parallel()
-	const size = smallben.PageSize
+	const size = timetable.PageSize
 	repository := newMemoryRepository()
 	s := started(t, repository, smallben.SchedulerConfig{})
 	jobs := growing(9*size + 7)
 	// cron sorts and copies what one cron.Cron holds.
 	check := func(live, mostPages int) {
 		t.Helper()
-		counted, held := smallben.Pages(s)
+		counted, held := insides.Pages(s)
 		require.Equal(t, counted, held)
 		sum := 0
 		for _, n := range held {
@@ -868,12 +870,12 @@ func TestAnAddOrARemovalSortsAtMostOnePage(t *testing.T) {
 	}
 	check(added-size, 2*added/size+2)
 	// What has room takes the next.
-	counted, _ := smallben.Pages(s)
+	counted, _ := insides.Pages(s)
 	room := len(counted)*size - (added - size)
 	for _, job := range jobs[added : added+min(room, len(jobs)-added)] {
 		require.NoError(t, s.AddJobs([]smallben.Job{job}))
 	}
-	again, _ := smallben.Pages(s)
+	again, _ := insides.Pages(s)
 	require.Len(t, again, len(counted))
 	require.GreaterOrEqual(t, slices.Max(again), slices.Max(counted))
 	require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))

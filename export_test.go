@@ -5,23 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/ledger"
-	"github.com/nbena/smallben/internal/timetable"
 )
-
-// Entry is an entry of the scheduler.
-type Entry = insides.Entry
-
-// Entries returns the entries of s by job id.
-func Entries(s *SmallBen) map[int64]Entry { return s.insideEntries() }
-
-// Pages returns how many entries each page of a started s holds, as SmallBen
-// counts them and as cron does.
-func Pages(s *SmallBen) (counted, held []int) { return s.insidePages() }
-
-// PageSize is how many entries a page holds at most.
-const PageSize = timetable.PageSize
 
 // SetClock replaces the clock that watches for steps, before Start.
 func SetClock(s *SmallBen, clock func() (wall time.Time, monotonic time.Duration)) {
@@ -60,13 +45,6 @@ func Settled(err error) (bool, error) {
 	}
 	return outcome.Settled()
 }
-
-// RunsTiming is what tests of the record of runs shorten.
-type RunsTiming = insides.Timing
-
-// SetRunsTiming sets the timing of a SmallBen that records runs, before Start. What
-// is zero stays.
-func SetRunsTiming(s *SmallBen, timing RunsTiming) { s.setTiming(timing) }
 
 // RunStore is what the record of runs needs of a repository.
 type RunStore = runStore

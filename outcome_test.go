@@ -12,6 +12,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
 )
@@ -97,7 +98,7 @@ func TestPortableStatementsFollowACommitThatArrivesTooLate(t *testing.T) {
 	err := s.DeleteJobs(&smallben.DeleteOptions{})
 	proxy.Pass()
 	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
-	require.Eventually(t, func() bool { return len(smallben.Entries(s)) == 0 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(insides.Entries(s)) == 0 }, 20*time.Second, 50*time.Millisecond)
 	var rows []smallben.RawJob
 	testkit.InTime(t, func() (err error) { rows, err = repository.ListJobs(nil); return err })
 	require.Empty(t, rows)

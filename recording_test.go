@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/ledger"
 )
 
@@ -171,7 +172,7 @@ func checkEntries(t testing.TB, s *smallben.SmallBen, repository smallben.Reposi
 	for _, row := range rows {
 		want[row.ID] = row.CronExpression + row.SerializedJobInput
 	}
-	for id, entry := range smallben.Entries(s) {
+	for id, entry := range insides.Entries(s) {
 		got[id] = entry.Expression + entry.StoredInput
 	}
 	assert.Equal(t, want, got)

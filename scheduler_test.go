@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
+	"github.com/nbena/smallben/internal/timetable"
 )
 
 // Rule 12.
@@ -252,7 +254,7 @@ func TestAStepBackOfTheClockRearmsTheSchedules(t *testing.T) {
 		require.NoError(t, s.Start())
 		var many []smallben.Job
 		r := newRecorder()
-		for id := int64(1); id <= 3*smallben.PageSize/2; id++ {
+		for id := int64(1); id <= 3*timetable.PageSize/2; id++ {
 			many = append(many, job(id, "@every 10m", r))
 		}
 		require.NoError(t, s.AddJobs(many))
@@ -278,12 +280,12 @@ func TestPagesHoldNoMoreThanTheirSize(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		repository := newMemoryRepository()
 		s := started(t, repository, smallben.SchedulerConfig{})
-		const n = 3*smallben.PageSize + 10
+		const n = 3*timetable.PageSize + 10
 		var all []smallben.Job
 		for id := int64(1); id <= n; id++ {
 			all = append(all, job(id, "* * * * *", idle()))
 		}
-		pages := func() int { counted, _ := smallben.Pages(s); return len(counted) }
+		pages := func() int { counted, _ := insides.Pages(s); return len(counted) }
 		require.NoError(t, s.AddJobs(all[:1]))
 		assert.Equal(t, 1, pages(), "a service with a few jobs has one page")
 		require.NoError(t, s.AddJobs(all[1:]))

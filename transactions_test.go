@@ -14,6 +14,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/testkit"
 )
@@ -111,7 +112,7 @@ func requireAgreement(t testing.TB, repository smallben.Repository, processes ..
 
 func entriesOf(s *smallben.SmallBen) map[int64]string {
 	entries := make(map[int64]string)
-	for id, entry := range smallben.Entries(s) {
+	for id, entry := range insides.Entries(s) {
 		entries[id] = entry.Expression + entry.StoredInput
 	}
 	return entries
@@ -124,12 +125,12 @@ func TestARowOfTheApplicationAndItsJobsAreCommittedTogether(t *testing.T) {
 		tx := app.begin(t, 7)
 		require.NoError(t, s.AddJobsTx(tx, []smallben.Job{job(1, "@daily", idle()), job(2, "@hourly", idle())}))
 		require.NoError(t, s.Committed())
-		assert.Empty(t, smallben.Entries(s))
+		assert.Empty(t, insides.Entries(s))
 		assert.Empty(t, list(t, repository))
 
 		require.NoError(t, tx.Commit().Error)
 		require.NoError(t, s.Committed())
-		assert.Len(t, smallben.Entries(s), 2)
+		assert.Len(t, insides.Entries(s), 2)
 		assert.Equal(t, []int64{1, 2}, rowIDs(list(t, repository)))
 		requireAgreement(t, repository, s)
 		if !app.record {
@@ -149,8 +150,8 @@ func TestARolledBackTransactionChangesNothing(t *testing.T) {
 		require.NoError(t, tx.Rollback().Error)
 		require.NoError(t, s.Committed())
 		assert.Equal(t, before, app.dump(t))
-		assert.Contains(t, smallben.Entries(s), int64(1))
-		assert.Len(t, smallben.Entries(s), 1)
+		assert.Contains(t, insides.Entries(s), int64(1))
+		assert.Len(t, insides.Entries(s), 1)
 		if app.record {
 			assert.Equal(t, []string{"0"}, app.strings(t, "SELECT count(*) FROM smallben_outbox"))
 		}
@@ -183,7 +184,7 @@ func TestEveryChangeInATransactionIsFollowedByItself(t *testing.T) {
 
 		requireAgreement(t, repository, processes...)
 		for _, s := range processes {
-			entries := smallben.Entries(s)
+			entries := insides.Entries(s)
 			assert.Equal(t, "@weekly", entries[1].Expression)
 			assert.NotContains(t, entries, int64(2))
 			assert.Contains(t, entries, int64(3))
@@ -214,7 +215,7 @@ func TestAChangeThatIsRefusedLeavesTheTransactionAsItWas(t *testing.T) {
 		require.NoError(t, tx.Commit().Error)
 		require.NoError(t, s.Committed())
 		assert.Equal(t, []int64{1, 3}, rowIDs(list(t, app.open(t))))
-		assert.Len(t, smallben.Entries(s), 2)
+		assert.Len(t, insides.Entries(s), 2)
 		assert.Equal(t, []string{"7"}, app.strings(t, "SELECT CAST(id AS varchar(20)) FROM customers"))
 	})
 }
@@ -242,12 +243,12 @@ func TestATransactionThatSpansAStartIsFollowed(t *testing.T) {
 		require.NoError(t, s.AddJobsTx(tx, []smallben.Job{job(1, "@daily", idle())}))
 		if !app.sqlite() {
 			require.NoError(t, s.Start())
-			require.Empty(t, smallben.Entries(s))
+			require.Empty(t, insides.Entries(s))
 		}
 		require.NoError(t, tx.Commit().Error)
 		require.NoError(t, s.Start())
 		requireAgreement(t, app.open(t), s)
-		require.Len(t, smallben.Entries(s), 1)
+		require.Len(t, insides.Entries(s), 1)
 	})
 }
 
@@ -320,7 +321,7 @@ func TestManyTransactionsOnAPoolOfFewConnectionsDoNotWaitForEachOther(t *testing
 				require.NoError(t, err)
 			}
 			requireAgreement(t, app.open(t), s)
-			require.Len(t, smallben.Entries(s), 20)
+			require.Len(t, insides.Entries(s), 20)
 		})
 	}
 }
@@ -441,7 +442,7 @@ func TestWhatIsNoTransactionOfTheDatabaseIsRefused(t *testing.T) {
 		}
 		require.ErrorContains(t, add(other.begin(t, 1)), "the transaction is on "+other.gorm.Name())
 		assert.Empty(t, list(t, app.open(t)))
-		assert.Empty(t, smallben.Entries(s))
+		assert.Empty(t, insides.Entries(s))
 	})
 }
 

@@ -34,6 +34,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/insides"
+	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/pgtest"
 )
 
@@ -68,7 +69,7 @@ type durablePlan struct {
 	Jobs    int
 	Load    time.Duration // in which jobs are changed and processes disturbed
 	Halt    time.Duration // by SIGSTOP
-	Timing  insides.Timing
+	Timing  ledger.Timing
 	Workers int
 	Gap     time.Duration // between two operations of a worker, on the average
 
@@ -82,8 +83,8 @@ type durablePlan struct {
 }
 
 var (
-	shortTiming = insides.Timing{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second}
-	longTiming  = insides.Timing{DeadAfter: 15 * time.Second, SweepEvery: time.Minute, MissedAfter: 30 * time.Second, ClaimPatience: 10 * time.Second} // those of users
+	shortTiming = ledger.Timing{DeadAfter: 4 * time.Second, SweepEvery: 3 * time.Second, MissedAfter: 3 * time.Second, ClaimPatience: 2 * time.Second, StopPatience: ledger.DefaultTiming.StopPatience}
+	longTiming  = ledger.DefaultTiming // that of users
 
 	shortPlan = durablePlan{Slots: 3, Jobs: 150, Load: 15 * time.Second, Halt: 6 * time.Second, Kills: 1, Workers: 4, Gap: 100 * time.Millisecond, Timing: shortTiming}
 	longPlan  = durablePlan{Slots: 3, Jobs: 1000, Load: time.Minute, Halt: 20 * time.Second, Kills: 2, Workers: 4, Gap: 50 * time.Millisecond, Timing: longTiming}
@@ -117,7 +118,7 @@ type durableConfig struct {
 	RerunLost    bool
 	Missed       smallben.MissedPolicy
 	Location     string
-	Timing       insides.Timing
+	Timing       ledger.Timing
 	Long         bool
 	Timeout      time.Duration // of calls of the database; zero: the default
 	Connections  int           // of the pool at most; zero: no limit
@@ -428,7 +429,7 @@ func TestTheProcessOfDurableRuns(t *testing.T) {
 		}
 	}, funcr.Options{})
 	s := smallben.New(repository, settings)
-	insides.SetTiming(s, config.Timing)
+	*insides.Timing(s) = config.Timing
 	attempt(s.Start)
 	reply(durableReply{})
 

@@ -1,22 +1,15 @@
-// Package insides shows the tests of this module what a SmallBen holds in memory,
-// and lets them shorten what it waits for. Package smallben sets its variables;
-// only tests read them. They are here because the tests in test/ are in a
-// directory of their own, and see no export_test.go.
+// Package insides shows the tests of this module what a SmallBen holds in memory, and
+// what it waits for. Package smallben sets its variables; only tests read them. They are
+// here because the tests in test/ see no export_test.go.
 package insides
 
-import "time"
+import "github.com/nbena/smallben/internal/ledger"
 
 // Entry is an entry of the scheduler.
 type Entry struct {
 	CronID      int64
 	Expression  string
 	StoredInput string
-}
-
-// Timing is what a SmallBen that records runs waits for. Zero leaves a value as it
-// is.
-type Timing struct {
-	DeadAfter, SweepEvery, MissedAfter, ClaimPatience, FlushPatience time.Duration
 }
 
 // The argument s is a *smallben.SmallBen.
@@ -28,9 +21,7 @@ var (
 	// SmallBen counts them and as cron does.
 	Pages func(s any) (counted, held []int)
 
-	// PageSize is how many entries a page holds at most.
-	PageSize int
-
-	// SetTiming sets the timing of s, before Start.
-	SetTiming func(s any, timing Timing)
+	// Timing returns the timing of an s that records runs, which may be changed before
+	// Start.
+	Timing func(s any) *ledger.Timing
 )

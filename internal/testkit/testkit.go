@@ -24,6 +24,7 @@ import (
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
+	"github.com/nbena/smallben/internal/timetable"
 	"github.com/nbena/smallben/smallbentest"
 )
 
@@ -186,7 +187,7 @@ func CheckInvariant(t testing.TB, s *smallben.SmallBen, repository smallben.Repo
 	if counted != nil {
 		inPages := 0
 		for _, n := range counted {
-			assert.LessOrEqual(t, n, insides.PageSize)
+			assert.LessOrEqual(t, n, timetable.PageSize)
 			inPages += n
 		}
 		assert.Equal(t, len(entries), inPages)
