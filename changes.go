@@ -26,6 +26,7 @@ type change struct {
 	revision int64                     // in the record of runs, if there is one
 	now      time.Time                 // of its database, from which accounts begin
 	ahead    map[int64]JobWithSchedule // what rows decoded to before the transaction, by id
+	stored   map[string]bool           // which stored jobs decode: see decodes
 }
 
 // wrote notes that a write was tried, with this error.
@@ -607,6 +608,10 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 // service may call this at each start with the jobs it wants to have. A row that
 // does not decode is replaced. Jobs that are not named stay as they are.
 //
+// If runs are recorded, a job is refused (a JobError with ErrUndecodable) whose row
+// does not decode and took the place of one that does, while a process runs that decodes every
+// job: that one runs a newer program, and this one an older.
+//
 // Its error is that of AddJobs, except that an id may be stored, and an @at be past
 // that its row has already. To replace
 // anything it needs a repository that is an Upserter. As with AddJobs, Run is
@@ -624,35 +629,40 @@ func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 	if err != nil {
 		return wrap("upsert", err)
 	}
-	added, replaced, err := s.upsertJobs(ctx, built)
+	parts, err := s.upsertJobs(ctx, built)
 	if err != nil {
 		return wrap("upsert", err)
 	}
-	if added+replaced > 0 {
+	if len(parts.add)+len(parts.replace) > 0 {
 		s.log.Report(func(sink cron.Logger) {
-			sink.Info("jobs upserted", "added", added, "replaced", replaced, "unchanged", len(jobs)-added-replaced)
+			if len(parts.held) > 0 {
+				sink.Info("jobs replaced that did not decode", "count", len(parts.held), "jobs", idText(parts.held))
+			}
+			sink.Info("jobs upserted", "added", len(parts.add), "replaced", len(parts.replace), "unchanged", len(parts.unchanged))
 		})
 	}
 	return nil
 }
 
-func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (added, replaced int, err error) {
+func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (parts upsertParts, err error) {
 	call, err := s.enter(ctx)
 	if err != nil {
-		return 0, 0, err
+		return parts, err
 	}
 	defer s.leave(call)
 	c := change{call: call, ids: jobIDs(jobs)}
-	var parts upsertParts
 	if err := s.lookAhead(&c, ListJobsOptions{JobIDs: c.ids}); err != nil {
-		return 0, 0, err
+		return parts, err
 	}
-	err = s.change(&c, func(tx Repository) error {
+	upsert := func(tx Repository) error {
 		rows, err := s.find(tx, ListJobsOptions{JobIDs: c.ids})
 		if err != nil && !s.isMismatch(err) {
 			return err
 		}
 		if parts, err = c.upsertOf(jobs, rows); err != nil {
+			return err
+		}
+		if err := s.keepNewer(tx, &c, &parts); err != nil {
 			return err
 		}
 		if len(parts.add)+len(parts.replace) == 0 {
@@ -670,9 +680,14 @@ func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (adde
 			return c.wrote(upserter.UpsertJobs(parts.add, parts.replace))
 		}
 		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
-	})
+	}
+	err = s.change(&c, upsert)
+	for errors.Is(err, errUndecided) {
+		c.decodeAsked()
+		err = s.change(&c, upsert)
+	}
 	if err != nil && !errors.Is(err, errNothingToWrite) {
-		return 0, 0, err
+		return parts, err
 	}
 	s.project(&c, parts.add, parts.replace)
 	if len(parts.undecodable) > 0 {
@@ -684,14 +699,16 @@ func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (adde
 	if err := s.adopt(c.call, parts.unchanged); err != nil {
 		s.reread(c.call, unsettledWrite{ids: jobIDs(parts.unchanged)})
 	}
-	return len(parts.add), len(parts.replace), nil
+	return parts, nil
 }
 
 // upsertParts are what becomes of the jobs of an upsert.
 type upsertParts struct {
 	add, replace, unchanged []JobWithSchedule
-	rescheduled             []int64 // of replace, those whose expression changes
-	undecodable             []int64 // those whose row has a column that cannot be read
+	rescheduled             []int64   // of replace, those whose expression changes
+	undecodable             []int64   // those whose row has a column that cannot be read
+	retyped                 []*RawJob // the rows of replace that do not decode, or hold another type
+	held                    []int64   // of these, those that do not decode
 }
 
 // upsertOf compares jobs that were built with the rows of those that are stored.
@@ -714,7 +731,7 @@ func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertPa
 		if row.defect != "" {
 			parts.undecodable = append(parts.undecodable, row.ID)
 		}
-		differs, err := jobs[i].replace(row, c)
+		differs, held, err := jobs[i].replace(row, c)
 		if err != nil {
 			return upsertParts{}, err
 		}
@@ -723,6 +740,12 @@ func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertPa
 			continue
 		}
 		parts.replace = append(parts.replace, jobs[i])
+		if held {
+			parts.held = append(parts.held, row.ID)
+		}
+		if held || stored.RegisteredName(row.SerializedJob) != stored.RegisteredName(jobs[i].rawJob.SerializedJob) {
+			parts.retyped = append(parts.retyped, row)
+		}
 		if row.CronExpression != jobs[i].rawJob.CronExpression {
 			parts.rescheduled = append(parts.rescheduled, row.ID)
 		}
@@ -730,26 +753,87 @@ func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertPa
 	return parts, join(refused)
 }
 
+// keepNewer refuses to replace rows of newer programs while those run: what does not
+// decode here, and took the place of what does. It keeps what is replaced by another
+// type. It does nothing if runs are not recorded.
+func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error {
+	if s.record == nil || len(parts.retyped) == 0 {
+		return nil
+	}
+	recordTx := tx.(changeTx)
+	former, decoding, err := recordTx.FormerJobs(parts.held, s.record.timing.DeadAfter)
+	if err != nil {
+		return err
+	}
+	keep := make(map[int64]string, len(parts.retyped))
+	var refused, undecided []error
+	for _, row := range parts.retyped {
+		keep[row.ID] = row.SerializedJob
+		before, replaced := former[row.ID]
+		if !replaced {
+			continue
+		}
+		older, newer, known := c.decodes(before, row.SerializedJob)
+		switch {
+		case !known:
+			undecided = append(undecided, errUndecided)
+		case !older || newer:
+		case decoding:
+			refused = append(refused, jobErrorf(row.ID, "%w: its row holds a %q, which a newer program stored in place of a %q", ErrUndecodable,
+				stored.RegisteredName(row.SerializedJob), stored.RegisteredName(before)))
+		default:
+			keep[row.ID] = "" // the newer program is gone
+		}
+	}
+	if err := cmp.Or(join(undecided), join(refused)); err != nil {
+		return err
+	}
+	return recordTx.SetFormerJobs(keep)
+}
+
+// decodes reports which of two stored jobs decode, if decodeAsked has learned it. It
+// notes them for it: no transaction is to wait for the code of users that is called.
+func (c *change) decodes(one, other string) (oneDoes, otherDoes, known bool) {
+	oneDoes, knowsOne := c.stored[one]
+	otherDoes, knowsOther := c.stored[other]
+	if c.stored == nil {
+		c.stored = make(map[string]bool)
+	}
+	c.stored[one], c.stored[other] = oneDoes, otherDoes
+	return oneDoes, otherDoes, knowsOne && knowsOther
+}
+
+// decodeAsked learns what decodes was asked for.
+func (c *change) decodeAsked() {
+	for job := range c.stored {
+		_, err := storedJobs.Decode(job)
+		c.stored[job] = err == nil
+	}
+}
+
+// errUndecided ends a change that is to be made again after decodeAsked.
+var errUndecided = errors.New("stored jobs are to be decoded")
+
 // errNothingToWrite ends a change that has nothing to write.
 var errNothingToWrite = errors.New("nothing to write")
 
 // replace makes a job that was built anew into the one to store in place of row,
-// and reports whether they differ.
-func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err error) {
+// and reports whether they differ, and whether the row does not decode.
+func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs, held bool, err error) {
 	j.changes = columnChanges{expression: true, input: true, job: true}
 	j.rawJob.CronID = row.CronID
 	j.rawJob.Paused = row.Paused
 	j.rawJob.CreatedAt = row.CreatedAt.UTC()
 	j.rawJob.UpdatedAt = row.UpdatedAt.UTC()
 	if j.schedule, err = cronexpr.Parse(j.rawJob.CronExpression, j.rawJob.CreatedAt); err != nil {
-		return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
-	}
-	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {
-		return true, nil
+		return false, false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
 	}
 	decoded, undecodable := c.decode([]RawJob{*row})
 	if len(undecodable) > 0 {
-		return true, nil
+		return true, true, nil
+	}
+	if j.rawJob.GroupID != row.GroupID || j.rawJob.SuperGroupID != row.SuperGroupID || j.rawJob.CronExpression != row.CronExpression {
+		return true, false, nil
 	}
 	before := decoded[0]
 	// gob writes maps in any order, and numbers types by the order in which a
@@ -757,17 +841,17 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs bool, err err
 	if row.SerializedJob != j.rawJob.SerializedJob {
 		after, err := storedJobs.Decode(j.rawJob.SerializedJob)
 		if err != nil {
-			return false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+			return false, false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
 		}
 		if !reflect.DeepEqual(before.job, after) {
-			return true, nil
+			return true, false, nil
 		}
 	}
 	if !stored.SameInput(row.SerializedJobInput, j.rawJob.SerializedJobInput) {
-		return true, nil
+		return true, false, nil
 	}
 	j.rawJob = *row
-	return false, nil
+	return false, false, nil
 }
 
 // TriggerJobs runs the jobs that match options now, paused ones too, once each,

@@ -96,6 +96,7 @@ type memoryMark struct {
 	updatedAt time.Time // of the row, when it was marked
 	until     time.Time
 	deletedAt time.Time // of a tombstone
+	former    string    // the stored job before an upsert of another type
 }
 
 // mark returns the mark of a job that is not a tombstone.
@@ -713,13 +714,13 @@ func (d *memoryRecord) compareMarks() {
 	for id, row := range d.rows {
 		mark, marked := d.mark(id)
 		if !marked || !mark.updatedAt.Equal(row.UpdatedAt) {
-			d.marks[id] = memoryMark{revision: revision, updatedAt: row.UpdatedAt, until: now}
+			d.marks[id] = memoryMark{revision: revision, updatedAt: row.UpdatedAt, until: now, former: mark.former}
 			d.revision = revision
 		}
 	}
 	for id, mark := range d.marks {
 		if _, exists := d.rows[id]; !exists && mark.deletedAt.IsZero() {
-			mark.revision, mark.deletedAt = revision, now
+			mark.revision, mark.deletedAt, mark.former = revision, now, ""
 			d.marks[id] = mark
 			d.revision = revision
 		}
@@ -924,7 +925,7 @@ func (tx *memoryTx) DeleteJobsByIds(ids []int64) error {
 		err := d.DeleteJobsByIds(ids)
 		for _, row := range existed {
 			mark := d.marks[row.ID]
-			mark.revision, mark.deletedAt = d.revision, tx.now
+			mark.revision, mark.deletedAt, mark.former = d.revision, tx.now, ""
 			d.marks[row.ID] = mark
 		}
 		return err
@@ -1082,6 +1083,36 @@ func (tx *memoryTx) Expire(dead []ledger.Member) (lost []ledger.Run, err error) 
 		return nil
 	})
 	return lost, err
+}
+
+func (tx *memoryTx) FormerJobs(ids []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error) {
+	err = tx.do("FormerJobs", func(d *memoryRecord) error {
+		former = make(map[int64]string)
+		for _, id := range ids {
+			if job := d.marks[id].former; job != "" {
+				former[id] = job
+			}
+		}
+		for _, process := range d.processes {
+			standing := process.standing
+			decoding = decoding || standing.Claims && !standing.Partial && tx.now.Sub(process.heard) < maxSilence
+		}
+		decoding = decoding && len(former) > 0
+		return nil
+	})
+	return former, decoding, err
+}
+
+func (tx *memoryTx) SetFormerJobs(former map[int64]string) error {
+	return tx.do("SetFormerJobs", func(d *memoryRecord) error {
+		for id, job := range former {
+			if mark, marked := d.marks[id]; marked {
+				mark.former = job
+				d.marks[id] = mark
+			}
+		}
+		return nil
+	})
 }
 
 func (tx *memoryTx) Superseded(keys []ledger.Key) (superseded []int, err error) {

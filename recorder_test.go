@@ -1803,6 +1803,42 @@ func TestARunIsSupersededByALaterTickThatHasStartedOrWaits(t *testing.T) {
 	}
 }
 
+func TestFormerJobsAreKeptUntilTheJobIsDeleted(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		r.start(t, 1, 2, 3)
+		set := func(former map[int64]string) {
+			t.Helper()
+			r.change(t, func(tx smallben.ChangeTx) error { return tx.SetFormerJobs(former) })
+		}
+		check := func(want map[int64]string, decoding bool) {
+			t.Helper()
+			r.look(t, func(tx smallben.ChangeTx) {
+				former, found, err := tx.FormerJobs([]int64{1, 2, 4}, time.Minute)
+				require.NoError(t, err)
+				require.Equal(t, want, maps.Collect(maps.All(former)), "%v", former)
+				require.Equal(t, decoding, found)
+			})
+		}
+		_, err := r.Beat("a", claiming)
+		require.NoError(t, err)
+		check(map[int64]string{}, false)
+		set(nil)
+		set(map[int64]string{1: "one", 2: "two", 3: "three", 4: "none"})
+		check(map[int64]string{1: "one", 2: "two"}, true)
+		for _, standing := range []ledger.Standing{{}, {Claims: true, Partial: true}} {
+			_, err := r.Beat("a", standing)
+			require.NoError(t, err)
+			check(map[int64]string{1: "one", 2: "two"}, false)
+		}
+		set(map[int64]string{1: ""})
+		check(map[int64]string{2: "two"}, false)
+		jobs := withSchedule(t, rawJobs(2)...)
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.DeleteJobsByIds([]int64{2}) })
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.AddJobs(jobs) })
+		check(map[int64]string{}, false)
+	})
+}
+
 func TestRecordKeepsRunsAsTheyAre(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		runs := []ledger.Run{

@@ -2,6 +2,7 @@ package smallben_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -1058,6 +1059,55 @@ func TestTheTicksOfAJobThatNobodyDecodesAreAccountedFor(t *testing.T) {
 		pass(2*time.Minute + time.Second/2)
 		checkEveryTickIsRecorded(t, recorder, 1, ticksEvery(time.Second, begin, time.Now().Add(-2*time.Minute)))
 		assert.Greater(t, knows.count(), 110)
+	})
+}
+
+func TestAnUpsertLeavesTheRowOfANewerProgramAsItIsWhileThatRuns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 1)[0]
+		mine := job(1, "@yearly", idle())
+		require.NoError(t, s.AddJobs([]smallben.Job{mine}))
+		stored := func() []smallben.RawJob {
+			changes, err := recorder.Changes(0, nil)
+			require.NoError(t, err)
+			return changes.Jobs
+		}
+		former := stored()[0]
+		newer := former
+		newer.UpdatedAt = time.Now().UTC().Add(time.Second)
+		newer.SerializedJob = base64.StdEncoding.EncodeToString([]byte("a type that is not registered here"))
+		upsert := func() {
+			recorder.put(newer)
+			_, err := recorder.Change(func(tx ledger.Tx) error {
+				require.NoError(t, tx.(smallben.ChangeTx).SetFormerJobs(map[int64]string{1: former.SerializedJob}))
+				return nil
+			})
+			require.NoError(t, err)
+		}
+		beat := func(standing ledger.Standing) {
+			_, err := recorder.Beat("newer", standing)
+			require.NoError(t, err)
+		}
+		upsert()
+		pass(2 * time.Minute) // Compare finds it
+		require.NoError(t, recorder.Join("newer"))
+		beat(ledger.Standing{Claims: true})
+		for range 2 {
+			err := s.UpsertJobs([]smallben.Job{job(2, "@yearly", idle()), mine})
+			require.ErrorIs(t, err, smallben.ErrUndecodable)
+			require.ErrorContains(t, err, "job 1: ")
+			require.Equal(t, []smallben.RawJob{newer}, stored(), "nothing of the batch is written")
+		}
+
+		beat(ledger.Standing{Claims: true, Partial: true})
+		require.NoError(t, s.UpsertJobs([]smallben.Job{mine}), "nobody decodes it")
+		require.Equal(t, former.SerializedJob, stored()[0].SerializedJob)
+
+		// That was a rollback: what it replaced is forgotten.
+		recorder.put(newer)
+		beat(ledger.Standing{Claims: true})
+		require.NoError(t, s.UpsertJobs([]smallben.Job{mine}))
 	})
 }
 

@@ -325,6 +325,13 @@ type changeTx interface {
 	Repository
 	Upserter
 	ledger.Tx
+
+	// FormerJobs returns what SetFormerJobs has kept of those of the jobs, and whether
+	// a process that was heard of in the last maxSilence claims and decodes every job.
+	FormerJobs(jobIDs []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error)
+	// SetFormerJobs keeps the stored values that jobs had, until they are deleted. An
+	// empty one forgets.
+	SetFormerJobs(former map[int64]string) error
 }
 
 // record is the record of runs as one SmallBen uses it.

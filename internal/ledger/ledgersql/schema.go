@@ -3,7 +3,7 @@ package ledgersql
 // Tables are the tables of the record, and the fields that they have.
 var Tables = []struct{ Name, Fields string }{
 	{"smallben_runs", runFields + ", cancel_at bigint, abandon_at bigint"},
-	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint"},
+	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint, former_job text"},
 	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
 	{"smallben_locks", "process text, delayed boolean, " + keyFields},
 	{"smallben_processes", "process text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
@@ -60,13 +60,15 @@ var Schema = []string{
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_due_idx} ON {smallben_runs} (due_at) WHERE due_at IS NOT NULL",
 	"CREATE INDEX IF NOT EXISTS {smallben_runs_waiting_idx} ON {smallben_runs} (job_id, tick) WHERE due_at IS NOT NULL",
 	// The state of each job: the revision of its last change, and its watermark.
-	// A deleted job leaves a tombstone (deleted_at).
+	// A deleted job leaves a tombstone (deleted_at). former_job is the stored job before
+	// an upsert of another type replaced it.
 	`CREATE TABLE IF NOT EXISTS {smallben_job_state} (
 	job_id bigint PRIMARY KEY,
 	revision bigint NOT NULL,
 	accounted_until bigint NOT NULL,
 	updated_at {timestamp},
-	deleted_at bigint
+	deleted_at bigint,
+	former_job text
 )`,
 	"CREATE INDEX IF NOT EXISTS {smallben_job_state_revision_idx} ON {smallben_job_state} (revision)",
 	"CREATE INDEX IF NOT EXISTS {smallben_job_state_live_idx} ON {smallben_job_state} (job_id) WHERE deleted_at IS NULL",

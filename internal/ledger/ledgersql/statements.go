@@ -151,7 +151,7 @@ const compareStates = insertStates + differing + beginAnew
 const differing = `LEFT JOIN {smallben_job_state} m ON m.job_id = j.id
 WHERE {has id} AND (m.job_id IS NULL OR m.deleted_at IS NOT NULL OR j.updated_at IS DISTINCT FROM m.updated_at)`
 
-const deleteRowless = `UPDATE {smallben_job_state} SET revision = $1, deleted_at = $2 WHERE job_id IN (` + rowless + ` ORDER BY m.job_id FOR UPDATE)`
+const deleteRowless = `UPDATE {smallben_job_state} SET revision = $1, deleted_at = $2, former_job = NULL WHERE job_id IN (` + rowless + ` ORDER BY m.job_id FOR UPDATE)`
 
 const rowless = `SELECT m.job_id FROM {smallben_job_state} m WHERE m.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM {jobs} j WHERE j.id = m.job_id)`
 
@@ -161,7 +161,11 @@ const countDifferences = `SELECT (SELECT count(*) FROM {jobs} j ` + differing + 
 // deleteStates makes tombstones of the states of jobs.
 const deleteStates = `INSERT INTO {smallben_job_state} (job_id, revision, accounted_until, deleted_at)
 SELECT v.job_id, CAST($1 AS bigint), CAST($2 AS bigint), CAST($2 AS bigint) FROM {rows} WHERE true ORDER BY v.job_id
-ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision, deleted_at = excluded.deleted_at`
+ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision, deleted_at = excluded.deleted_at, former_job = NULL`
+
+const readFormer = `SELECT m.job_id, m.former_job FROM {rows} JOIN {smallben_job_state} m ON m.job_id = v.job_id WHERE m.former_job IS NOT NULL`
+
+const setFormer = "UPDATE {smallben_job_state} AS m SET former_job = nullif(v.former_job, '') FROM {rows} WHERE m.job_id = v.job_id"
 
 const lockStates = `SELECT job_id FROM {smallben_job_state} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
 
@@ -233,6 +237,11 @@ const canceledRuns = "SELECT " + keyColumns + ", abandon_at FROM {smallben_runs}
 // microseconds. $1 is the time, where the database has no clock.
 const recordingProcess = `SELECT p.process FROM {smallben_processes} p
 WHERE p.beat_at > coalesce({clock}, CAST($1 AS bigint)) - CAST($2 AS bigint) ORDER BY p.process LIMIT 1`
+
+// decodingProcess counts the processes that claim, decode every job, and were heard of
+// in the last $2 microseconds. $1 is the time, where the database has no clock.
+const decodingProcess = `SELECT count(*) FROM {smallben_processes} p
+WHERE p.claims AND NOT p.partial AND p.beat_at > coalesce({clock}, CAST($1 AS bigint)) - CAST($2 AS bigint)`
 
 // listProcesses gives all processes. $1 is the time, where the database has no clock.
 const listProcesses = `SELECT p.process, p.beats, p.claims, p.partial, p.clock_offset, p.since_at, coalesce({clock}, CAST($1 AS bigint)) - p.beat_at,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"database/sql"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -248,6 +249,45 @@ func (tx *Tx) Lead(process string) (bool, error) {
 		return false, fmt.Errorf("lead: %w", err)
 	}
 	return leads, nil
+}
+
+// FormerJobs implements the transaction of a change of jobs.
+func (tx *Tx) FormerJobs(jobIDs []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error) {
+	former = make(map[int64]string)
+	for _, rows := range chunksOf(jobIDs) {
+		err := tx.each(readFormer, []any{rows}, func(rows *sql.Rows) error {
+			var id int64
+			var job string
+			err := rows.Scan(&id, &job)
+			former[id] = job
+			return err
+		})
+		if err != nil {
+			return nil, false, fmt.Errorf("read former jobs: %w", err)
+		}
+	}
+	if len(former) == 0 {
+		return nil, false, nil
+	}
+	var n int
+	if err := tx.row(decodingProcess, []any{tx.now.UnixMicro(), maxSilence.Microseconds()}, &n); err != nil {
+		return nil, false, fmt.Errorf("look for processes: %w", err)
+	}
+	return former, n > 0, nil
+}
+
+// SetFormerJobs implements the transaction of a change of jobs.
+func (tx *Tx) SetFormerJobs(former map[int64]string) error {
+	var values [][]any
+	for _, id := range slices.Sorted(maps.Keys(former)) {
+		values = append(values, []any{id, former[id]})
+	}
+	for chunk := range chunks(values, func(value *[]any) int { return len((*value)[1].(string)) }) {
+		if err := tx.exec(setFormer, rowsOf("job_id bigint, former_job text", chunk)); err != nil {
+			return fmt.Errorf("keep former jobs: %w", err)
+		}
+	}
+	return nil
 }
 
 // Touch gives jobs that exist the revision of the Change. Their watermarks begin now if
