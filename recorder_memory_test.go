@@ -438,7 +438,7 @@ func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.
 		slices.SortStableFunc(order, func(i, j int) int { return compareKeys(claims[i].Key, claims[j].Key) })
 		for _, i := range order {
 			results[i] = d.claim(process, claims[i], now)
-			if results[i] == ledger.Won && claims[i].Supersedes {
+			if results[i] == ledger.Won && claims[i].NewestCounts && claims[i].Attempt == 1 {
 				d.supersede(claims[i].Key, now)
 			}
 		}
@@ -466,6 +466,10 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	case claim.FromQueue && (!taken || run.Outcome != ledger.Waiting || run.Due.After(now.Add(ledger.MaxClockLead))):
 		return ledger.Taken
 	case claim.FromQueue:
+		if claim.NewestCounts && claim.Attempt > 1 && d.startedAfter(key) {
+			d.cancel(run, now, "a later tick of its job came")
+			return ledger.Taken
+		}
 		if _, busy := d.running[key.JobID]; busy && claim.Overlap != ledger.Allow {
 			run.Due = now
 			d.runs[key] = run
@@ -497,6 +501,17 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	}
 	d.runs[key] = run
 	return result
+}
+
+// startedAfter reports whether a later tick of the job of a run has started.
+func (d *memoryRecord) startedAfter(key ledger.Key) bool {
+	for other, run := range d.runs {
+		idle := run.Outcome == ledger.Skipped || run.Outcome == ledger.Missed || run.Outcome == ledger.Waiting
+		if other.JobID == key.JobID && !idle && !other.Triggered && other.Tick.After(key.Tick) {
+			return true
+		}
+	}
+	return false
 }
 
 // supersede ends the waiting attempts of earlier ticks of a job.

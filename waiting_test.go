@@ -167,10 +167,36 @@ func TestANextAttemptWaitsUnlessItsJobHasChanged(t *testing.T) {
 		require.Equal(t, due, r.runs(t)[attempt(2, runKey(1, 1))].Due)
 
 		next := claimsOf(revision, runKey(1, 2))
-		next[0].Supersedes = true
+		next[0].NewestCounts = true
 		r.win(t, "b", next)
 		require.Equal(t, []ledger.Key{attempt(2, runKey(5, 1))}, r.waiting(t), "the newest tick counts")
 		require.Equal(t, ledger.Skipped, r.runs(t)[attempt(2, runKey(1, 1))].Outcome)
+	})
+}
+
+func TestAnAttemptEndsInsteadOfBeingClaimedOnceALaterTickHasStarted(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3, 4, 5, 6)
+		now := time.Now().UTC().Add(-time.Second)
+		var attempts []ledger.Key
+		for id := range int64(6) {
+			attempts = append(attempts, attempt(2, runKey(id+1, 1)))
+			r.record(t, waits(attempts[id], now))
+		}
+		// The first two have a later tick that has started, and the second is not to
+		// look at it: lost runs of jobs without attempts are run again all the same.
+		r.win(t, "b", claimsOf(revision, runKey(1, 2), runKey(2, 2)))
+		r.record(t, ended(runKey(3, 2), ledger.Skipped), ended(runKey(4, 2), ledger.Missed), waits(runKey(5, 2), now), ended(triggered(runKey(6, 2)), "ok"))
+		claims := fromQueue(claimsOf(revision, attempts...))
+		for i := range claims {
+			claims[i].NewestCounts = claims[i].JobID != 2
+		}
+		require.Equal(t, []ledger.Result{ledger.Taken, ledger.Won, ledger.Won, ledger.Won, ledger.Won, ledger.Won}, r.claim(t, "a", claims))
+		require.Equal(t, []ledger.Key{runKey(5, 2)}, r.waiting(t))
+		run := r.runs(t)[attempts[0]]
+		require.Equal(t, ledger.Skipped, run.Outcome)
+		require.NotEmpty(t, run.Error)
+		require.False(t, run.End.IsZero())
 	})
 }
 

@@ -139,7 +139,7 @@ func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
 	}
 	g := &Grant{
 		Claim: Claim{Key: key, GroupID: job.GroupID, SuperGroupID: job.SuperGroupID, Revision: job.Revision,
-			Overlap: job.Overlap, Supersedes: job.Attempts > 1 && !key.Triggered && key.Attempt == 1},
+			Overlap: job.Overlap, NewestCounts: job.Attempts > 1 && !key.Triggered},
 		CreatedAt: job.CreatedAt, claims: c, asked: time.Now(),
 	}
 	c.mu.Lock()

@@ -243,8 +243,10 @@ type Claim struct {
 	// FromQueue says that the run is one that waits. It stays so if its lock is
 	// held.
 	FromQueue bool
-	// Supersedes ends the waiting attempts of earlier ticks of the job.
-	Supersedes bool
+	// NewestCounts says that a later tick of the job ends the attempts of an earlier
+	// one: a first attempt that is won ends those that wait, and a further one
+	// from the queue ends, in place of being won, if a later tick has started.
+	NewestCounts bool
 }
 
 // Result is the answer to a Claim.

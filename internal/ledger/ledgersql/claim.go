@@ -100,7 +100,7 @@ type claiming struct {
 func (c *claiming) claim(indexes []int) error {
 	rest := indexes
 	fresh := func(n int) bool { return !c.claims[n].FromQueue }
-	queued := func(n int) bool { return c.claims[n].FromQueue }
+	queued := func(n int) bool { return c.claims[n].FromQueue && !c.isAttempt(n) }
 	var err error
 	if slices.ContainsFunc(rest, fresh) {
 		if rest, err = c.try(claimRuns, rest, fresh); err != nil {
@@ -118,6 +118,11 @@ func (c *claiming) claim(indexes []int) error {
 			return err
 		}
 	}
+	if slices.ContainsFunc(rest, c.isAttempt) {
+		if rest, err = c.try(claimAttempts, rest, c.isAttempt); err != nil {
+			return err
+		}
+	}
 	if len(rest) == 0 {
 		return nil
 	}
@@ -129,6 +134,12 @@ func (c *claiming) claim(indexes []int) error {
 		}
 		return err
 	})
+}
+
+// isAttempt reports whether a claim is of a further attempt, which a later tick ends.
+func (c *claiming) isAttempt(n int) bool {
+	claim := &c.claims[n]
+	return claim.FromQueue && claim.NewestCounts && claim.Attempt > 1
 }
 
 func (c *claiming) now() int64 { return c.Now().UnixMicro() }
@@ -247,16 +258,26 @@ func (c *claiming) keyValues(indexes []int) [][]any {
 	return values
 }
 
-// supersede ends the waiting attempts of ticks before those that were won.
+// supersede ends the waiting attempts of ticks before those that were won, and those
+// that were not won because a later tick has started.
 func (c *claiming) supersede(indexes []int) error {
-	var newer [][]any
+	var newer, overtaken [][]any
 	for _, n := range indexes {
-		if c.claims[n].Supersedes && c.results[n] == ledger.Won {
-			newer = append(newer, keyValues(&c.claims[n].Key))
+		claim, won := &c.claims[n], c.results[n] == ledger.Won
+		switch {
+		case won && claim.NewestCounts && claim.Attempt == 1:
+			newer = append(newer, keyValues(&claim.Key))
+		case !won && c.isAttempt(n):
+			overtaken = append(overtaken, keyValues(&claim.Key))
 		}
 	}
 	for chunk := range slices.Chunk(newer, runChunk) {
 		if err := c.exec(endSuperseded, c.now(), rowsOf(keyFields, chunk)); err != nil {
+			return err
+		}
+	}
+	for chunk := range slices.Chunk(overtaken, runChunk) {
+		if err := c.exec(endOvertaken, c.now(), rowsOf(keyFields, chunk)); err != nil {
 			return err
 		}
 	}

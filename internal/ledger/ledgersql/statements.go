@@ -44,13 +44,23 @@ FROM {rows} JOIN {jobs} j ON j.id = v.job_id `
 )
 
 // claimWaiting takes the waiting runs that may be claimed, and locks the states of
-// their jobs as claimRuns does.
-const claimWaiting = `WITH free AS MATERIALIZED (SELECT v.job_id AS w1, v.tick AS w2, v.triggered AS w3, v.attempt AS w4, v.exclusive AS w5
+// their jobs as claimRuns does. claimAttempts leaves those of which a later tick has
+// started.
+const (
+	claimWaiting  = selectFree + takeFree
+	claimAttempts = selectFree + "AND NOT " + laterStarted + takeFree
+)
+
+const (
+	selectFree = `WITH free AS MATERIALIZED (SELECT v.job_id AS w1, v.tick AS w2, v.triggered AS w3, v.attempt AS w4, v.exclusive AS w5
 	FROM {rows} JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
 	WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN v.revision IN (0, m.revision) ELSE NOT j.paused AND m.revision = v.revision END
-	` + keyOrder + ` FOR SHARE OF m)
+	`
+	takeFree = keyOrder + ` FOR SHARE OF m)
 UPDATE {smallben_runs} SET process = CAST($1 AS text), outcome = 'running', started_at = CAST($2 AS bigint), due_at = NULL, exclusive = w5 FROM free
 WHERE job_id = w1 AND tick = w2 AND triggered = w3 AND attempt = w4 AND due_at <= CAST($2 AS bigint) + {lead} RETURNING ` + keyColumns
+	laterStarted = `EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND NOT n.triggered AND n.` + ran + `)`
+)
 
 // judgeClaims says why runs were not won.
 var judgeClaims = fmt.Sprintf(`SELECT v.n, CASE
@@ -80,8 +90,12 @@ const delayJobs = `UPDATE {smallben_locks} SET delayed = true WHERE NOT delayed 
 const lockedJobs = `SELECT k.job_id FROM {rows} JOIN {smallben_locks} k ON k.job_id = v.job_id`
 
 // endSuperseded ends the waiting attempts of ticks before those of the rows.
-const endSuperseded = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', started_at = $1, ended_at = $1, due_at = NULL, error = 'a later tick of its job came' FROM {rows}
-WHERE r.job_id = v.job_id AND r.due_at IS NOT NULL AND r.attempt > 1 AND NOT r.triggered AND r.tick < v.tick`
+const endSuperseded = endAttempts + ` WHERE r.job_id = v.job_id AND r.due_at IS NOT NULL AND r.attempt > 1 AND NOT r.triggered AND r.tick < v.tick`
+
+const endAttempts = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', started_at = $1, ended_at = $1, due_at = NULL, error = 'a later tick of its job came' FROM {rows}`
+
+// endOvertaken ends waiting attempts of which a later tick has started.
+const endOvertaken = endAttempts + ` WHERE ` + sameRun + ` AND r.due_at IS NOT NULL AND ` + laterStarted
 
 const unclaimedKeys = `SELECT v.n FROM {rows} LEFT JOIN {smallben_runs} r ON ` + sameRun + ` WHERE r.job_id IS NULL ORDER BY v.n`
 
