@@ -774,7 +774,7 @@ func (c *checker) checkLost(run *smallben.Run, l *trace, end noted, ended bool) 
 	running := !p.chaos && len(p.operations) == 0 && !slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused })
 	again := keyOf(run)
 	again.attempt = 2
-	if _, ok := c.records[again]; running && !ok {
+	if _, ok := c.records[again]; running && !ok && s.existed(run.Tick, run.End) {
 		c.report(notRunAgain, run.JobID, run.Tick, "%s, at %s", run, clock(run.End))
 	}
 }
@@ -926,6 +926,9 @@ func (c *checker) checkBackoff(s *jobHistory, run *smallben.Run, next successor)
 	if slices.ContainsFunc(slices.Concat(c.outages, start.trace.stopped, start.trace.cut, start.trace.hogged), held) {
 		claimed = longAgo
 	}
+	if before.Outcome == smallben.OutcomeLost {
+		claimed = maxTime(claimed, before.End) // when that was found
+	}
 	// A run that was taken for lost is tried again at once.
 	lost := before.Outcome == smallben.OutcomeLost || c.excused(c.traceOf(before.Process), before)
 	if end, ok := c.ended[keyOf(before)]; ok && !lost {
@@ -935,7 +938,7 @@ func (c *checker) checkBackoff(s *jobHistory, run *smallben.Run, next successor)
 		}
 		claimed = maxTime(claimed, due)
 	}
-	if !lost && next.started.Before(claimed.Add(-clockStep)) {
+	if next.started.Before(claimed.Add(-clockStep)) {
 		c.report(lateAttempt, s.id, run.Tick, "%s started at %s, and was claimed at %s at the earliest; a later tick had started at %s", run, clock(at), clock(claimed), clock(next.started))
 	}
 }
@@ -1165,7 +1168,8 @@ func (c *checker) checkOverlaps() {
 		for _, i := range intervals {
 			open = slices.DeleteFunc(open, func(o interval) bool { return !o.to.After(i.from) })
 			for _, o := range open {
-				excused := func(i interval) bool { return i.trace.halted(c.deadAfter, i.from, i.to) }
+				// It may have been stopped between its claim and its start.
+				excused := func(i interval) bool { return i.trace.halted(c.deadAfter, i.from.Add(-clockStep), i.to) }
 				if o.trace == i.trace || !excused(o) && !excused(i) {
 					c.report(overlapping, id, i.from, "%s on %s from %s to %s, and %s on %s from %s to %s",
 						o.key(), o.trace, clock(o.from), clock(o.to), i.key(), i.trace, clock(i.from), clock(i.to))
@@ -1572,6 +1576,25 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 			t.halts(10.05, 15.5)
 			t.lasts(t.a, 10, 15.8)
 		},
+		"a run overlaps another that was stopped for long before it started": func(t *handmade) {
+			t.overlap, t.calm = "skip", 0
+			t.halts(10.005, 15.005)
+			t.starts(t.a, 10, 15.01)
+		},
+		"a lost run of a job that was deleted and added again is not run again": func(t *handmade) {
+			t.rerunLost = true
+			t.dies(18.05)
+			t.lose(18)
+			t.operations[2].Kind, t.operations[3].Kind = "delete", "add"
+			t.operations[2].begin, t.operations[2].end = t.at(20.1), t.at(20.2)
+			t.operations[3].begin, t.operations[3].end = t.at(20.3), t.at(20.4)
+			t.operations[3].Expression, t.operations[3].Input = "@daily", 2
+			t.rows[1] = jobState{Exists: true, Expression: "@daily", Input: 2, CreatedFrom: t.at(20).Unix(), CreatedTo: t.at(20).Unix()}
+			t.runs = slices.DeleteFunc(t.runs, func(run smallben.Run) bool { return run.Tick.After(t.at(21)) && !run.Triggered })
+			for _, l := range t.traces {
+				l.notes = slices.DeleteFunc(l.notes, func(note runNote) bool { return note.Tick > t.at(21).UnixMicro() && !note.Triggered })
+			}
+		},
 		"a tick is skipped for a run that another one waits for": func(t *handmade) {
 			t.overlap = "delay"
 			t.lasts(t.b, 13, 14.05)
@@ -1726,6 +1749,11 @@ func TestTheCheckOfDurableRunsReportsEachViolationOfAttempts(t *testing.T) {
 			t.lasts(t.a, 10, 11.3)
 			t.fails(t.find(10))
 			t.again(t.b, 10, 11.6)
+		}, []string{lateAttempt}},
+		"a lost run is tried again after a later tick": {func(t *handmade) {
+			t.dies(10.05)
+			t.lose(10)
+			t.again(t.b, 10, 15.1)
 		}, []string{lateAttempt}},
 		"an attempt is ended without need": {func(t *handmade) {
 			t.fails(t.find(30))
