@@ -366,6 +366,13 @@ func phases(id int64, operations []*driven) (told []phase, contradiction []*driv
 	return append(told, phase{window: window{from, longTime}, states: states, chaos: chaos}), nil
 }
 
+func minTime(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
 func maxTime(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -771,7 +778,8 @@ func (c *checker) checkLost(run *smallben.Run, l *trace, end noted, ended bool) 
 	}
 	s := c.histories[run.JobID]
 	p := s.at(run.End)
-	running := !p.chaos && len(p.operations) == 0 && !slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused })
+	// Not if it was deleted meanwhile, and there is a new one of its id.
+	running := s.existed(run.Tick, run.End) && !p.chaos && len(p.operations) == 0 && !slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused })
 	again := keyOf(run)
 	again.attempt = 2
 	if _, ok := c.records[again]; running && !ok && s.existed(run.Tick, run.End) {
@@ -848,19 +856,19 @@ func (c *checker) successors(s *jobHistory) map[int64]successor {
 			found[tick] = next
 		}
 		start, ok := c.started[keyOf(run)]
-		if !ok || run.Triggered || run.Attempt != 1 {
+		waits := run.Outcome == smallben.OutcomeWaiting
+		if !ok && !waits || run.Triggered || run.Attempt != 1 {
 			continue
 		}
-		at := time.UnixMicro(start.At)
-		if at.Before(next.started) {
-			next.started = at
+		at := run.Tick // while it waits, nothing of an earlier tick is added
+		if ok {
+			at = time.UnixMicro(start.At)
+			next.started = minTime(next.started, at)
+			if c.overlap == "delay" {
+				at = run.Tick
+			}
 		}
-		if c.overlap == "delay" {
-			at = run.Tick // while it waits, nothing of an earlier tick is added
-		}
-		if at.Before(next.recorded) {
-			next.recorded = at
-		}
+		next.recorded = minTime(next.recorded, at)
 	}
 	return found
 }
@@ -1688,6 +1696,12 @@ func TestTheCheckOfDurableRunsFindsNothingWhereAttemptsAreAsTheyShouldBe(t *test
 			t.dies(30.05)
 			t.lose(30)
 			t.again(t.b, 30, 35.1)
+		},
+		"a run that failed is not when a later tick waits": func(t *handmade) {
+			t.overlap, t.until = "delay", t.at(29.5)
+			t.fails(t.find(29))
+			t.forget(30)
+			t.unstarted(30, smallben.OutcomeWaiting, 30).Attempt = 1
 		},
 		"a lost run is not when a later tick has started": func(t *handmade) {
 			t.dies(10.05)
