@@ -187,6 +187,9 @@ func wrapRuns(err error) error { return fmt.Errorf("list runs: %w", err) }
 type Process struct {
 	// Name is its host, its process id, and letters that tell its sessions apart.
 	Name string
+	// Version is that of its program, as debug.ReadBuildInfo has it: "v1.4.2", or what
+	// the go command makes of a commit. It is "(devel)" or empty if it is not known.
+	Version string
 	// Since is when it started, by the clock of the database.
 	Since time.Time
 	// Heartbeat is how long ago it was heard of.
@@ -217,7 +220,7 @@ func (s *SmallBen) Processes() ([]Process, error) {
 	processes := make([]Process, len(found))
 	for i := range found {
 		p := &found[i]
-		processes[i] = Process{Name: p.Process, Since: p.Since.In(s.scheduler.location), Heartbeat: p.Age, Claims: p.Claims, Leads: p.Leads, Partial: p.Partial, ClockOffset: p.Offset}
+		processes[i] = Process{Name: p.Process, Version: p.Version, Since: p.Since.In(s.scheduler.location), Heartbeat: p.Age, Claims: p.Claims, Leads: p.Leads, Partial: p.Partial, ClockOffset: p.Offset}
 	}
 	return processes, nil
 }

@@ -1,6 +1,7 @@
 package smallben_test
 
 import (
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -250,10 +251,15 @@ func TestProcessesAreListedWithWhatTheyTell(t *testing.T) {
 		all, err := r.Processes()
 		require.NoError(t, err)
 		require.Len(t, all, 2)
+		info, ok := debug.ReadBuildInfo()
+		require.True(t, ok)
 		for i := range all {
 			recent(t, all[i].Since, start.Add(-time.Minute))
 			require.Less(t, all[i].Age, time.Minute)
-			all[i].Since, all[i].Age = time.Time{}, 0
+			if _, memory := r.recordStore.(*memoryRecorder); !memory {
+				require.Equal(t, info.Main.Version, all[i].Version)
+			}
+			all[i].Version, all[i].Since, all[i].Age = "", time.Time{}, 0
 		}
 		require.Equal(t, []ledger.Process{
 			{Member: ledger.Member{Process: "a", Beats: 1, Standing: ledger.Standing{Claims: true, Partial: true, Offset: 3 * time.Second}}},

@@ -132,7 +132,8 @@ type processesPage struct {
 
 // processView is a process as it is shown.
 type processView struct {
-	Name, Offset, Heartbeat     string
+	Name, Version               string
+	Offset, Heartbeat           string
 	Since                       instant
 	Leads, Self, Idle           bool
 	Silent, OffClock, Undecided bool
@@ -179,7 +180,7 @@ func (s *source) processes(p *page) ([]processView, error) {
 			offset = took(-ahead) + " behind the database's"
 		}
 		views[i] = processView{
-			Name: cut(process.Name, maxName), Offset: offset, Heartbeat: took(process.Heartbeat), Since: p.Time(process.Since),
+			Name: cut(process.Name, maxName), Version: cut(process.Version, maxName), Offset: offset, Heartbeat: took(process.Heartbeat), Since: p.Time(process.Since),
 			Leads: process.Leads, Self: strings.HasPrefix(process.Name, self), Idle: !process.Claims,
 			Silent: process.Heartbeat > maxSilence, OffClock: process.ClockOffset.Abs() > maxOffset, Undecided: process.Partial,
 		}

@@ -337,9 +337,10 @@ type Standing struct {
 // Process is a process as Store.Processes lists it.
 type Process struct {
 	Member
-	Since time.Time     // when it joined
-	Age   time.Duration // of its last heartbeat
-	Leads bool
+	Version string        // of its program
+	Since   time.Time     // when it joined
+	Age     time.Duration // of its last heartbeat
+	Leads   bool
 }
 
 // Watermark is how far the ticks of a job are accounted for.

@@ -6,7 +6,7 @@ var Tables = []struct{ Name, Fields string }{
 	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint, former_job text"},
 	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
 	{"smallben_locks", "process text, delayed boolean, " + keyFields},
-	{"smallben_processes", "process text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
+	{"smallben_processes", "process text, version text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
 	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
 	{"smallben_outbox", "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint"},
 }
@@ -98,6 +98,7 @@ var Schema = []string{
 	// The processes that share the record, and their heartbeats.
 	`CREATE TABLE IF NOT EXISTS {smallben_processes} (
 	process text PRIMARY KEY,
+	version text NOT NULL DEFAULT '',
 	beats bigint NOT NULL,
 	claims boolean NOT NULL,
 	partial boolean NOT NULL,

@@ -258,7 +258,7 @@ const decodingProcess = `SELECT count(*) FROM {smallben_processes} p
 WHERE p.claims AND NOT p.partial AND p.beat_at > coalesce({clock}, CAST($1 AS bigint)) - CAST($2 AS bigint)`
 
 // listProcesses gives all processes. $1 is the time, where the database has no clock.
-const listProcesses = `SELECT p.process, p.beats, p.claims, p.partial, p.clock_offset, p.since_at, coalesce({clock}, CAST($1 AS bigint)) - p.beat_at,
+const listProcesses = `SELECT p.process, p.version, p.beats, p.claims, p.partial, p.clock_offset, p.since_at, coalesce({clock}, CAST($1 AS bigint)) - p.beat_at,
 	EXISTS (SELECT 1 FROM {smallben_ledger} r WHERE r.leader = p.process) FROM {smallben_processes} p ORDER BY p.process`
 
 const ran = "outcome NOT IN ('missed', 'skipped', 'waiting')"

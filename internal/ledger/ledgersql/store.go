@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -165,8 +166,17 @@ func shareable(on statements) error {
 // Join implements ledger.Store.
 func (s *Store) Join(process string) error {
 	return s.write("join", func(on statements) error {
-		return on.exec("INSERT INTO {smallben_processes} (process, beats, claims, partial, clock_offset, since_at, beat_at) VALUES ($1, 0, false, false, 0, $2, $2) ON CONFLICT DO NOTHING", process, on.Now().UnixMicro())
+		return on.exec("INSERT INTO {smallben_processes} (process, version, beats, claims, partial, clock_offset, since_at, beat_at) VALUES ($1, $2, 0, false, false, 0, $3, $3) ON CONFLICT DO NOTHING", process, programVersion(), on.Now().UnixMicro())
 	}, func(on statements) (bool, error) { return on.registered(process, "") })
+}
+
+// programVersion is what the build information says of the program, or "".
+func programVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	return info.Main.Version
 }
 
 // Leave implements ledger.Store.
@@ -248,7 +258,7 @@ func (s *Store) Processes() (all []ledger.Process, err error) {
 		return on.each(listProcesses, []any{time.Now().UnixMicro()}, func(rows *sql.Rows) error {
 			var p ledger.Process
 			var offset, since, age int64
-			err := rows.Scan(&p.Process, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)
+			err := rows.Scan(&p.Process, &p.Version, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)
 			p.Offset, p.Since, p.Age = time.Duration(offset)*time.Microsecond, time.UnixMicro(since).UTC(), time.Duration(age)*time.Microsecond
 			all = append(all, p)
 			return err
