@@ -167,7 +167,7 @@ func claimAsGhost(t *testing.T, recorder *memoryRecorder, tick time.Time) {
 	require.NoError(t, recorder.Join("ghost"))
 	changes, err := recorder.Changes(0, nil)
 	require.NoError(t, err)
-	results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick.UTC(), Attempt: 1}, Revision: changes.Revisions[0]}})
+	results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick.UTC(), Attempt: 1}, Revision: smallben.Revision(changes.Jobs[0])}})
 	require.NoError(t, err)
 	require.Equal(t, []ledger.Result{ledger.Won}, results)
 }

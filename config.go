@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -164,6 +165,47 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// checkRecord sets what the config leaves to us, or says why runs cannot be recorded
+// so.
+func checkRecord(config *RunsConfig, location *time.Location) error {
+	if config.SyncInterval == 0 {
+		config.SyncInterval = time.Second
+	}
+	if config.Retention == 0 {
+		config.Retention = 7 * 24 * time.Hour
+	}
+	switch {
+	case config.SyncInterval < 10*time.Millisecond || config.SyncInterval > 5*time.Second:
+		return fmt.Errorf("Runs.SyncInterval is %v, not between 10ms and 5s", config.SyncInterval)
+	case config.Retention > 0 && config.Retention < time.Minute:
+		return fmt.Errorf("Runs.Retention is %v, less than a minute", config.Retention)
+	case config.Missed < MissedDefault || config.Missed > MissedRunAll:
+		return fmt.Errorf("Runs.Missed is %d, which is no MissedPolicy", config.Missed)
+	case location == time.Local:
+		return errors.New("WithLocation is time.Local, which may be another location in another process: with Runs.Record give one by name")
+	case !inDatabase(location):
+		return fmt.Errorf("WithLocation is %q, which is not in the time zone database: with Runs.Record every process must find it there", location)
+	}
+	return nil
+}
+
+// inDatabase reports whether a location is the one of its name in the time zone
+// database.
+func inDatabase(location *time.Location) bool {
+	named, err := time.LoadLocation(location.String())
+	if err != nil || location.String() == "" {
+		return false
+	}
+	for month := range 24 {
+		at := time.Date(2025, time.Month(1+month), 1, 0, 0, 0, 0, time.UTC)
+		_, offset := at.In(location).Zone()
+		if _, want := at.In(named).Zone(); offset != want {
+			return false
+		}
+	}
+	return true
 }
 
 // DefaultLogger receives the events of every SmallBen whose Config.Logger is

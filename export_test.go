@@ -54,8 +54,14 @@ type Changes = changedRows
 
 // RevisionOf is the revision of the job with the id.
 func (c changedRows) RevisionOf(id int64) int64 {
-	return c.Revisions[slices.IndexFunc(c.Jobs, func(row RawJob) bool { return row.ID == id })]
+	return c.Jobs[slices.IndexFunc(c.Jobs, func(row RawJob) bool { return row.ID == id })].revision
 }
+
+// Revision is that of a row that RunStore.Changes returned.
+func Revision(row RawJob) int64 { return row.revision }
+
+// SetRevision is for what implements RunStore.
+func SetRevision(row *RawJob, revision int64) { row.revision = revision }
 
 // ChangeTx is the transaction of a Change as changes of jobs use it.
 type ChangeTx = changeTx

@@ -147,7 +147,7 @@ func TestASinkThatBlocksHoldsUpNeitherClaimedRunsNorStop(t *testing.T) {
 					changes, err := recorder.Changes(0, []int64{1})
 					require.NoError(t, err)
 					_, err = recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: begin, Attempt: 1},
-						Revision: changes.Revisions[0], Overlap: ledger.Skip}})
+						Revision: smallben.Revision(changes.Jobs[0]), Overlap: ledger.Skip}})
 					require.NoError(t, err)
 				case "ticks missed":
 					recorder.away(true)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
 )
 
 var (
@@ -702,7 +703,7 @@ func (r *memoryRecorder) Changes(since int64, ids []int64) (smallben.Changes, er
 		}
 		changes.Jobs = d.find(func(row smallben.RawJob) bool { return wanted[row.ID] })
 		for i := range changes.Jobs {
-			changes.Revisions = append(changes.Revisions, d.marks[changes.Jobs[i].ID].revision)
+			smallben.SetRevision(&changes.Jobs[i], d.marks[changes.Jobs[i].ID].revision)
 			delete(wanted, changes.Jobs[i].ID)
 		}
 		changes.Gone = slices.Sorted(maps.Keys(wanted))
@@ -832,6 +833,34 @@ func (r *memoryRecorder) RunsOf(jobIDs []int64, n int) (runs []ledger.Run, err e
 		return cmp.Or(cmp.Compare(a.JobID, b.JobID), compareKeys(a.Key, b.Key))
 	})
 	return runs, err
+}
+
+func (r *memoryRecorder) CountRuns(from time.Time, step time.Duration, limit int) (counts []ledgersql.Count, since time.Time, err error) {
+	type bucket struct {
+		step    int64
+		outcome ledger.Outcome
+	}
+	newest, err := r.ListRuns(ledger.Query{From: from, Limit: limit})
+	found := make(map[bucket]int)
+	for _, run := range newest {
+		in := bucket{int64(run.Tick.Sub(from) / step), run.Outcome}
+		if run.Outcome == ledger.Missed {
+			found[in] += run.Missed
+		} else {
+			found[in]++
+		}
+	}
+	for in, ticks := range found {
+		counts = append(counts, ledgersql.Count{Step: in.step, Outcome: in.outcome, Ticks: ticks})
+	}
+	slices.SortFunc(counts, func(a, b ledgersql.Count) int {
+		return cmp.Or(cmp.Compare(a.Step, b.Step), cmp.Compare(a.Outcome, b.Outcome))
+	})
+	since = from
+	if len(newest) == limit {
+		since = newest[limit-1].Tick.In(from.Location())
+	}
+	return counts, since, err
 }
 
 // hasRun reports whether a run has come to start.

@@ -879,6 +879,7 @@ func TestChangesAreThoseSinceARevision(t *testing.T) {
 		for _, row := range list(t, r) {
 			rows[row.ID] = row
 		}
+		revisions := map[int64]int64{-4: three, 2: two, 3: two}
 		for _, c := range []struct {
 			since      int64
 			ids        []int64
@@ -900,7 +901,9 @@ func TestChangesAreThoseSinceARevision(t *testing.T) {
 			require.Equal(t, three, changes.Revision)
 			var want []smallben.RawJob
 			for _, id := range c.jobs {
-				want = append(want, rows[id])
+				row := rows[id]
+				smallben.SetRevision(&row, revisions[id])
+				want = append(want, row)
 			}
 			if want == nil {
 				require.Empty(t, changes.Jobs, "%+v", c)
@@ -913,7 +916,7 @@ func TestChangesAreThoseSinceARevision(t *testing.T) {
 		back := r.start(t, 5)
 		changes := r.changes(t, three, nil)
 		require.Equal(t, []int64{5}, rowIDs(changes.Jobs))
-		require.Equal(t, back, changes.Revisions[0])
+		require.Equal(t, back, smallben.Revision(changes.Jobs[0]))
 		require.Empty(t, changes.Gone)
 	})
 }
@@ -1063,7 +1066,7 @@ func TestAJobThatWasAddedWithoutTheRecordHasNoAccountUntilItIsMarked(t *testing.
 			changes := r.changes(t, gone, ids)
 			for i, account := range accounts {
 				recent(t, account.Until, start)
-				require.Equal(t, changes.Revisions[i], account.Revision)
+				require.Equal(t, smallben.Revision(changes.Jobs[i]), account.Revision)
 				require.Equal(t, []ledger.Result{ledger.Late, ledger.Won}, r.claim(t, "a",
 					claimsOf(account.Revision, runKey(account.JobID, 1), ledger.Key{JobID: account.JobID, Tick: time.Now(), Attempt: 1})))
 			}
@@ -2107,7 +2110,7 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 			var claims []ledger.Claim
 			for range 2 {
 				for _, id := range shuffled() {
-					claim := claimsOf(changes.Revisions[id-1], runKey(id, 1+rand.IntN(20)))[0]
+					claim := claimsOf(smallben.Revision(changes.Jobs[id-1]), runKey(id, 1+rand.IntN(20)))[0]
 					claim.Overlap, claim.Triggered = lockedIf(claim.Tick.Second()%2 == 0), rand.IntN(3) == 0
 					claims = append(claims, claim)
 				}
@@ -2461,7 +2464,7 @@ func TestEmptyArgumentsOfTheRecordAreASuccess(t *testing.T) {
 		})
 		require.Equal(t, before, r.runs(t))
 		require.Equal(t, []int64{1}, rowIDs(r.changes(t, 0, nil).Jobs))
-		require.Equal(t, revision, r.changes(t, 0, nil).Revisions[0])
+		require.Equal(t, revision, smallben.Revision(r.changes(t, 0, nil).Jobs[0]))
 	})
 }
 

@@ -328,7 +328,7 @@ func TestALostRunIsKnownAndRunAgainIfWanted(t *testing.T) {
 				changes, err := recorder.Changes(0, nil)
 				require.NoError(t, err)
 				tick := time.Now().UTC().Add(time.Second)
-				results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick, Attempt: 1}, Revision: changes.Revisions[0]}})
+				results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick, Attempt: 1}, Revision: smallben.Revision(changes.Jobs[0])}})
 				require.NoError(t, err)
 				require.Equal(t, []ledger.Result{ledger.Won}, results)
 				pass(14 * time.Second)
@@ -964,7 +964,7 @@ func TestARunOfAProcessThatLeftIsLost(t *testing.T) {
 		require.NoError(t, err)
 		_, err = recorder.Claim("ghost", []ledger.Claim{{
 			Key:      ledger.Key{JobID: 1, Tick: time.Now().UTC().Truncate(time.Minute), Triggered: true, Attempt: 1},
-			Revision: changes.Revisions[0], Overlap: ledger.Skip,
+			Revision: smallben.Revision(changes.Jobs[0]), Overlap: ledger.Skip,
 		}})
 		require.NoError(t, err)
 		require.NoError(t, recorder.Leave("ghost"))

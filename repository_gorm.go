@@ -526,8 +526,9 @@ func (g gormRuns) changes(read func(ctx context.Context, begin func(), give func
 			changes.Gone = append(changes.Gone, job.ID)
 			return
 		}
-		changes.Jobs = append(changes.Jobs, rawJobOf(job.Row))
-		changes.Revisions = append(changes.Revisions, job.Revision)
+		row := rawJobOf(job.Row)
+		row.revision = job.Revision
+		changes.Jobs = append(changes.Jobs, row)
 	})
 	if err != nil {
 		return changedRows{}, err

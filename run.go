@@ -445,6 +445,79 @@ func (s *scheduler) promote(shard *shard, state *jobState, id int64) (next *run)
 	return next
 }
 
+// Cancel implements ledger.Canceler: it ends the context of the run, now or as soon as
+// there is one.
+func (r *run) Cancel(cause error) {
+	r.mu.Lock()
+	cancel := r.cancel
+	if r.cause == nil {
+		r.cause = cause
+	}
+	r.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
+
+// cancelable gives the context that Cancel ends.
+func (r *run) cancelable(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	r.mu.Lock()
+	r.cancel = cancel
+	cause := r.cause
+	r.mu.Unlock()
+	if cause != nil {
+		cancel(cause)
+	}
+	return ctx, cancel
+}
+
+// Abandon implements ledger.Canceler: it takes the run off the books, unless it has
+// ended.
+func (r *run) Abandon() {
+	s := r.entry.session.scheduler
+	now := time.Now()
+	r.mu.Lock()
+	start := r.start
+	r.mu.Unlock()
+	if start.IsZero() {
+		start = now
+	}
+	var result runResult
+	result.began(&r.input, start)
+	result.Duration, result.Outcome, result.Error = now.Sub(start), OutcomeAbandoned, "it went on after it was canceled"
+	if _, ok := s.finish(r, &result); ok {
+		s.log.Info("run abandoned", "job", r.input.JobID, "tick", result.Tick)
+	}
+}
+
+// finish takes a run off the books, and starts the one that waited for it. It returns
+// when the run is tried again, or the zero time if it is not, and false if it was
+// abandoned before.
+func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool) {
+	retry = r.retry(result)
+	wanted := !retry.IsZero()
+	next, ok := s.end(r, result, &retry)
+	if !ok {
+		return time.Time{}, false
+	}
+	if r.grant == nil {
+		r.entry.session.release()
+	} else {
+		finish(r.grant, result, retry)
+	}
+	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
+	if retry.IsZero() && wanted && r.grant == nil && r.entry.session.stopped.Load() {
+		s.logDropped([]int64{r.input.JobID}, 1)
+	}
+	if next != nil {
+		go s.execute(next) // in the same place
+	} else {
+		s.leave()
+	}
+	return retry, true
+}
+
 // runner is how runs are called.
 type runner struct {
 	wrap   func(next RunFunc) RunFunc // nil: not at all

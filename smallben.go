@@ -273,7 +273,6 @@ func (s *SmallBen) load(c *call) (contents, error) {
 		if err != nil {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}
-		changes.number()
 		s.record.ledger.Saw(changes.Revision)
 		jobs, undecodable := decodeRows(changes.Jobs)
 		loaded.heldBack = undecodable

@@ -1,0 +1,504 @@
+package smallben
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nbena/smallben/internal/cronexpr"
+	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
+	"github.com/nbena/smallben/internal/metrics"
+)
+
+// record is the record of runs as one SmallBen uses it.
+type record struct {
+	store   runStore
+	refusal error // why there is no store
+	config  RunsConfig
+	timing  ledger.Timing
+	metrics *metrics.Record
+	host    *SmallBen
+	ledger  *ledger.Ledger // nil if there is no store
+
+	// heldBack are the jobs that are not paused and do not decode here: their ticks
+	// are accounted for all the same. It is guarded by SmallBen.mu.
+	heldBack map[int64]ledger.Job
+}
+
+func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
+	r := &record{config: config, timing: ledger.DefaultTiming, metrics: metrics.NewRecord(), host: s, heldBack: make(map[int64]ledger.Job)}
+	if r.refusal = checkRecord(&r.config, s.scheduler.location); r.refusal != nil {
+		return r
+	}
+	keeper, ok := repository.(interface{ runStore() runStore })
+	if !ok {
+		r.refusal = fmt.Errorf("Runs.Record needs a RepositoryGorm, or a repository that embeds one: %T is none", repository)
+		return r
+	}
+	r.store = keeper.runStore()
+	r.ledger = ledger.New(r.store, ledger.Config{
+		Location:     s.scheduler.location,
+		RerunLost:    r.config.RerunLost,
+		RunUnclaimed: r.config.RunUnclaimed,
+		SyncInterval: r.config.SyncInterval,
+		Retention:    r.config.Retention,
+		Timing:       &r.timing,
+		Metrics:      r.metrics,
+		Canceled:     ErrRunCanceled,
+		Log:          s.log,
+	})
+	return r
+}
+
+// runStore is what the record of runs needs of a repository: RepositoryGorm has it,
+// and so has what embeds one.
+type runStore interface {
+	ledger.Store
+	// Changes returns the jobs that a Change with a higher revision than since has
+	// changed last or, if ids is not nil, those of ids, whatever their revision.
+	Changes(since int64, ids []int64) (changedRows, error)
+	// CountRuns counts runs as SmallBen.CountRuns does.
+	CountRuns(from time.Time, step time.Duration, limit int) ([]ledgersql.Count, time.Time, error)
+}
+
+// changedRows is one picture of the database.
+type changedRows struct {
+	// Revision is that of the last Change, whatever it changed.
+	Revision int64
+	// Jobs are rows with their revisions, decodable or not, in the order of their ids.
+	Jobs []RawJob
+	// Gone are the ids of jobs that have no row; of ids that is every one.
+	Gone []int64
+}
+
+// changeTx is a ledger.Tx as a change of jobs uses it: the methods of Repository and
+// Upserter read and write in its transaction, lock what they read, and give the jobs
+// that they write the revision of the Change.
+type changeTx interface {
+	Repository
+	Upserter
+	ledger.Tx
+
+	// FormerJobs returns what SetFormerJobs has kept of those of the jobs, and whether
+	// a process that was heard of in the last maxSilence claims and decodes every job.
+	FormerJobs(jobIDs []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error)
+	// SetFormerJobs keeps the stored values that jobs had, until they are deleted. An
+	// empty one forgets.
+	SetFormerJobs(former map[int64]string) error
+}
+
+// holdBackLocked notes which rows do not decode, and that the others do.
+func (r *record) holdBackLocked(rows []RawJob, undecodable []error) {
+	bad := make(map[int64]bool, len(undecodable))
+	for _, err := range undecodable {
+		bad[jobID(err)] = true
+	}
+	for i := range rows {
+		row := &rows[i]
+		if !bad[row.ID] || row.Paused || row.nameless() {
+			delete(r.heldBack, row.ID)
+			continue
+		}
+		r.heldBack[row.ID] = r.host.scheduler.defaults.recorded(ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID,
+			CreatedAt: row.CreatedAt.UnixMicro(), Revision: row.revision, Schedule: r.schedule(row.CronExpression, row.CreatedAt), Undecodable: true})
+	}
+}
+
+// schedule is that of an expression. One that does not parse has no ticks.
+func (r *record) schedule(expression string, createdAt time.Time) ledger.Schedule {
+	schedule, err := cronexpr.Parse(expression, createdAt)
+	if err != nil {
+		return cronexpr.Never{}
+	}
+	return cronexpr.In(schedule, r.host.scheduler.location)
+}
+
+// open makes sure that there is a record.
+func (r *record) open() error {
+	if r.refusal != nil {
+		return r.refusal
+	}
+	return r.ledger.Open()
+}
+
+// runs gives rows of the record to users.
+func (r *record) runs(rows []ledger.Run) []Run {
+	runs := make([]Run, len(rows))
+	for i := range rows {
+		row := &rows[i]
+		runs[i] = Run{JobID: row.JobID, Tick: row.Tick, Triggered: row.Triggered, Attempt: row.Attempt, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID,
+			Process: row.Process, Start: row.Start, End: row.End, Outcome: Outcome(row.Outcome), Error: row.Error,
+			Missed: row.Missed, FirstTick: row.FirstTick, Due: row.Due}
+		for _, t := range []*time.Time{&runs[i].Tick, &runs[i].FirstTick, &runs[i].Start, &runs[i].End, &runs[i].Due} {
+			if !t.IsZero() {
+				*t = t.In(r.host.scheduler.location)
+			}
+		}
+	}
+	return runs
+}
+
+// describe gives jobs their newest n recorded runs, the last one, and what waits.
+func (r *record) describe(c *call, jobs []Job, n int) error {
+	if err := c.await(r.open); err != nil {
+		return err
+	}
+	ids := make([]int64, len(jobs))
+	index := make(map[int64]int, len(jobs))
+	for i := range jobs {
+		ids[i], index[jobs[i].ID] = jobs[i].ID, i
+		jobs[i].lastRun, jobs[i].running = Run{}, false
+	}
+	rows, err := c.store.RunsOf(ids, n)
+	for _, run := range r.runs(rows) {
+		job := &jobs[index[run.JobID]]
+		if run.Tick.Before(job.createdAt) {
+			continue // of another job, which had the id before
+		}
+		switch run.Outcome {
+		case OutcomeWaiting:
+			if job.nextAttempt == nil || run.Due.Before(job.nextAttempt.Due) {
+				job.nextAttempt = &run
+			}
+		case OutcomeMissed, OutcomeSkipped:
+		default:
+			job.lastRun, job.running = run, job.running || run.Outcome == OutcomeRunning
+		}
+		if n > 0 {
+			job.recentRuns = append(job.recentRuns, run)
+		}
+	}
+	return err
+}
+
+// makeUp is how many missed ticks a policy runs.
+func (p MissedPolicy) makeUp() int {
+	switch p {
+	case MissedRunOnce:
+		return 1
+	case MissedRunAll:
+		return ledger.MaxMakeUp
+	}
+	return 0
+}
+
+// follow makes memory agree with what was changed after a revision, or with the
+// rows of ids. It expects changeMu.
+func (s *SmallBen) follow(c *call, since int64, ids []int64) error {
+	changes, err := c.store.Changes(since, ids)
+	if err != nil {
+		return err
+	}
+	known := slices.Clone(changes.Gone)
+	if since == 0 && ids == nil {
+		known = append(known, s.scheduled()...)
+	}
+	for i := range changes.Jobs {
+		known = append(known, changes.Jobs[i].ID)
+	}
+	if err := s.meet(c, changes.Jobs, known); err != nil {
+		return err
+	}
+	if ids == nil {
+		s.record.ledger.Saw(changes.Revision)
+	}
+	return nil
+}
+
+// scheduled are the ids of the jobs that memory knows.
+func (s *SmallBen) scheduled() []int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.AppendSeq(s.scheduler.ids(), maps.Keys(s.paused))
+}
+
+// fireSince asks for the ticks of jobs that came after their watermarks began
+// and before they were scheduled here: nobody else fires them.
+func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
+	const most = 100 // ticks of a job; what is more is missed
+	if s.record == nil {
+		return
+	}
+	s.scheduler.mu.RLock()
+	defer s.scheduler.mu.RUnlock()
+	if s.scheduler.session == nil {
+		return
+	}
+	now := s.scheduler.session.ledger.Now().In(s.scheduler.location)
+	for i := range jobs {
+		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
+		if !ok {
+			continue
+		}
+		ticks, _ := ledger.TicksIn(e.slot.Schedule, began.In(s.scheduler.location), now, most)
+		for _, at := range ticks {
+			e.session.ledger.Ask(e.recorded(), at)
+		}
+	}
+}
+
+// closeSpans lets the ticks of jobs up to now be accounted for as the jobs are before
+// a change, in its transaction. It does nothing if runs are not recorded.
+func (s *SmallBen) closeSpans(tx Repository, c *change, ids []int64, makeUp bool) error {
+	if s.record == nil || len(ids) == 0 {
+		return nil
+	}
+	recordTx := tx.(changeTx)
+	if len(ids) < len(c.ids) {
+		// What is locked in two calls might be waited for in a circle: all that the
+		// change will write is locked first.
+		if _, err := recordTx.Watermarks(c.ids); err != nil {
+			return err
+		}
+	}
+	return recordTx.Close(ids, makeUp)
+}
+
+// reschedule prepares jobs for a change of their expressions.
+func (s *SmallBen) reschedule(tx Repository, c *change, ids []int64) error {
+	if err := s.closeSpans(tx, c, ids, true); err != nil {
+		return err
+	}
+	return s.cancelWaiting(tx, ids, false, "the expression of its job was changed while it waited")
+}
+
+// cancelWaiting ends the waiting runs of jobs, in the transaction of a change.
+func (s *SmallBen) cancelWaiting(tx Repository, ids []int64, triggered bool, reason string) error {
+	if s.record == nil || len(ids) == 0 {
+		return nil
+	}
+	_, err := tx.(changeTx).Cancel(ids, triggered, reason)
+	return err
+}
+
+// recorded is an entry as the ledger sees it.
+func (e *entry) recorded() ledger.Job {
+	s := e.session.scheduler
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return e.options.recorded(ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
+		Schedule: e.slot.Schedule})
+}
+
+// recorded tells the ledger how the runs of a job are treated. It expects options that
+// are resolved.
+func (o *RunOptions) recorded(job ledger.Job) ledger.Job {
+	switch o.Overlap {
+	case OverlapSkip:
+		job.Overlap = ledger.Skip
+	case OverlapDelay:
+		job.Overlap = ledger.Delay
+	}
+	job.MakeUp, job.Within, job.Attempts = o.Missed.makeUp(), o.MissedWithin, o.Attempts
+	return job
+}
+
+// ledgerHost is what a session of the ledger works for. It is goroutine-safe.
+type ledgerHost struct {
+	s       *SmallBen
+	session *session
+}
+
+// Hold implements ledger.Host.
+func (h *ledgerHost) Hold() bool { return h.session.hold() }
+
+// Release implements ledger.Host.
+func (h *ledgerHost) Release() { h.session.release() }
+
+// Look implements ledger.Host.
+func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
+	e, paused := h.known(jobID)
+	switch {
+	case e != nil:
+		return e.recorded(), true
+	case triggered && paused:
+		// The run itself says whether it is exclusive.
+		return ledger.Job{ID: jobID}, true
+	}
+	return ledger.Job{}, false
+}
+
+// known returns the entry of a job, or nil, and whether it is paused.
+func (h *ledgerHost) known(jobID int64) (e *entry, paused bool) {
+	h.s.mu.RLock()
+	defer h.s.mu.RUnlock()
+	_, paused = h.s.paused[jobID]
+	return h.session.entry(jobID), paused
+}
+
+// entry returns the entry of a job in a session, or nil.
+func (s *session) entry(jobID int64) *entry {
+	s.scheduler.mu.RLock()
+	defer s.scheduler.mu.RUnlock()
+	if e, ok := s.scheduler.entries[jobID]; ok && e.session == s {
+		return e
+	}
+	return nil
+}
+
+// Partial implements ledger.Host.
+func (h *ledgerHost) Partial() bool {
+	h.s.mu.RLock()
+	defer h.s.mu.RUnlock()
+	return len(h.s.record.heldBack) > 0
+}
+
+// Jobs implements ledger.Host.
+func (h *ledgerHost) Jobs() []ledger.Job {
+	h.s.mu.RLock()
+	defer h.s.mu.RUnlock()
+	h.s.scheduler.mu.RLock()
+	defer h.s.scheduler.mu.RUnlock()
+	jobs := make([]ledger.Job, 0, len(h.s.scheduler.entries))
+	for _, e := range h.s.scheduler.entries {
+		if e.session == h.session {
+			jobs = append(jobs, e.recorded())
+		}
+	}
+	return slices.AppendSeq(jobs, maps.Values(h.s.record.heldBack))
+}
+
+// Schedule implements ledger.Host.
+func (h *ledgerHost) Schedule(expression string, createdAt time.Time) ledger.Schedule {
+	return h.s.record.schedule(expression, createdAt)
+}
+
+// Follow implements ledger.Host.
+func (h *ledgerHost) Follow(ids []int64) error {
+	h.s.changeMu.Lock()
+	defer h.s.changeMu.Unlock()
+	if err := h.s.follow(h.s.background(), h.s.record.ledger.Seen(), nil); err != nil {
+		return err
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return h.s.follow(h.s.background(), 0, ids)
+}
+
+// Overlapped implements ledger.Host.
+func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
+	e := h.session.entry(jobID)
+	if e == nil {
+		return
+	}
+	s := h.s.scheduler
+	shard := s.shard(jobID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	s.countSkipped(shard.state(e), e, at.In(s.location))
+}
+
+// Shift implements ledger.Host.
+func (h *ledgerHost) Shift(ahead time.Duration) { h.session.timetable.Shift(ahead) }
+
+// Reserve implements ledger.Host.
+func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {
+	return h.s.scheduler.places.Reserve(limit)
+}
+
+// Unreserve implements ledger.Host.
+func (h *ledgerHost) Unreserve(n int) {
+	for range n {
+		h.s.scheduler.leave()
+	}
+}
+
+// Start implements ledger.Host.
+func (h *ledgerHost) Start(grant *ledger.Grant) { go h.start(grant) }
+
+func (h *ledgerHost) start(grant *ledger.Grant) {
+	s := h.s.scheduler
+	at := tick{at: grant.Tick.In(s.location), triggered: grant.Triggered, grant: grant, placed: true}
+	for {
+		e, err := h.entry(grant)
+		if err != nil {
+			grant.Skip(err.Error())
+			if at.placed {
+				s.leave()
+			}
+			return
+		}
+		r, admission := s.admit(e, at)
+		switch admission {
+		case admitted:
+			s.execute(r)
+			return
+		case waits:
+			return
+		case refused:
+			grant.Skip(stillRunning)
+			return
+		}
+		// The entry was replaced, and the place was left.
+		at.placed = false
+	}
+}
+
+var errGone = errors.New("its job was paused or deleted, or SmallBen stopped, before it started")
+
+// entry returns the entry that runs a grant: one in no page for the triggered run of
+// a paused job.
+func (h *ledgerHost) entry(grant *ledger.Grant) (*entry, error) {
+	e, paused := h.known(grant.JobID)
+	if e != nil && e.createdAt == grant.CreatedAt {
+		return e, nil
+	}
+	if e != nil || !grant.Triggered || !paused {
+		return nil, errGone
+	}
+	job, err := h.s.repository.GetJob(grant.JobID)
+	if err != nil {
+		return nil, err
+	}
+	if _, paused := h.known(grant.JobID); !paused {
+		return nil, errGone
+	}
+	e = h.s.scheduler.newEntry(&job)
+	e.session = h.session
+	return e, nil
+}
+
+// claimTriggered claims a run of each job at once, for TriggerJobs. The map has
+// those that are to run, by job, and nil for those that wait for another run.
+func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*ledger.Grant, error) {
+	if s.record == nil {
+		return nil, nil
+	}
+	session := s.scheduler.current()
+	if session == nil {
+		return nil, errStopped
+	}
+	asked := make([]ledger.Job, len(jobs))
+	for i := range jobs {
+		row := &jobs[i].rawJob
+		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).recorded(
+			ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro()})
+	}
+	won, delayed, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
+		return fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	grants := make(map[int64]*ledger.Grant, len(won))
+	for _, grant := range won {
+		grants[grant.JobID] = grant
+	}
+	for _, id := range delayed {
+		grants[id] = nil
+	}
+	return grants, nil
+}
+
+var errStopped = ledger.ErrStopped
+
+// finish records how a claimed run ended. A retry that is not zero is when its next
+// attempt is due.
+func finish(grant *ledger.Grant, result *runResult, retry time.Time) {
+	grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
+}
