@@ -1069,9 +1069,9 @@ func TestAnUpsertLeavesTheRowOfANewerProgramAsItIsWhileThatRuns(t *testing.T) {
 		mine := job(1, "@yearly", idle())
 		require.NoError(t, s.AddJobs([]smallben.Job{mine}))
 		stored := func() []smallben.RawJob {
-			changes, err := recorder.Changes(0, nil)
+			rows, err := recorder.ListJobs(&smallben.ListJobsOptions{})
 			require.NoError(t, err)
-			return changes.Jobs
+			return rows
 		}
 		former := stored()[0]
 		newer := former
