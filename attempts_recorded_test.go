@@ -126,7 +126,7 @@ func TestALostRunCountsAsAnAttempt(t *testing.T) {
 				_, j := trying(smallben.RunOptions{Attempts: attempts}, always)
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 0 1 * * *", j)}))
 				time.Sleep(time.Hour - time.Second)
-				claimAsGhost(t, recorder, time.Now().Add(time.Second))
+				claimAsGhost(t, recorder, ledger.Key{JobID: 1, Tick: time.Now().UTC().Add(time.Second), Attempt: 1})
 				pass(time.Hour)
 				want := []string{"01:00/1 lost", "01:00/2 error", "01:00/3 error"}[:attempts]
 				assert.Equal(t, want, attemptsOf(listRuns(t, s)))
@@ -152,7 +152,7 @@ func TestALostRunIsNotTriedAgainWhenALaterTickHasStarted(t *testing.T) {
 				_, j := trying(c.options, func(smallben.CronJobInput) error { return nil })
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0,10 0 1 * * *", j)}))
 				time.Sleep(time.Hour - time.Second)
-				claimAsGhost(t, recorder, time.Now().Add(time.Second))
+				claimAsGhost(t, recorder, ledger.Key{JobID: 1, Tick: time.Now().UTC().Add(time.Second), Attempt: 1})
 				pass(time.Hour)
 				assert.Equal(t, c.want, attemptsOf(listRuns(t, s)))
 			})
@@ -160,16 +160,88 @@ func TestALostRunIsNotTriedAgainWhenALaterTickHasStarted(t *testing.T) {
 	}
 }
 
-// claimAsGhost has a process that shows no heartbeats claim a tick of job 1: the run is
+// claimAsGhost has a process that shows no heartbeats claim a run of job 1, which is
 // lost after a while.
-func claimAsGhost(t *testing.T, recorder *memoryRecorder, tick time.Time) {
+func claimAsGhost(t *testing.T, recorder *memoryRecorder, key ledger.Key) {
 	t.Helper()
 	require.NoError(t, recorder.Join("ghost"))
 	changes, err := recorder.Changes(0, nil)
 	require.NoError(t, err)
-	results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick.UTC(), Attempt: 1}, Revision: smallben.Revision(changes.Jobs[0])}})
+	results, err := recorder.Claim("ghost", []ledger.Claim{{Key: key, Revision: smallben.Revision(changes.Jobs[0])}})
 	require.NoError(t, err)
 	require.Equal(t, []ledger.Result{ledger.Won}, results)
+}
+
+func TestALostRunIsTriedAgainByAProcessThatKnowsItsType(t *testing.T) {
+	for name, c := range map[string]struct {
+		options   smallben.RunOptions
+		rerunLost bool
+		want      []string
+	}{
+		"attempts":              {smallben.RunOptions{Attempts: 3}, false, []string{"01:00/1 lost", "01:00/2 error", "01:00/3 error"}},
+		"no attempts":           {smallben.RunOptions{}, false, []string{"01:00/1 lost", "01:00/2 skipped"}},
+		"lost runs run again":   {smallben.RunOptions{}, true, []string{"01:00/1 lost", "01:00/2 error"}},
+		"attempts of lost runs": {smallben.RunOptions{Attempts: 3}, true, []string{"01:00/1 lost", "01:00/2 error", "01:00/3 error"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				rerun := func(config *smallben.Config) { config.Runs.RerunLost = c.rerunLost }
+				_, j := trying(c.options, always)
+				author := processes(t, recorder, 1, rerun)[0]
+				require.NoError(t, author.AddJobs([]smallben.Job{job(1, "0 0 0 1 6 *", j)}))
+				pass(time.Hour)
+				author.Stop()
+				claimAsGhost(t, recorder, ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1})
+				setBuild(j.Key, func() smallben.RunOptions { panic("a version that does not know the type") })
+				older := processes(t, recorder, 1, rerun)[0]
+				pass(time.Minute)
+				assert.Equal(t, []string{"01:00/1 lost", "01:00/2 waiting"}, attemptsOf(listRuns(t, older)))
+				builds.Delete(j.Key)
+				newer := processes(t, recorder, 1, rerun)[0]
+				pass(time.Minute)
+				assert.Equal(t, c.want, attemptsOf(listRuns(t, newer)))
+			})
+		})
+	}
+}
+
+func TestAnAttemptWaitsForAProcessThatKnowsItsType(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		r, j := trying(smallben.RunOptions{Attempts: 2}, always)
+		author := processes(t, recorder, 1)[0]
+		require.NoError(t, author.AddJobs([]smallben.Job{job(1, "0 0 0 1 6 *", j)}))
+		require.NoError(t, author.TriggerJobs(&smallben.PauseResumeOptions{}))
+		pass(time.Second)
+		author.Stop()
+		setBuild(j.Key, func() smallben.RunOptions { panic("a version that does not know the type") })
+		processes(t, recorder, 2)
+		pass(time.Hour)
+		assert.Equal(t, []string{"00:00/1"}, r.history())
+		builds.Delete(j.Key)
+		processes(t, recorder, 1)
+		pass(10 * time.Second)
+		assert.Equal(t, []string{"00:00/2"}, r.history())
+	})
+}
+
+func TestALostRunOfAPausedJobThatWasTriggeredIsTriedAgain(t *testing.T) {
+	for _, attempts := range []int{1, 3} {
+		t.Run(fmt.Sprint(attempts), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				s := processes(t, recorder, 1)[0]
+				r, j := trying(smallben.RunOptions{Attempts: attempts}, always)
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", j)}))
+				require.NoError(t, s.PauseAll())
+				pass(time.Minute)
+				claimAsGhost(t, recorder, ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1})
+				pass(5 * time.Minute)
+				assert.Equal(t, []string{"00:01/2", "00:01/3"}[:attempts-1], append([]string{}, r.history()...))
+			})
+		})
+	}
 }
 
 func TestOverlapAndMissedTicksFollowTheOptionsOfEachJob(t *testing.T) {

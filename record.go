@@ -439,26 +439,44 @@ func (h *ledgerHost) start(grant *ledger.Grant) {
 	}
 }
 
-var errGone = errors.New("its job was paused or deleted, or SmallBen stopped, before it started")
+var (
+	errGone     = errors.New("its job was paused or deleted, or SmallBen stopped, before it started")
+	errNotAgain = errors.New("its job is not tried so often")
+)
 
 // entry returns the entry that runs a grant: one in no page for the triggered run of
 // a paused job.
-func (h *ledgerHost) entry(grant *ledger.Grant) (*entry, error) {
+func (h *ledgerHost) entry(grant *ledger.Grant) (e *entry, err error) {
 	e, paused := h.known(grant.JobID)
-	if e != nil && e.createdAt == grant.CreatedAt {
-		return e, nil
+	if e == nil || e.createdAt != grant.CreatedAt {
+		if e != nil || !grant.Triggered || !paused {
+			return nil, errGone
+		}
+		if e, err = h.pausedEntry(grant.JobID); err != nil {
+			return nil, err
+		}
 	}
-	if e != nil || !grant.Triggered || !paused {
-		return nil, errGone
+	if grant.Attempt > 1 && !h.wants(grant.Attempt, e.recorded().Attempts) {
+		return nil, errNotAgain
 	}
-	job, err := h.s.repository.GetJob(grant.JobID)
+	return e, nil
+}
+
+// wants reports whether an attempt is one of so many, or that of a lost run. A process
+// that did not know the options of its job may have let it wait.
+func (h *ledgerHost) wants(attempt, attempts int) bool {
+	return attempt <= attempts || attempt == 2 && h.s.record.config.RerunLost
+}
+
+func (h *ledgerHost) pausedEntry(jobID int64) (*entry, error) {
+	job, err := h.s.repository.GetJob(jobID)
 	if err != nil {
 		return nil, err
 	}
-	if _, paused := h.known(grant.JobID); !paused {
+	if _, paused := h.known(jobID); !paused {
 		return nil, errGone
 	}
-	e = h.s.scheduler.newEntry(&job)
+	e := h.s.scheduler.newEntry(&job)
 	e.session = h.session
 	return e, nil
 }

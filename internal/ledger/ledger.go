@@ -151,7 +151,7 @@ type Job struct {
 	// Within how old they may be when they are found. Zero means any age.
 	MakeUp int
 	Within time.Duration
-	// Attempts is how often a run is tried. Zero and one: once.
+	// Attempts is how often a run is tried. Zero: that is not known here.
 	Attempts int
 }
 

@@ -355,10 +355,11 @@ func (s *sweep) superseded(tx Tx, lost []Run) (map[int]bool, error) {
 }
 
 // runAgain reports whether a lost run is to be tried again, as far as its job exists.
+// Where this process cannot know that, whoever claims the attempt decides.
 func (s *sweep) runAgain(run *Run) bool {
 	if s.config.RerunLost && run.Attempt == 1 {
 		return true
 	}
 	job, ok := s.host.Look(run.JobID, run.Triggered)
-	return ok && run.Attempt < job.Attempts
+	return !ok || job.Attempts == 0 || run.Attempt < job.Attempts
 }
