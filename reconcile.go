@@ -15,7 +15,7 @@ type unsettledWrite struct {
 	settled func() (bool, error)
 }
 
-// failed keeps the books after a write of the repository that returned err. Most
+// failed follows a write of the repository that returned err. Most
 // errors mean that nothing changed. After the others the rows are read again:
 // at once if the database said that ids were missing, and in the background if
 // it did not say what happened.
@@ -240,14 +240,14 @@ func (s *SmallBen) reconciled() bool {
 // adopt makes the scheduler agree with rows that another process may have
 // written: one that is not paused and has no entry here gets one.
 func (s *SmallBen) adopt(c *call, jobs []JobWithSchedule) error {
-	strays, others := s.scheduler.strays(jobs)
+	unscheduled, others := s.scheduler.unscheduled(jobs)
 	s.mu.Lock()
 	s.projectLocked(others)
 	s.mu.Unlock()
-	if len(strays) == 0 {
+	if len(unscheduled) == 0 {
 		return nil
 	}
-	renumbered := s.scheduler.renumber(strays, false)
+	renumbered := s.scheduler.renumber(unscheduled, false)
 	if s.record == nil {
 		if err := c.repository.SetCronId(renumbered); err != nil {
 			return fmt.Errorf("store cron ids: %w", err) // the next look at these rows tries again
@@ -255,6 +255,6 @@ func (s *SmallBen) adopt(c *call, jobs []JobWithSchedule) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.projectLocked(strays)
+	s.projectLocked(unscheduled)
 	return nil
 }

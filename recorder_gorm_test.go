@@ -518,7 +518,7 @@ func TestAProcessThatIsStoppedInATransactionHoldsItsLocksForTenSecondsAtMost(t *
 // Faults.
 
 // faultyRecord is a record that can be made to fail, with processes a, which
-// runs job 1, and b; job 2 is free, and job 3 was written by a stranger.
+// runs job 1, and b; job 2 is free, and job 3 was written by a process that does not record.
 type faultyRecord struct {
 	*database
 	faults     *faultsql.Faults

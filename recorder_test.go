@@ -314,9 +314,9 @@ func TestSeveralProcessesOpenOneRecordAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		pulse, err := r.Beat("0", claiming)
+		heartbeat, err := r.Beat("0", claiming)
 		require.NoError(t, err)
-		require.Len(t, pulse.Members, 4)
+		require.Len(t, heartbeat.Members, 4)
 		require.Equal(t, []int64{1, 2, 3}, rowIDs(r.changes(t, 0, nil).Jobs))
 		r.settled(t)
 	})
@@ -354,13 +354,13 @@ func TestAProcessIsRegisteredFromJoinToLeave(t *testing.T) {
 		other := r.another(t)
 		beat := func(process string, peers ...ledger.Member) {
 			t.Helper()
-			pulse, err := other.Beat(process, claiming)
+			heartbeat, err := other.Beat(process, claiming)
 			require.NoError(t, err)
-			require.ElementsMatch(t, peers, pulse.Members)
+			require.ElementsMatch(t, peers, heartbeat.Members)
 		}
 		beat("a", ledger.Member{Process: "a", Beats: 1, Standing: claiming}, ledger.Member{Process: "b"})
 		beat("b", ledger.Member{Process: "a", Beats: 1, Standing: claiming}, ledger.Member{Process: "b", Beats: 1, Standing: claiming})
-		require.NoError(t, other.Join("a"), "it is registered already, and keeps its beats")
+		require.NoError(t, other.Join("a"), "it is registered already, and keeps its heartbeats")
 		beat("a", ledger.Member{Process: "a", Beats: 2, Standing: claiming}, ledger.Member{Process: "b", Beats: 1, Standing: claiming})
 		require.NoError(t, r.Leave("a"))
 		require.NoError(t, r.Leave("a"))
@@ -378,18 +378,18 @@ func TestABeatTellsTheTimeOfTheRecord(t *testing.T) {
 		for range 3 {
 			revision := r.start(t, rand.Int64N(math.MaxInt64)+1)
 			start := time.Now()
-			pulse, err := r.Beat("a", claiming)
+			heartbeat, err := r.Beat("a", claiming)
 			require.NoError(t, err)
-			recent(t, pulse.Now, start)
-			require.Equal(t, revision, pulse.Revision)
+			recent(t, heartbeat.Now, start)
+			require.Equal(t, revision, heartbeat.Revision)
 			require.Equal(t, revision, r.changes(t, 0, nil).Revision)
 		}
 		// A Change of no job counts, too; one that was undone does not.
 		revision := r.change(t, func(smallben.ChangeTx) error { return nil })
 		r.look(t, func(tx smallben.ChangeTx) { require.NoError(t, tx.DeleteJobsByIds(rowIDs(list(t, tx)))) })
-		pulse, err := r.Beat("a", claiming)
+		heartbeat, err := r.Beat("a", claiming)
 		require.NoError(t, err)
-		require.Equal(t, revision, pulse.Revision)
+		require.Equal(t, revision, heartbeat.Revision)
 	})
 }
 
@@ -407,9 +407,9 @@ func TestEveryBeatCounts(t *testing.T) {
 			}
 		}
 		wg.Wait()
-		pulse, err := r.Beat("a", claiming)
+		heartbeat, err := r.Beat("a", claiming)
 		require.NoError(t, err)
-		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 21, Standing: claiming}, {Process: "b"}}, pulse.Members)
+		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 21, Standing: claiming}, {Process: "b"}}, heartbeat.Members)
 	})
 }
 
@@ -422,9 +422,9 @@ func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
 		}
 		leader := func() string {
 			t.Helper()
-			pulse, err := r.Beat("b", claiming)
+			heartbeat, err := r.Beat("b", claiming)
 			require.NoError(t, err)
-			return pulse.Leader
+			return heartbeat.Leader
 		}
 		require.Empty(t, leader())
 		r.look(t, func(tx smallben.ChangeTx) {
@@ -444,7 +444,7 @@ func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
 		require.False(t, lead("a"))
 		require.Equal(t, "b", leader())
 
-		// In one Change with its burial.
+		// In one Change with its removal.
 		r.change(t, func(tx smallben.ChangeTx) error {
 			_, err := tx.Expire([]ledger.Member{{Process: "b", Beats: 5}})
 			require.NoError(t, err)
@@ -463,20 +463,20 @@ func TestAChangeThatFailsChangesNothing(t *testing.T) {
 		revision := r.start(t, 1, 2, 3)
 		r.win(t, "b", exclusively(claimsOf(revision, runKey(1, 1))))
 		type picture struct {
-			rows     []smallben.RawJob
-			changes  smallben.Changes
-			runs     map[ledger.Key]ledger.Run
-			accounts []ledger.Watermark
-			pulse    ledger.Heartbeat
+			rows      []smallben.RawJob
+			changes   smallben.Changes
+			runs      map[ledger.Key]ledger.Run
+			accounts  []ledger.Watermark
+			heartbeat ledger.Heartbeat
 		}
 		look := func() (p picture) {
 			t.Helper()
 			var err error
 			p = picture{rows: list(t, r), changes: r.changes(t, 0, nil), runs: r.runs(t), accounts: r.accounts(t, 1, 2, 3, 4)}
-			p.pulse, err = r.Beat("a", claiming)
+			p.heartbeat, err = r.Beat("a", claiming)
 			require.NoError(t, err)
-			p.pulse.Now = time.Time{}
-			p.pulse.Members = slices.DeleteFunc(p.pulse.Members, func(p ledger.Member) bool { return p.Process == "a" })
+			p.heartbeat.Now = time.Time{}
+			p.heartbeat.Members = slices.DeleteFunc(p.heartbeat.Members, func(p ledger.Member) bool { return p.Process == "a" })
 			return p
 		}
 		everything := func(tx smallben.ChangeTx) {
@@ -708,10 +708,10 @@ func TestAMethodMarksTheJobsThatItWrites(t *testing.T) {
 			}, marked: []int64{6, 7}, begun: []int64{6}},
 			{name: "none of them", do: func(tx smallben.ChangeTx) error {
 				_, err := tx.Lead("a")
-				_, bury := tx.Expire(nil)
+				_, expireErr := tx.Expire(nil)
 				_, accounts := tx.Watermarks(all)
 				_, get := tx.GetJobsByIds(all)
-				return errors.Join(err, bury, accounts, get, tx.Record(nil, []ledger.Run{ended(runKey(1, 1), ledger.Missed)}))
+				return errors.Join(err, expireErr, accounts, get, tx.Record(nil, []ledger.Run{ended(runKey(1, 1), ledger.Missed)}))
 			}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
@@ -1560,9 +1560,9 @@ func TestAFinishRecordsWhateverAJobSays(t *testing.T) {
 	})
 }
 
-// Bury.
+// Expire.
 
-func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
+func TestExpireLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2, 3)
 		for _, process := range []string{"dead", "left", "revived"} {
@@ -1608,13 +1608,13 @@ func TestBuryLosesTheRunsOfWhoIsNotRegistered(t *testing.T) {
 		}
 		require.False(t, r.busy(t, 1))
 		require.True(t, r.busy(t, 3))
-		pulse, err := r.Beat("a", claiming)
+		heartbeat, err := r.Beat("a", claiming)
 		require.NoError(t, err)
-		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 1, Standing: claiming}, {Process: "b"}, {Process: "revived", Beats: 1, Standing: claiming}}, pulse.Members)
+		require.ElementsMatch(t, []ledger.Member{{Process: "a", Beats: 1, Standing: claiming}, {Process: "b"}, {Process: "revived", Beats: 1, Standing: claiming}}, heartbeat.Members)
 	})
 }
 
-func TestABuriedProcessLeavesNoRunUnfinished(t *testing.T) {
+func TestAnExpiredProcessLeavesNoRunUnfinished(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1)
 		other := r.another(t)
@@ -1648,8 +1648,8 @@ func TestABuriedProcessLeavesNoRunUnfinished(t *testing.T) {
 	})
 }
 
-// TestABurialThatIsUndoneHurtsNobody claims while the process is being buried.
-func TestABurialThatIsUndoneHurtsNobody(t *testing.T) {
+// TestAnExpiryThatIsRolledBackHurtsNobody claims while the process is being removed.
+func TestAnExpiryThatIsRolledBackHurtsNobody(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1)
 		other := r.another(t)
@@ -1667,9 +1667,9 @@ func TestABurialThatIsUndoneHurtsNobody(t *testing.T) {
 	})
 }
 
-// TestABurialDoesNotWaitForWhoWaitsForIt has a claim wait for the running key of a
+// TestAnExpiryDoesNotWaitForWhoWaitsForIt has a claim wait for the lock of a
 // run that is being lost, when the Change goes on to the accounts.
-func TestABurialDoesNotWaitForWhoWaitsForIt(t *testing.T) {
+func TestAnExpiryDoesNotWaitForWhoWaitsForIt(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1)
 		r.win(t, "a", exclusively(claimsOf(revision, runKey(1, 1))))
@@ -1678,7 +1678,7 @@ func TestABurialDoesNotWaitForWhoWaitsForIt(t *testing.T) {
 		again := ended(attempt(2, runKey(1, 1)), ledger.Running)
 		again.Process, again.Exclusive = "b", true
 		r.change(t, func(tx smallben.ChangeTx) error {
-			_, bury := tx.Expire([]ledger.Member{{Process: "a"}})
+			_, expireErr := tx.Expire([]ledger.Member{{Process: "a"}})
 			go func() {
 				results, err := other.Claim("b", exclusively(claimsOf(revision, runKey(1, 2))))
 				assert.NoError(t, err)
@@ -1689,16 +1689,16 @@ func TestABurialDoesNotWaitForWhoWaitsForIt(t *testing.T) {
 			if err == nil {
 				assert.Equal(t, []ledger.Watermark{{JobID: 1, Until: dawn, Revision: revision, CreatedAt: rawJob(1).CreatedAt}}, accounts)
 			}
-			return errors.Join(bury, err, tx.Record(nil, []ledger.Run{again}))
+			return errors.Join(expireErr, err, tx.Record(nil, []ledger.Run{again}))
 		})
 		require.Equal(t, []ledger.Result{ledger.Overlapped}, <-answered)
 		require.True(t, r.busy(t, 1))
 	})
 }
 
-// TestABurialIsNotEndedForADeadlock has a claim that holds up a burial, and then
-// asks for a running key that the burial frees.
-func TestABurialIsNotEndedForADeadlock(t *testing.T) {
+// TestAnExpiryIsNotEndedForADeadlock has a claim that holds up an expiry, and then
+// asks for a lock of a job that the expiry frees.
+func TestAnExpiryIsNotEndedForADeadlock(t *testing.T) {
 	t.Parallel()
 	db := newPostgres(t)
 	r := records{recordStore: recordOf(db.open(t))}
@@ -1717,7 +1717,7 @@ func TestABurialIsNotEndedForADeadlock(t *testing.T) {
 			}
 		}
 	}
-	// The claim waits for the key of job 1, until the burial waits for the claim.
+	// The claim waits for the key of job 1, until the expiry waits for the claim.
 	third, err := db.pool.Begin()
 	require.NoError(t, err)
 	_, err = third.Exec("INSERT INTO smallben_locks (job_id, process, tick, triggered, attempt, delayed) VALUES (1, 'third', 0, false, 1, false)")
@@ -1733,9 +1733,9 @@ func TestABurialIsNotEndedForADeadlock(t *testing.T) {
 			waiting(2)
 			assert.NoError(t, third.Rollback())
 		})
-		_, bury := tx.Expire([]ledger.Member{{Process: "a"}})
+		_, expireErr := tx.Expire([]ledger.Member{{Process: "a"}})
 		_, err := tx.Watermarks([]int64{2})
-		return errors.Join(bury, err)
+		return errors.Join(expireErr, err)
 	})
 	wg.Wait()
 }
@@ -2087,7 +2087,7 @@ func TestRunsOfJobsAreTheNewestTheLastThatRanAndThoseThatWait(t *testing.T) {
 
 // The rest.
 
-// TestEverythingAtOnceGoesWell has claims, ends, beats, Changes, burials and
+// TestEverythingAtOnceGoesWell has claims, ends, heartbeats, Changes, expiries and
 // pruning wait for each other, in any order of jobs.
 func TestEverythingAtOnceGoesWell(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
@@ -2165,11 +2165,11 @@ func TestEverythingAtOnceGoesWell(t *testing.T) {
 				victim := fmt.Sprintf("victim %d", p)
 				join := recorder.Join(victim)
 				_, err := claim(recorder, victim)
-				_, bury := recorder.Change(inJobs(func(tx smallben.ChangeTx) error {
+				_, expireErr := recorder.Change(inJobs(func(tx smallben.ChangeTx) error {
 					_, err := tx.Expire([]ledger.Member{{Process: victim}})
 					return err
 				}))
-				return errors.Join(join, err, bury)
+				return errors.Join(join, err, expireErr)
 			})
 			often(func() error {
 				_, prune := recorder.Prune(dawn, 3)
@@ -2355,9 +2355,9 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 						lines = append(lines, fmt.Sprintf("%s by me %t ended %t exclusive %t", run.Key.Tick, run.Process == y.me, run.End.IsZero(), run.Exclusive)+fmt.Sprint(run.JobID, run.Triggered, run.Attempt, run.Outcome))
 					}
 					require.NoError(t, b.truth.Join("who looks"))
-					pulse, err := b.truth.Beat("who looks", claiming)
+					heartbeat, err := b.truth.Beat("who looks", claiming)
 					require.NoError(t, err)
-					for _, peer := range pulse.Members {
+					for _, peer := range heartbeat.Members {
 						for _, process := range []string{y.me, y.dead, "new " + y.me} {
 							if peer.Process == process {
 								lines = append(lines, strings.ReplaceAll(peer.Process, fmt.Sprint(number), ""))

@@ -358,8 +358,8 @@ func (s *shard) state(e *entry) *jobState {
 	return state
 }
 
-// begin puts a run on the books, or returns nil if the session was stopped. It
-// expects the shard's mu.
+// begin adds a run to those in progress, or returns nil if the session was stopped.
+// It expects the shard's mu.
 func (state *jobState) begin(e *entry, at tick) *run {
 	if at.grant == nil {
 		e.session.running.Add(1)
@@ -393,10 +393,10 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 	input.stored = e.storedInput
 }
 
-// end takes a run off the books and returns the one that waited for it, if that
-// may still start. A retry that is not zero is when the run may be tried again: it
-// is set to zero if the run is not to be. It returns false if the run is off the books
-// already.
+// end removes a run from those in progress, and returns the one that waited for it,
+// if that may still start. A retry that is not zero is when the run may be tried again:
+// it is set to zero if the run is not to be. It returns false if the run has been
+// removed already.
 func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run, ok bool) {
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
@@ -472,8 +472,8 @@ func (r *run) cancelable(ctx context.Context) (context.Context, context.CancelCa
 	return ctx, cancel
 }
 
-// Abandon implements ledger.Canceler: it takes the run off the books, unless it has
-// ended.
+// Abandon implements ledger.Canceler: it ends the run for all that wait for it, unless
+// it has ended.
 func (r *run) Abandon() {
 	s := r.entry.session.scheduler
 	now := time.Now()
@@ -491,7 +491,7 @@ func (r *run) Abandon() {
 	}
 }
 
-// finish takes a run off the books, and starts the one that waited for it. It returns
+// finish ends a run, and starts the one that waited for it. It returns
 // when the run is tried again, or the zero time if it is not, and false if it was
 // abandoned before.
 func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool) {
@@ -534,8 +534,8 @@ func newRunner(config *Config) runner {
 	return runner{wrap: config.WrapRun, logger: logger}
 }
 
-// execute calls the job and survives it. The run is taken off the books before
-// anything is logged: a sink that blocks holds up nothing else.
+// execute calls the job and survives it. The run ends before anything is logged: a sink
+// that blocks holds up nothing else.
 func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.Decode(r.input.stored)
 	began := time.Now()

@@ -542,9 +542,9 @@ func (s *scheduler) renumber(jobs []JobWithSchedule, atStart bool) (changed []Jo
 	return changed
 }
 
-// strays tells the jobs that need an entry and have none of their own from the
+// unscheduled tells the jobs that need an entry and have none of their own from the
 // others: another process added or resumed them.
-func (s *scheduler) strays(jobs []JobWithSchedule) (strays, others []JobWithSchedule) {
+func (s *scheduler) unscheduled(jobs []JobWithSchedule) (unscheduled, others []JobWithSchedule) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for i := range jobs {
@@ -555,10 +555,10 @@ func (s *scheduler) strays(jobs []JobWithSchedule) (strays, others []JobWithSche
 		if scheduled || jobs[i].rawJob.Paused || s.session == nil {
 			others = append(others, jobs[i])
 		} else {
-			strays = append(strays, jobs[i])
+			unscheduled = append(unscheduled, jobs[i])
 		}
 	}
-	return strays, others
+	return unscheduled, others
 }
 
 // usedLocked returns the cron ids of the entries.

@@ -13,12 +13,12 @@ import (
 )
 
 type (
-	pointerLoop *pointerLoop
-	looping     struct{ P pointerLoop }
-	stranger    struct{ N int } // not registered
-	faulty      struct{ Do func() }
-	faultyText  struct{ N int }
-	graph       struct {
+	pointerLoop  *pointerLoop
+	looping      struct{ P pointerLoop }
+	unregistered struct{ N int } // not registered
+	faulty       struct{ Do func() }
+	faultyText   struct{ N int }
+	graph        struct {
 		Left, Right *graph
 		Note        string
 	}
@@ -27,12 +27,12 @@ type (
 	}
 )
 
-func (looping) Run()    {}
-func (stranger) Run()   {}
-func (*faulty) Run()    {}
-func (faultyText) Run() {}
-func (*graph) Run()     {}
-func (deepType) Run()   {}
+func (looping) Run()      {}
+func (unregistered) Run() {}
+func (*faulty) Run()      {}
+func (faultyText) Run()   {}
+func (*graph) Run()       {}
+func (deepType) Run()     {}
 
 func (f *faulty) GobEncode() ([]byte, error) { f.Do(); return []byte("x"), nil }
 func (f *faulty) GobDecode([]byte) error     { return nil }
@@ -104,11 +104,11 @@ func TestEncodeReportsWhatGobCannotWrite(t *testing.T) {
 		v    job
 		says string
 	}{
-		"a type that is not registered": {stranger{}, "not registered"},
+		"a type that is not registered": {unregistered{}, "not registered"},
 		"a nil pointer":                 {(*nested)(nil), "nil pointer"},
 		"a nil element":                 {&sliced{Ptrs: []*inner{nil}}, "nil element"},
 		"a nil pointer inside":          {&dynamic{Jobs: []job{(*nested)(nil)}}, "nil pointer"},
-		"an unregistered value inside":  {&dynamic{V: stranger{}}, "not registered"},
+		"an unregistered value inside":  {&dynamic{V: unregistered{}}, "not registered"},
 		"a channel inside":              {&dynamic{V: make(chan int)}, "not registered"},
 		"a panic":                       {&faulty{func() { panic("no") }}, "panic: no"},
 		"a nil dereference":             {&faulty{}, "panic: runtime error"},

@@ -200,12 +200,12 @@ func TestEncodeNamesTheTypeThatIsNotRegistered(t *testing.T) {
 		t  any
 		at string
 	}{
-		"itself":            {stranger{}, stranger{}, ""},
+		"itself":            {unregistered{}, unregistered{}, ""},
 		"a field":           {&dynamic{V: unknown{}}, unknown{}, "field V"},
 		"a pointer":         {&dynamic{V: &unknown{}}, &unknown{}, "field V"},
 		"a slice":           {&dynamic{Map: map[string]any{"tags": []inner{{}}}}, []inner{}, `field Map["tags"]`},
 		"a map":             {&dynamic{Map: map[string]any{"m": map[string]int{"a": 1}}}, map[string]int{}, `field Map["m"]`},
-		"a job in a job":    {&dynamic{Jobs: []job{reminder{}, stranger{}}}, stranger{}, "field Jobs[1]"},
+		"a job in a job":    {&dynamic{Jobs: []job{reminder{}, unregistered{}}}, unregistered{}, "field Jobs[1]"},
 		"deep":              {&dynamic{V: &dynamic{Map: map[string]any{"": unknown{}}}}, unknown{}, `field V.Map[""]`},
 		"a key":             {&holder{Keys: map[any]optional{unknown{3}: {}}}, unknown{}, "field Keys[{3}]"},
 		"a slice of slices": {&holder{Vs: []any{[]any{1, unknown{}}}}, unknown{}, "field Vs[0][1]"},

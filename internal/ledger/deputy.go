@@ -66,7 +66,7 @@ func (d *deputy) run() {
 		d.gone = nil
 		d.mu.Unlock()
 		if before != nil {
-			d.check(d.orphaned(before))
+			d.check(d.inherited(before))
 		}
 		for {
 			d.mu.Lock()
@@ -104,9 +104,9 @@ func (d *deputy) due() (due []pendingTick) {
 	return due
 }
 
-// orphaned returns the ticks of the jobs that this process owns now, and another one
+// inherited returns the ticks of the jobs that this process owns now, and another one
 // did that is gone, which came since that one was heard of last.
-func (d *deputy) orphaned(before *members) (ticks []pendingTick) {
+func (d *deputy) inherited(before *members) (ticks []pendingTick) {
 	now := d.clock.databaseNow().In(d.config.Location)
 	from := now.Add(-suspectAfter(d.config.SyncInterval) - 2*d.config.SyncInterval - secondAfter)
 	live := d.owners.live.Load()

@@ -12,9 +12,9 @@ const (
 	// maxFromQueue bounds how many runs of this process come from the queue at a
 	// time: ticks come first.
 	maxFromQueue = 500
-	// strangerWait is how long a waiting run is left to the process that owns its
+	// rankWait is how long a waiting run is left to the process that owns its
 	// job, and then to the second.
-	strangerWait = time.Second
+	rankWait = time.Second
 )
 
 // waiting starts the runs that wait in the store: missed ticks that are made up for,
@@ -137,8 +137,8 @@ func (w *waiting) mine(run *Run) bool {
 	case first:
 		return true
 	case second:
-		return late >= strangerWait
+		return late >= rankWait
 	default:
-		return late >= 2*strangerWait
+		return late >= 2*rankWait
 	}
 }
