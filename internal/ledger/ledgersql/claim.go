@@ -102,6 +102,16 @@ func (c *claiming) claim(indexes []int) error {
 	fresh := func(n int) bool { return !c.claims[n].FromQueue }
 	queued := func(n int) bool { return c.claims[n].FromQueue && !c.isAttempt(n) }
 	var err error
+	if fromQueue := func(n int) bool { return c.claims[n].FromQueue }; slices.ContainsFunc(rest, fromQueue) && c.Kind() == sqltx.Postgres {
+		// Several statements would lock the states each in its own order.
+		ids := make([]int64, len(rest))
+		for i, n := range rest {
+			ids[i] = c.claims[n].JobID
+		}
+		if err = c.exec(shareStates, idRows(ids)); err != nil {
+			return err
+		}
+	}
 	if slices.ContainsFunc(rest, fresh) {
 		if rest, err = c.try(claimRuns, rest, fresh); err != nil {
 			return err

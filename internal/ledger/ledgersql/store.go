@@ -400,8 +400,9 @@ func finish(on statements, process string, ends []ledger.End) error {
 			retried = append(retried, end.JobID)
 		}
 	}
-	if len(retries) > 0 {
-		// Before the runs, in the order of Claim.
+	if on.Kind() == sqltx.Postgres {
+		// Before the runs, in the order of Claim. A transaction of SQLite must not begin
+		// with a read: another that writes in between would end it.
 		for _, jobs := range chunksOf(retried) {
 			if err := on.exec(shareStates, jobs); err != nil {
 				return err
@@ -411,20 +412,20 @@ func finish(on statements, process string, ends []ledger.End) error {
 	if err := on.exec(finishRuns, process, rowsOf(keyFields+", started_at bigint, ended_at bigint, outcome text, error text", ended)); err != nil {
 		return err
 	}
-	if len(locked) > 0 {
-		if err := on.exec(freeLocks, process, rowsOf(keyFields, locked)); err != nil {
-			return err
-		}
-	}
 	if len(unclaimed) > 0 {
 		if err := on.exec(addUnclaimedRuns, rowsOf(runFields, unclaimed)); err != nil {
 			return err
 		}
 	}
-	if len(retries) == 0 {
+	if len(retries) > 0 {
+		if err := on.exec(addRetries, process, rowsOf(keyFields+", due_at bigint", retries)); err != nil {
+			return err
+		}
+	}
+	if len(locked) == 0 {
 		return nil
 	}
-	return on.exec(addRetries, process, rowsOf(keyFields+", due_at bigint", retries))
+	return on.exec(freeLocks, process, rowsOf(keyFields, locked)) // at last, as in Claim
 }
 
 // Change implements ledger.Store.
