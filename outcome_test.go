@@ -12,6 +12,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/faultsql"
 	"github.com/nbena/smallben/internal/insides"
 	"github.com/nbena/smallben/internal/pgtest"
 	"github.com/nbena/smallben/internal/testkit"
@@ -102,6 +103,37 @@ func TestPortableStatementsFollowACommitThatArrivesTooLate(t *testing.T) {
 	var rows []smallben.RawJob
 	testkit.InTime(t, func() (err error) { rows, err = repository.ListJobs(nil); return err })
 	require.Empty(t, rows)
+}
+
+func TestAProcessThatComesBackAfterManyChangesOfOthersMayChangeJobs(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		faults := db.faults(t)
+		t.Cleanup(func() { assert.NoError(t, faults.DB().Close()) })
+		a := create(t, testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 2*time.Second), recordingConfig())
+		b := create(t, db.open(t), recordingConfig())
+		for _, s := range []*smallben.SmallBen{a, b} {
+			testkit.InTime(t, s.Start)
+		}
+		testkit.InTime(t, func() error {
+			return b.AddJobs([]smallben.Job{job(1, "@yearly", idle()), job(2, "@yearly", idle())})
+		})
+		away := false
+		faults.FailWhen(func(op faultsql.Op) bool {
+			away = away || op.Kind == faultsql.Commit
+			return away
+		}, faultsql.Fault{Mode: faultsql.After})
+		require.ErrorIs(t, a.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}), smallben.ErrOutcomeUnknown)
+		for n := range 25 {
+			testkit.InTime(t, func() error {
+				return b.UpdateJobs([]smallben.UpdateOption{{JobID: 2, CronExpression: ptr(fmt.Sprintf("%d 0 0 1 1 *", n))}})
+			})
+		}
+		faults.Heal()
+		require.EventuallyWithT(t, func(t *assert.CollectT) {
+			assert.NoError(t, a.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		}, 20*time.Second, 50*time.Millisecond)
+		require.Empty(t, insides.Entries(a))
+	})
 }
 
 func TestEveryErrorAboutMissingIDsIsErrJobNotFound(t *testing.T) {

@@ -12,6 +12,10 @@ import (
 // write happened.
 var ErrOutcomeUnknown = errors.New("outcome of the write unknown")
 
+// ErrCannotTell is what errors.Is finds in the error of a took that has its answer, and
+// will not learn more: the rows do not tell any more what became of the write.
+var ErrCannotTell = errors.New("the rows do not tell any more")
+
 // settleTimeout bounds a question about an outcome where calls have no timeout.
 const settleTimeout = 30 * time.Second
 
@@ -118,13 +122,17 @@ func (u *unknownOutcome) fate(ctx context.Context) (fate, error) {
 	case "aborted":
 		return aborted, nil
 	case "committed":
-		// After a crash the server may give an id away again, so the rows have the
-		// last word on a COMMIT that happened.
+		// After a crash, or on a copy that takes over, the server may give an id away
+		// again, so the rows have the last word on a COMMIT that happened. Where they do
+		// not tell any more, to read what they hold is all that is left.
 		var took bool
 		err := u.db.Read(ctx, func(tx *Tx) (err error) {
 			took, err = u.took(tx)
 			return err
 		})
+		if errors.Is(err, ErrCannotTell) {
+			return obscure, nil
+		}
 		if err != nil || took {
 			return committed, err
 		}

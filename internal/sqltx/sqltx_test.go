@@ -181,44 +181,70 @@ func TestWritersThatWaitForEachOtherBothSucceed(t *testing.T) {
 	require.Greater(t, bodies[0]+bodies[1], 2, "one of them again")
 }
 
-func TestALostReplyToACommitIsLookedUp(t *testing.T) {
+// eachLossy runs a test on SQLite and on PostgreSQL, over faults, with an empty table of
+// things.
+func eachLossy(t *testing.T, test func(t *testing.T, db *sqltx.DB, faults *faultsql.Faults)) {
+	t.Helper()
 	t.Parallel()
-	for name, faults := range map[string]func(t *testing.T) (*faultsql.Faults, gorm.Dialector){
-		"SQLite": func(t *testing.T) (*faultsql.Faults, gorm.Dialector) {
+	for name, open := range map[string]func(t *testing.T) (*sqltx.DB, *faultsql.Faults){
+		"SQLite": func(t *testing.T) (*sqltx.DB, *faultsql.Faults) {
 			faults := faultsql.SQLite(filepath.Join(t.TempDir(), "things.db"))
-			return faults, sqlite.New(sqlite.Config{Conn: faults.DB()})
+			return open(t, sqlite.New(sqlite.Config{Conn: faults.DB()}), sqltx.Options{Timeout: 10 * time.Second}), faults
 		},
-		"PostgreSQL": func(t *testing.T) (*faultsql.Faults, gorm.Dialector) {
+		"PostgreSQL": func(t *testing.T) (*sqltx.DB, *faultsql.Faults) {
 			faults, err := faultsql.Postgres(pgtest.DSN(t))
 			require.NoError(t, err)
-			return faults, postgres.New(postgres.Config{Conn: faults.DB()})
+			return open(t, postgres.New(postgres.Config{Conn: faults.DB()}), sqltx.Options{Timeout: 10 * time.Second}), faults
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			faults, dialector := faults(t)
-			db := open(t, dialector, sqltx.Options{Timeout: 10 * time.Second})
+			db, faults := open(t)
 			write(t, db, func(tx *sqltx.Tx) error { return tx.Exec("CREATE TABLE {things} (id bigint PRIMARY KEY)") })
-			took := func(tx *sqltx.Tx) (found bool, err error) {
-				err = tx.Row("SELECT count(*) > 0 FROM {things}", nil, &found)
-				return found, err
-			}
-			commit := func(op faultsql.Op) bool { return op.Kind == faultsql.Commit }
-
-			faults.FailWhen(commit, faultsql.Fault{Mode: faultsql.Before})
-			err := db.Write(t.Context(), "add", add(1), took)
-			faults.Heal()
-			require.ErrorIs(t, err, faultsql.ErrInjected)
-			require.NotErrorIs(t, err, sqltx.ErrOutcomeUnknown)
-			require.Zero(t, count(t, db))
-
-			faults.FailWhen(commit, faultsql.Fault{Mode: faultsql.After})
-			err = db.Write(t.Context(), "add", add(1), took)
-			faults.Heal()
-			require.NoError(t, err)
-			require.Equal(t, 1, count(t, db))
+			test(t, db, faults)
 		})
 	}
+}
+
+func isCommit(op faultsql.Op) bool { return op.Kind == faultsql.Commit }
+
+func TestALostReplyToACommitIsLookedUp(t *testing.T) {
+	eachLossy(t, func(t *testing.T, db *sqltx.DB, faults *faultsql.Faults) {
+		took := func(tx *sqltx.Tx) (found bool, err error) {
+			err = tx.Row("SELECT count(*) > 0 FROM {things}", nil, &found)
+			return found, err
+		}
+
+		faults.FailWhen(isCommit, faultsql.Fault{Mode: faultsql.Before})
+		err := db.Write(t.Context(), "add", add(1), took)
+		faults.Heal()
+		require.ErrorIs(t, err, faultsql.ErrInjected)
+		require.NotErrorIs(t, err, sqltx.ErrOutcomeUnknown)
+		require.Zero(t, count(t, db))
+
+		faults.FailWhen(isCommit, faultsql.Fault{Mode: faultsql.After})
+		err = db.Write(t.Context(), "add", add(1), took)
+		faults.Heal()
+		require.NoError(t, err)
+		require.Equal(t, 1, count(t, db))
+	})
+}
+
+func TestAnOutcomeThatTheRowsDoNotTellAnyMoreIsSettled(t *testing.T) {
+	eachLossy(t, func(t *testing.T, db *sqltx.DB, faults *faultsql.Faults) {
+		faults.FailWhen(isCommit, faultsql.Fault{Mode: faultsql.After})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		err := db.Write(ctx, "add", add(1), func(*sqltx.Tx) (bool, error) { return false, fmt.Errorf("look: %w", sqltx.ErrCannotTell) })
+		faults.Heal()
+		require.ErrorIs(t, err, sqltx.ErrOutcomeUnknown)
+		require.ErrorIs(t, err, faultsql.ErrInjected)
+		var outcome interface{ Settled() (bool, error) }
+		require.ErrorAs(t, err, &outcome)
+		settled, err := outcome.Settled()
+		require.NoError(t, err)
+		require.True(t, settled, "what the database holds is all that can be known")
+	})
 }
 
 func TestAnOutcomeThatNobodyTellsIsUnknownUntilTheDatabaseAnswers(t *testing.T) {

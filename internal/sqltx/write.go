@@ -70,7 +70,8 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 
 // Write runs body in one transaction and commits it. If the reply to the COMMIT is
 // lost, it learns whether that happened: from the transaction's id on PostgreSQL,
-// and from took, which reports in a Read whether the rows are as body leaves them.
+// and from took, which reports in a Read whether the rows are as body leaves them, or
+// returns ErrCannotTell.
 // An error that wraps ErrOutcomeUnknown says that it could not learn that; after
 // any other nothing has changed.
 //

@@ -83,6 +83,9 @@ func (s *Store) Open(location string) error {
 		return read(on)
 	}, func(on statements) (bool, error) {
 		err := read(on)
+		if errors.Is(err, sql.ErrNoRows) {
+			return false, nil
+		}
 		return err == nil, err
 	})
 	if err != nil {
@@ -506,7 +509,7 @@ func changed(on statements, token string, revision int64) (bool, error) {
 		}
 	}
 	if latest-revision >= tokensKept {
-		return false, errors.New("the record does not say any more")
+		return false, sqltx.ErrCannotTell
 	}
 	return false, nil
 }
