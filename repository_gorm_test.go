@@ -129,8 +129,11 @@ func (db *database) tryOpen(edit ...func(*smallben.RepositoryGormConfig)) (*smal
 
 func (db *database) open(t testing.TB, edit ...func(*smallben.RepositoryGormConfig)) *smallben.RepositoryGorm {
 	t.Helper()
-	repository, err := db.tryOpen(edit...)
-	require.NoError(t, err)
+	var repository *smallben.RepositoryGorm
+	testkit.InTime(t, func() (err error) {
+		repository, err = db.tryOpen(edit...)
+		return err
+	})
 	t.Cleanup(func() { _ = repository.Close() })
 	return repository
 }
