@@ -20,6 +20,9 @@ const (
 	// the step back from which on entries are armed anew.
 	clockInterval = 30 * time.Second
 	clockStep     = time.Minute
+	// maxDrift is the longest step of Shift that is taken for clocks that drift apart:
+	// ticks that it makes due fire.
+	maxDrift = 5 * time.Second
 	// maxLateness is how far the time that cron takes for now may be behind the clock.
 	maxLateness = 100 * time.Millisecond
 )
@@ -33,8 +36,9 @@ type Table[K any] struct {
 	shift   atomic.Int64  // nanoseconds from the clock of this machine to the one that ticks go by
 
 	// mu guards the fields below, and those of the pages. A page's goroutine is
-	// waited for under it, which calls nothing but the Next of schedules. No
-	// I/O happens under it, and Fire is not called under it.
+	// waited for under it, which calls nothing but the Next of entries: Entry.mu,
+	// the Next of schedules and Clock come under it, and must not call the Table.
+	// No I/O happens under it, and Fire is not called under it.
 	mu    sync.Mutex
 	pages map[*page[K]]struct{} // nil when stopped
 	roomy []*page[K]            // pages that may have room; stale ones are dropped when met
@@ -53,8 +57,8 @@ type Config[K any] struct {
 	SteppedBack func(step time.Duration)
 	// PageSize is how many entries share a cron.Cron. Zero means PageSize.
 	PageSize int
-	// Clock gives the wall time, and how far a monotonic clock has come. Nil
-	// means the clocks of this process.
+	// Clock gives the wall time, and how far a monotonic clock has come. It must
+	// not block. Nil means the clocks of this process.
 	Clock func() (wall time.Time, monotonic time.Duration)
 }
 
@@ -66,12 +70,16 @@ type Entry[K any] struct {
 	page *page[K] // nil if it was never added
 	id   int32    // in the page
 
-	// mu guards the fields below. The Next of the schedule is called under it. Times
-	// are Unix microseconds, and 0 is none.
+	// mu guards the fields below. The Next of the schedule and Clock are called under
+	// it. Times are Unix microseconds, and 0 is none.
+	//
+	// For each start cron calls Run, on a goroutine, and Next, in either order. The
+	// first of the two takes the tick from armed and leaves a note for the other: Run
+	// sets at, and Next appends to ready.
 	mu    sync.Mutex
 	armed int64    // the tick that cron waits for
-	at    int64    // when Run took it, if Next has not been asked for the one after it
-	ready *[]int64 // ticks of starts whose Run has not come; nil: none, as nearly always
+	at    int64    // from when on the next call of Next looks for a tick; 0: from now on
+	ready *[]int64 // the ticks of starts whose Run has not come; nil: none, as nearly always
 }
 
 // page is one cron.Cron, filled to the page size at most and never restarted.
@@ -149,7 +157,7 @@ func (t *Table[K]) openPageLocked(entries []*Entry[K]) {
 }
 
 func (t *Table[K]) newCron() *cron.Cron {
-	return cron.New(cron.WithLocation(t.config.Location), cron.WithLogger(silent{}), cron.WithChain())
+	return cron.New(cron.WithLocation(t.config.Location), cron.WithLogger(silent{}))
 }
 
 func (p *page[K]) addLocked(entries []*Entry[K]) {
@@ -250,7 +258,7 @@ func (t *Table[K]) keepTime() {
 		wall, monotonic = wallNow, monotonicNow
 		if step > -clockStep {
 			t.wake()
-		} else if t.rearm(); t.config.SteppedBack != nil {
+		} else if t.rearm(0); t.config.SteppedBack != nil {
 			t.config.SteppedBack(step)
 		}
 	}
@@ -261,21 +269,33 @@ func (t *Table[K]) wake() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for p := range t.pages {
-		p.cron.Remove(0) // removes nothing
+		p.wakeLocked()
 	}
 }
 
-// rearm arms all entries by the clock as it is now.
-func (t *Table[K]) rearm() {
+// wakeLocked makes cron read the clock: it does so at each removal, and no entry has the
+// id 0.
+func (p *page[K]) wakeLocked() { p.cron.Remove(0) }
+
+// rearm lets the clock that ticks go by take a step, if it is not 0, and arms all entries
+// by that clock. Ticks that a drift has made due fire.
+func (t *Table[K]) rearm(step time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for p := range t.pages {
 		p.cron.Stop()
+	}
+	t.shift.Add(int64(step))
+	for p := range t.pages {
 		armed := p.cron.Entries()
 		p.cron = t.newCron()
 		for _, old := range armed {
 			e := old.Job.(*Entry[K])
-			e.disarm()
+			if 0 < step && step <= maxDrift {
+				e.catchUp()
+			} else {
+				e.disarm()
+			}
 			e.id = int32(p.cron.Schedule(e, e))
 		}
 		p.cron.Start()
@@ -326,10 +346,7 @@ func (e *Entry[K]) arm(now time.Time) time.Time {
 		*e.ready = append(*e.ready, e.lastTick(clock))
 	}
 	next := e.Schedule.Next(clock)
-	e.armed = 0
-	if !next.IsZero() {
-		e.armed = next.UnixMicro()
-	}
+	e.armed = unixMicro(next)
 	return next
 }
 
@@ -349,6 +366,20 @@ func (e *Entry[K]) start() int64 {
 	tick := e.lastTick(clock)
 	e.at = max(clock.UnixMicro(), e.armed)
 	return tick
+}
+
+// catchUp fires the ticks that are due, and lets arm go on after them. No start is under
+// way that arm has not been called for.
+func (e *Entry[K]) catchUp() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	config, now := &e.page.table.config, e.page.table.now()
+	for e.armed != 0 && e.armed <= now.UnixMicro() {
+		tick := time.UnixMicro(e.armed).In(config.Location)
+		go config.Fire(e.Key, tick)
+		e.armed = unixMicro(e.Schedule.Next(tick))
+	}
+	e.at = now.UnixMicro()
 }
 
 // disarm forgets the tick that cron waits for.
@@ -390,7 +421,7 @@ func (p *page[K]) readClock() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if _, runs := t.pages[p]; runs {
-			p.cron.Remove(0) // removes nothing
+			p.wakeLocked()
 		}
 	}()
 }
@@ -402,15 +433,24 @@ func (t *Table[K]) now() time.Time {
 }
 
 // Shift makes ticks go by a clock that is ahead of this machine's by a difference. All
-// entries are armed anew if the difference changes.
+// entries are armed anew if the difference changes. Ticks fire that come due by a step of
+// maxDrift at most; those that a longer step skips do not. One goroutine at a time calls it.
 func (t *Table[K]) Shift(ahead time.Duration) {
-	if t.shift.Swap(int64(ahead)) != int64(ahead) {
-		t.rearm()
+	if step := ahead - t.Ahead(); step != 0 {
+		t.rearm(step)
 	}
 }
 
 // Ahead is how far the clock that ticks go by is ahead of this machine's.
 func (t *Table[K]) Ahead() time.Duration { return time.Duration(t.shift.Load()) }
+
+// unixMicro is an instant in Unix microseconds, and 0 for the zero time.
+func unixMicro(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
 
 // processClock gives the wall time, and the time that has passed on the
 // monotonic clock since it was called itself.

@@ -307,3 +307,44 @@ func TestEntriesComeAndGoWhileTheyFire(t *testing.T) {
 type soon struct{}
 
 func (soon) Next(t time.Time) time.Time { return t.Add(3 * time.Millisecond) }
+
+func TestAShortStepForwardOfTheClockThatTicksGoByFiresEachTickOnce(t *testing.T) {
+	for phase := 50 * time.Millisecond; phase < time.Second; phase += 100 * time.Millisecond {
+		t.Run(phase.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var f fired
+				table := open(t, timetable.Config[int]{Fire: f.fire})
+				table.Add([]*timetable.Entry[int]{{Key: 1, Schedule: every(time.Second)}, {Key: 2, Schedule: every(7 * time.Second)}})
+				begin := time.Now().Round(0)
+				pass(6*time.Second + phase)
+				table.Shift(1200 * time.Millisecond)
+				pass(5 * time.Second)
+				table.Shift(2 * time.Second)
+				pass(5 * time.Second)
+				end := begin.Add(16*time.Second + phase + table.Ahead())
+				for key, interval := range map[int]time.Duration{1: time.Second, 2: 7 * time.Second} {
+					var want []time.Time
+					for tick := every(interval).Next(begin); !tick.After(end); tick = tick.Add(interval) {
+						want = append(want, tick)
+					}
+					got := f.of(key)
+					slices.SortFunc(got, time.Time.Compare)
+					assert.Equal(t, want, got, "key %d", key)
+				}
+			})
+		})
+	}
+}
+
+func TestALongStepForwardOfTheClockThatTicksGoByIsNotMadeUpFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fired
+		table := open(t, timetable.Config[int]{Fire: f.fire})
+		table.Add([]*timetable.Entry[int]{{Key: 1, Schedule: every(time.Second)}})
+		begin := time.Now().Round(0)
+		pass(500 * time.Millisecond)
+		table.Shift(time.Hour)
+		pass(time.Second)
+		assert.Equal(t, []time.Time{begin.Add(time.Hour + time.Second)}, f.of(1))
+	})
+}
