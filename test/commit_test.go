@@ -216,7 +216,7 @@ func (p *commitProcess) follows(n int, killed time.Time) {
 	want := expected(n)
 	met := make(map[int64]bool)
 	const more = 2 // ticks, in which nothing else runs
-	deadline := time.After(time.Minute)
+	deadline := time.After(20 * time.Second) // before a sweep finds what is not announced
 	for last := int64(0); len(met) < len(want) || last <= more; {
 		select {
 		case run := <-p.runs:
