@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -220,6 +221,41 @@ VALUES (2, %d, false, 2, 0, 0, '', 'waiting', 0, NULL, '', 0, false, %d)`, start
 		jobs, err := s.ListJobs(&smallben.ListJobsOptions{JobIDs: []int64{2}})
 		require.NoError(t, err)
 		require.Equal(t, "09:01:00 waiting", describe(jobs[0].NextAttempt()), "ListJobs tells it, too")
+	})
+}
+
+func TestAllRunsOfOneTickAreListedPageByPage(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		s := create(t, db.open(t), recordingConfig())
+		_, err := s.ListRuns(nil)
+		require.NoError(t, err)
+		const runs = 2_500
+		tick := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+		var values []string
+		for id := range runs {
+			values = append(values, fmt.Sprintf("(%d, %d, false, 1, 0, 0, 'host/1/abc', 'ok', 0, 1, '', 0, false)", id+1, tick.UnixMicro()))
+		}
+		db.exec(t, "INSERT INTO smallben_runs (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive) VALUES "+
+			strings.Join(values, ", "))
+		var options smallben.ListRunsOptions // a page of a thousand
+		var pages, ids []int64
+		for {
+			page, err := s.ListRuns(&options)
+			require.NoError(t, err)
+			if len(page) == 0 {
+				break
+			}
+			pages = append(pages, int64(len(page)))
+			for i := range page {
+				ids = append(ids, page[i].JobID)
+			}
+			options.After = &page[len(page)-1]
+		}
+		require.Equal(t, []int64{1000, 1000, 500}, pages)
+		slices.Reverse(ids)
+		for i, id := range ids {
+			require.EqualValues(t, i+1, id)
+		}
 	})
 }
 

@@ -65,7 +65,8 @@ func (o ListJobsOptions) onlyJobIDs() bool {
 }
 
 // PauseResumeOptions selects the jobs to pause, to resume or to trigger: those
-// that match every filter that is given. The zero value selects every job.
+// that match every filter that is given. The zero value selects every job: where that
+// is meant, PauseAll and ResumeAll say so.
 type PauseResumeOptions struct {
 	// JobIDs, GroupIDs and SuperGroupIDs select the jobs that have one of
 	// these ids. Nil means any; an empty slice that is not nil selects
@@ -86,7 +87,8 @@ func (o PauseResumeOptions) String() string { return o.toListOptions().String() 
 // is given.
 //
 // THE ZERO VALUE DELETES EVERY JOB: a filter that is nil does not filter. Where
-// a slice comes from elsewhere, make it non-nil: an empty one deletes nothing.
+// a slice comes from elsewhere, make it non-nil: an empty one deletes nothing. Where
+// every job is meant, DeleteAll says so.
 type DeleteOptions struct {
 	PauseResumeOptions
 	// Paused selects the paused jobs, or those that are not.

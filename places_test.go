@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/testkit"
 )
 
 // crowd is a job that takes a minute, and notes how many run at a time and in which
@@ -325,5 +326,64 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 		s := create(t, newMemoryRepository(), &config)
 		assert.ErrorContains(t, s.Start(), want)
 		assert.False(t, s.Status().Started)
+	}
+}
+
+// TestManyRunsAtOneTickLeaveTheApplicationItsPool has each run use the pool that the
+// application has.
+func TestManyRunsAtOneTickLeaveTheApplicationItsPool(t *testing.T) {
+	t.Parallel()
+	const jobs, connections, places = 2_000, 16, 8
+	for _, record := range []bool{false, true} {
+		t.Run(fmt.Sprintf("Record=%t", record), func(t *testing.T) {
+			t.Parallel()
+			db := newPostgres(t)
+			db.pool.SetMaxOpenConns(connections)
+			repository := db.open(t, func(c *smallben.RepositoryGormConfig) { c.Dialector = testkit.OnPostgres(db.pool) })
+			s := create(t, repository, recordingConfig(func(c *smallben.Config) {
+				c.SchedulerConfig.MaxConcurrentRuns, c.Runs.Record = places, record
+			}))
+			require.NoError(t, s.Start())
+			var ran atomic.Int64
+			all := make(chan struct{})
+			asks := newProbe(func(*probe, smallben.CronJobInput) {
+				_, err := db.pool.Exec("SELECT pg_sleep(0.02)")
+				assert.NoError(t, err)
+				if ran.Add(1) == jobs {
+					close(all)
+				}
+			})
+			tick := time.Now().Add(3 * time.Second).Truncate(time.Second)
+			batch := make([]smallben.Job, jobs)
+			for i := range batch {
+				batch[i] = job(int64(i)+1, "@at "+tick.Format(time.RFC3339), asks)
+			}
+			require.NoError(t, s.AddJobs(batch))
+			time.Sleep(time.Until(tick))
+			var longest time.Duration
+			for over := false; !over; {
+				select {
+				case <-all:
+					over = true
+				case <-time.After(10 * time.Millisecond):
+				}
+				begin := time.Now()
+				_, err := db.pool.Exec("SELECT 1")
+				require.NoError(t, err)
+				longest = max(longest, time.Since(begin))
+			}
+			t.Logf("the application waited for %v at most, %v after the tick all had run", longest, time.Since(tick))
+			assert.Less(t, longest, time.Second)
+			s.Stop()
+			assert.EqualValues(t, jobs, ran.Load(), "each runs once")
+			if record {
+				runs, err := s.ListRuns(&smallben.ListRunsOptions{Limit: 2 * jobs})
+				require.NoError(t, err)
+				require.Len(t, runs, jobs)
+				for i := range runs {
+					require.Equal(t, smallben.OutcomeOK, runs[i].Outcome)
+				}
+			}
+		})
 	}
 }

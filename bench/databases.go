@@ -259,7 +259,7 @@ func beginSmallBen(r results, db *database, dsn string, n int) (map[work]step, f
 		addingAtOnce: {
 			before: func() error {
 				batches = [][]smallben.Job{jobs(0, n)}
-				return s.DeleteJobs(&smallben.DeleteOptions{})
+				return s.DeleteAll()
 			},
 			do: func() error { return s.AddJobs(batches[0]) },
 		},

@@ -72,6 +72,21 @@ func TestAPageShowsTheLastRun(t *testing.T) {
 	})
 }
 
+func TestThePreviewOfAnExpressionFromAnInstant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rome, err := time.LoadLocation("Europe/Rome")
+		require.NoError(t, err)
+		scheduler := smallben.New(smallbentest.NewMemoryRepository(), &smallben.Config{
+			SchedulerConfig: smallben.SchedulerConfig{WithLocation: rome},
+		})
+		time.Sleep(time.Until(time.Date(2027, 3, 27, 12, 0, 0, 0, rome))) // no job runs: it takes no time
+		next, err := scheduler.NextRuns("30 2 * * *", 2)
+		require.NoError(t, err)
+		// On the 28th there is no 02:30: the clock goes from 02:00 to 03:00.
+		require.Equal(t, []time.Time{time.Date(2027, 3, 28, 3, 0, 0, 0, rome), time.Date(2027, 3, 29, 2, 30, 0, 0, rome)}, next)
+	})
+}
+
 func TestTheTestOfTheREADMEIsTheExample(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("example_test.go")

@@ -215,7 +215,7 @@ func (p *commitProcess) follows(n int, killed time.Time) {
 	p.t.Helper()
 	want := expected(n)
 	met := make(map[int64]bool)
-	const more = 2 // ticks, in which nothing else runs
+	const more = 2                           // ticks, in which nothing else runs
 	deadline := time.After(20 * time.Second) // before a sweep finds what is not announced
 	for last := int64(0); len(met) < len(want) || last <= more; {
 		select {
