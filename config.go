@@ -118,7 +118,9 @@ type SchedulerConfig struct {
 
 	// MaxConcurrentRuns is how many runs this process has in progress at a time.
 	// Ticks beyond it wait in memory, in their order, and do not survive Stop. If
-	// runs are recorded, those wait unclaimed, so that other processes take them.
+	// runs are recorded, those wait unclaimed, so that other processes take them;
+	// from ten seconds on one waits in the record, until a place is free in any
+	// process or a later tick of its job comes.
 	// Zero means no limit; Start refuses less.
 	MaxConcurrentRuns int
 

@@ -187,6 +187,71 @@ func TestClaimsAreAskedForWhereThereIsRoom(t *testing.T) {
 	})
 }
 
+func TestATickThatFindsNoPlaceForLongIsNotMissed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		one := func(c *smallben.Config) { c.SchedulerConfig.MaxConcurrentRuns = 1 }
+		s := create(t, recorder, recordingConfig(one))
+		require.NoError(t, s.Start())
+		var c crowd
+		var jobs []smallben.Job
+		for id := range int64(20) {
+			jobs = append(jobs, job(id+1, "0 1 * * * *", c.probe(20*time.Second)))
+		}
+		require.NoError(t, s.AddJobs(jobs))
+		pass(2 * time.Minute)
+		paused := int64(20)
+		if slices.Contains(c.order(), "01:00 job 20") {
+			paused = 19 // of those that are due at once any may be the first
+		}
+		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{paused}}))
+		pass(time.Minute)
+		other := create(t, recorder, recordingConfig(one)) // which has not seen the tick
+		require.NoError(t, other.Start())
+		pass(5 * time.Minute)
+		assert.EqualValues(t, 2, c.most.Load(), "one in each process")
+		where := make(map[string]int)
+		for _, run := range recorder.runs() {
+			if run.JobID == paused {
+				assert.Equal(t, smallben.OutcomeSkipped, run.Outcome, "%v of a job that was paused", run)
+				continue
+			}
+			assert.Equal(t, smallben.OutcomeOK, run.Outcome, "%v", run)
+			where[run.Process]++
+		}
+		assert.Len(t, c.order(), 19, "each once")
+		assert.Len(t, where, 2, "another process takes them")
+	})
+}
+
+func TestALaterTickTakesThePlaceOfOneThatWaitsForAPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := create(t, recorder, recordingConfig(func(c *smallben.Config) { c.SchedulerConfig.MaxConcurrentRuns = 1 }))
+		require.NoError(t, s.Start())
+		release := make(chan struct{})
+		quick := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", newProbe(func(*probe, smallben.CronJobInput) { <-release })), job(2, "0 * * * * *", quick)}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		pass(10*time.Minute + 30*time.Second)
+		waiting, skipped := 0, 0
+		for _, run := range recorder.runs() {
+			switch run.Outcome {
+			case smallben.OutcomeWaiting:
+				waiting++
+			case smallben.OutcomeSkipped:
+				assert.Equal(t, "a later tick of its job came while it waited for a place", run.Error)
+				skipped++
+			}
+		}
+		assert.Equal(t, 1, waiting, "nothing piles up")
+		assert.Equal(t, 9, skipped)
+		close(release)
+		pass(15 * time.Second)
+		assert.Equal(t, 1, quick.count(), "the latest")
+	})
+}
+
 // ranOf counts the runs of a job in the record that ended well.
 func ranOf(t *testing.T, s *smallben.SmallBen, id int64) (n int64) {
 	t.Helper()
@@ -330,7 +395,7 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 }
 
 // TestManyRunsAtOneTickLeaveTheApplicationItsPool has each run use the pool that the
-// application has.
+// application has. They take longer than a claim is tried.
 func TestManyRunsAtOneTickLeaveTheApplicationItsPool(t *testing.T) {
 	t.Parallel()
 	const jobs, connections, places = 2_000, 16, 8
@@ -347,7 +412,7 @@ func TestManyRunsAtOneTickLeaveTheApplicationItsPool(t *testing.T) {
 			var ran atomic.Int64
 			all := make(chan struct{})
 			asks := newProbe(func(*probe, smallben.CronJobInput) {
-				_, err := db.pool.Exec("SELECT pg_sleep(0.02)")
+				_, err := db.pool.Exec("SELECT pg_sleep(0.05)")
 				assert.NoError(t, err)
 				if ran.Add(1) == jobs {
 					close(all)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -108,6 +109,8 @@ type claims struct {
 	calls   atomic.Int64 // to the store, in progress
 	inDoubt atomic.Bool  // there may be unfinished runs that nobody knows
 
+	fullAt atomic.Int64 // when there was last no room for a run, in Unix nanoseconds
+
 	mu        sync.Mutex // guards the fields below, for moments
 	asked     map[keyID]*Grant
 	unclaimed map[*Grant]struct{} // that run without being recorded, yet
@@ -208,6 +211,14 @@ func (c *claims) forget(keys ...Key) {
 	}
 }
 
+// end records that a run that waits in the store is not to start, and why.
+func (c *claims) end(g *Grant, reason string) {
+	c.mu.Lock()
+	c.unclaimed[g] = struct{}{}
+	c.mu.Unlock()
+	g.Skip(reason)
+}
+
 // over hands the end of a run over for being recorded.
 func (c *claims) over(g *Grant, end End) {
 	c.mu.Lock()
@@ -227,6 +238,7 @@ func (c *claims) run() {
 		c.gather()
 		room, freed := c.host.Reserve(maxClaims)
 		if room == 0 {
+			c.fullAt.Store(time.Now().UnixNano())
 			c.waitForRoom(freed)
 			continue
 		}
@@ -261,8 +273,12 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 }
 
 // current brings claims up to what is known of their jobs, and drops those that are
-// too old, or whose tick is none any more. A claim that may be won already stays.
+// too old, or whose tick is none any more. A claim that may be won already stays. Those
+// that are too old because there was no room wait in the store from then on.
 func (c *claims) current(batch []*Grant) []*Grant {
+	full := time.Unix(0, c.fullAt.Load())
+	var crowded []*Grant
+	defer func() { c.park(crowded) }()
 	return slices.DeleteFunc(batch, func(g *Grant) bool {
 		old := since(g.asked) > c.config.Timing.ClaimPatience
 		job, ok := c.host.Look(g.JobID, g.Triggered)
@@ -275,12 +291,59 @@ func (c *claims) current(batch []*Grant) []*Grant {
 			return false
 		}
 		if old || !ok {
+			if ok && !g.FromQueue && g.asked.Before(full) {
+				g.Revision = job.Revision
+				crowded = append(crowded, g)
+				return true
+			}
 			c.drop(g)
 			return true
 		}
 		g.Revision, g.GroupID, g.SuperGroupID = job.Revision, job.GroupID, job.SuperGroupID
 		return false
 	})
+}
+
+// park records ticks as waiting that found no room for as long as a claim is tried: in
+// the store they wait for a place in any process, in the order of their ticks. Those that
+// have a run, or whose job was changed, are dropped.
+func (c *claims) park(batch []*Grant) {
+	if len(batch) == 0 {
+		return
+	}
+	slices.SortFunc(batch, func(a, b *Grant) int { return a.Key.Compare(b.Key) })
+	ids := make([]int64, len(batch))
+	spans := make([]Span, len(batch))
+	for i, g := range batch {
+		ids[i] = g.JobID
+		spans[i] = Span{JobID: g.JobID, After: g.Tick.Add(-time.Microsecond), Until: g.Tick}
+	}
+	slices.Sort(ids)
+	_, err := c.Change(func(tx Tx) error {
+		marks, err := tx.Watermarks(slices.Compact(ids))
+		if err != nil {
+			return err
+		}
+		ticks, err := tx.RecordedTicks(spans)
+		if err != nil {
+			return err
+		}
+		var runs []Run
+		for i, g := range batch {
+			n, found := slices.BinarySearchFunc(marks, g.JobID, func(mark Watermark, id int64) int { return cmp.Compare(mark.JobID, id) })
+			if !found || marks[n].Revision != g.Revision || marks[n].Paused || !marks[n].Until.Before(g.Tick) || len(ticks[i]) > 0 {
+				continue
+			}
+			runs = append(runs, Run{Key: g.Key, GroupID: g.GroupID, SuperGroupID: g.SuperGroupID, Outcome: Waiting, Due: g.Tick, Exclusive: g.Overlap != Allow})
+		}
+		return tx.Record(nil, runs)
+	})
+	if err != nil {
+		c.trouble.begin(err)
+	}
+	for _, g := range batch {
+		c.drop(g)
+	}
 }
 
 // claim asks the store for a batch and starts what is won, for which there is room. It

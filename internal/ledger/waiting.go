@@ -127,7 +127,22 @@ func (w *waiting) grant(run *Run) *Grant {
 	}
 	w.inProgress.Add(1)
 	g.ended = func() { w.inProgress.Add(-1) }
+	if w.overtaken(run, &job) {
+		w.claims.end(g, "a later tick of its job came while it waited for a place")
+		return nil
+	}
 	return g
+}
+
+// overtaken reports whether a waiting run is a tick that waits for a place, and a later
+// tick of its job has come: the newest counts, and nothing piles up. A tick that waits
+// for the end of a run, or that makes up for missed ones, is not overtaken.
+func (w *waiting) overtaken(run *Run, job *Job) bool {
+	if run.Triggered || run.Attempt > 1 || run.Missed > 0 || job.Overlap == Delay {
+		return false
+	}
+	next := job.Schedule.Next(run.Tick.In(w.config.Location))
+	return !next.IsZero() && !next.After(w.clock.databaseNow())
 }
 
 // mine reports whether a waiting run is for this process to take.
