@@ -772,8 +772,8 @@ func growing(n int) []smallben.Job {
 func TestStatementsGrowWithTheChunksAndNotWithTheJobs(t *testing.T) {
 	t.Parallel()
 	const many = rowsPerChange + 1
-	run := func(t *testing.T, faults *faultsql.Faults, dialector gorm.Dialector) {
-		one, all := countStatements(t, faults, dialector, 1), countStatements(t, faults, dialector, many)
+	eachCounted(t, func(t *testing.T, faults *faultsql.Faults, dialector gorm.Dialector) {
+		one, all := countStatements(t, faults, dialector, growing(1)), countStatements(t, faults, dialector, growing(many))
 		for operation, count := range all {
 			perStatement := rowsPerChange
 			if operation == "AddJobs" {
@@ -781,7 +781,23 @@ func TestStatementsGrowWithTheChunksAndNotWithTheJobs(t *testing.T) {
 			}
 			assert.Equal(t, one[operation]+(many-1)/perStatement, count, operation)
 		}
-	}
+	})
+}
+
+func TestOptionsOfAJobTakeNoStatement(t *testing.T) {
+	t.Parallel()
+	eachCounted(t, func(t *testing.T, faults *faultsql.Faults, dialector gorm.Dialector) {
+		plain, configured := growing(3), growing(3)
+		for i := range configured {
+			configured[i].Job = withOptions(smallben.RunOptions{Overlap: smallben.OverlapSkip, Attempts: 3}, succeeds)
+		}
+		assert.Equal(t, countStatements(t, faults, dialector, plain), countStatements(t, faults, dialector, configured))
+	})
+}
+
+// eachCounted runs a test on both databases, whose statements are counted.
+func eachCounted(t *testing.T, run func(t *testing.T, faults *faultsql.Faults, dialector gorm.Dialector)) {
+	t.Helper()
 	t.Run("SQLite", func(t *testing.T) {
 		t.Parallel()
 		faults := faultsql.SQLite(filepath.Join(t.TempDir(), "jobs.db"))
@@ -797,10 +813,10 @@ func TestStatementsGrowWithTheChunksAndNotWithTheJobs(t *testing.T) {
 	})
 }
 
-// countStatements makes n jobs, lets each operation change all of them, deletes
+// countStatements adds jobs, lets each operation change all of them, deletes
 // them, and returns how many statements each operation took. It requires that
 // each is one transaction.
-func countStatements(t *testing.T, faults *faultsql.Faults, dialector gorm.Dialector, n int) map[string]int {
+func countStatements(t *testing.T, faults *faultsql.Faults, dialector gorm.Dialector, jobs []smallben.Job) map[string]int {
 	t.Helper()
 	counts := make(map[string]int)
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector})
@@ -814,12 +830,12 @@ func countStatements(t *testing.T, faults *faultsql.Faults, dialector gorm.Diale
 		require.Equal(t, 1, faults.Count(faultsql.Commit), operation)
 	}
 	everything := &smallben.PauseResumeOptions{}
-	updates := make([]smallben.UpdateOption, n)
+	updates := make([]smallben.UpdateOption, len(jobs))
 	for i := range updates {
 		updates[i] = smallben.UpdateOption{JobID: int64(i + 1), CronExpression: ptr("5 5 * * *"), JobOtherInputs: &map[string]any{"n": i}}
 	}
 
-	count("AddJobs", func() error { return s.AddJobs(growing(n)) })
+	count("AddJobs", func() error { return s.AddJobs(jobs) })
 	s.Stop()
 	_, err = faults.DB().Exec("UPDATE jobs SET cron_id = 0")
 	require.NoError(t, err)
@@ -827,7 +843,7 @@ func countStatements(t *testing.T, faults *faultsql.Faults, dialector gorm.Diale
 	count("PauseJobs", func() error { return s.PauseJobs(everything) })
 	count("ResumeJobs", func() error { return s.ResumeJobs(everything) })
 	count("UpdateJobs", func() error { return s.UpdateJobs(updates) })
-	require.Len(t, insides.Entries(s), n)
+	require.Len(t, insides.Entries(s), len(jobs))
 	count("DeleteJobs", func() error { return s.DeleteJobs(&smallben.DeleteOptions{}) })
 	return counts
 }

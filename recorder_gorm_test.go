@@ -252,6 +252,28 @@ func TestStatementsOfTheRecordDoNotGrowWithTheRuns(t *testing.T) {
 	})
 }
 
+func TestRunsOfJobsWithoutOptionsTakeTheStatementsThatTheyTookBeforeThereWereAny(t *testing.T) {
+	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
+		b.reset(t)
+		r := records{recordStore: b.repository}
+		count := func(call func()) int {
+			b.faults.Reset()
+			call()
+			return b.faults.Count(faultsql.Exec, faultsql.Query)
+		}
+		plain, end := claimsOf(b.revision, runKey(2, 1)), finished(runKey(2, 1))
+		claim := count(func() { r.win(t, "a", plain) })
+		finish := count(func() { require.NoError(t, r.Finish("a", []ledger.End{end})) })
+		want := map[string][2]int{"SQLite": {7, 6}, "PostgreSQL": {3, 2}} // some of which set up the connection
+		assert.Equal(t, want[b.name], [2]int{claim, finish})
+
+		tried, failed := claimsOf(b.revision, runKey(2, 2)), finished(runKey(2, 2))
+		tried[0].NewestCounts, failed.Retry = true, time.Now()
+		assert.Equal(t, claim+1, count(func() { r.win(t, "a", tried) }), "it ends attempts of earlier ticks")
+		assert.Equal(t, finish+2, count(func() { require.NoError(t, r.Finish("a", []ledger.End{failed})) }), "it locks the state of the job and adds an attempt")
+	})
+}
+
 // A plan that was made while the tables were empty, or by no statistics, would
 // look at each run for each other.
 func TestOnPostgreSQLClaimsAndFinishesReadTheirOwnRowsOnly(t *testing.T) {
