@@ -164,6 +164,28 @@ func (s *SmallBen) unlessNone(err error) error {
 	return err
 }
 
+// perform makes a change when it is its turn, and logs it.
+func (s *SmallBen) perform(ctx context.Context, verb, done string, do func(c *change) error) error {
+	ids, err := s.inTurn(ctx, do)
+	if err != nil {
+		return wrap(verb, err)
+	}
+	s.logChange(done, ids)
+	return nil
+}
+
+// inTurn makes a change when it is its turn, and returns the ids that it is about.
+func (s *SmallBen) inTurn(ctx context.Context, do func(c *change) error) ([]int64, error) {
+	call, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(call)
+	c := &change{call: call}
+	err = do(c)
+	return c.ids, err
+}
+
 // logChange logs a change of jobs, with their ids if they are few.
 func (s *SmallBen) logChange(msg string, ids []int64) {
 	s.log.Report(func(sink cron.Logger) {
@@ -199,11 +221,7 @@ func (s *SmallBen) AddJobsContext(ctx context.Context, jobs []Job) error {
 	if err != nil {
 		return wrap("add", err)
 	}
-	if err := s.addJobs(ctx, built); err != nil {
-		return wrap("add", err)
-	}
-	s.logChange("jobs added", jobIDs(built))
-	return nil
+	return s.perform(ctx, "add", "jobs added", func(c *change) error { return s.addJobs(c, built) })
 }
 
 // build validates and encodes the jobs, which runs code of the user: no lock is
@@ -243,21 +261,16 @@ func (s *SmallBen) now() time.Time {
 	return time.Now().UTC().Truncate(time.Microsecond)
 }
 
-func (s *SmallBen) addJobs(ctx context.Context, jobs []JobWithSchedule) error {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.leave(call)
-	c := change{call: call, ids: jobIDs(jobs)}
-	err = s.change(&c, func(tx Repository) error {
+func (s *SmallBen) addJobs(c *change, jobs []JobWithSchedule) error {
+	c.ids = jobIDs(jobs)
+	err := s.change(c, func(tx Repository) error {
 		s.scheduler.number(jobs)
 		return c.wrote(tx.AddJobs(jobs))
 	})
 	if err != nil {
 		return err
 	}
-	s.project(&c, jobs)
+	s.project(c, jobs)
 	return nil
 }
 
@@ -277,30 +290,20 @@ func (s *SmallBen) DeleteJobsContext(ctx context.Context, options *DeleteOptions
 	if options == nil {
 		return errors.New("delete jobs: nil options")
 	}
-	ids, err := s.deleteJobs(ctx, options.toListOptions())
-	if err != nil {
-		return wrap("delete", err)
-	}
-	s.logChange("jobs deleted", ids)
-	return nil
+	return s.perform(ctx, "delete", "jobs deleted", func(c *change) error { return s.deleteJobs(c, options.toListOptions()) })
 }
 
 // DeleteAll deletes every job, as DeleteJobs with the zero DeleteOptions does. It
 // is no error if there is none.
 func (s *SmallBen) DeleteAll() error { return s.unlessNone(s.DeleteJobs(&DeleteOptions{})) }
 
-func (s *SmallBen) deleteJobs(ctx context.Context, options ListJobsOptions) ([]int64, error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.leave(call)
-	c := change{call: call, lock: &options}
-	err = s.change(&c, func(tx Repository) error {
-		if _, err := s.look(tx, &c, options); err != nil {
+func (s *SmallBen) deleteJobs(c *change, options ListJobsOptions) error {
+	c.lock = &options
+	err := s.change(c, func(tx Repository) error {
+		if _, err := s.look(tx, c, options); err != nil {
 			return err
 		}
-		if err := s.closeSpans(tx, &c, c.ids, false); err != nil {
+		if err := s.closeSpans(tx, c, c.ids, false); err != nil {
 			return err
 		}
 		if err := s.cancelWaiting(tx, c.ids, true, "its job was deleted while it waited"); err != nil {
@@ -309,13 +312,13 @@ func (s *SmallBen) deleteJobs(ctx context.Context, options ListJobsOptions) ([]i
 		return c.wrote(tx.DeleteJobsByIds(c.ids))
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgetLocked(c.ids)
 	s.scheduler.forget(c.ids)
-	return c.ids, nil
+	return nil
 }
 
 // PauseJobs pauses the jobs that match options; those that are paused already
@@ -334,32 +337,22 @@ func (s *SmallBen) PauseJobsContext(ctx context.Context, options *PauseResumeOpt
 	if options == nil {
 		return errors.New("pause jobs: nil options")
 	}
-	ids, err := s.pauseJobs(ctx, options.toListOptions())
-	if err != nil {
-		return wrap("pause", err)
-	}
-	s.logChange("jobs paused", ids)
-	return nil
+	return s.perform(ctx, "pause", "jobs paused", func(c *change) error { return s.pauseJobs(c, options.toListOptions()) })
 }
 
 // PauseAll pauses every job, as PauseJobs with the zero PauseResumeOptions does. It
 // is no error if there is none.
 func (s *SmallBen) PauseAll() error { return s.unlessNone(s.PauseJobs(&PauseResumeOptions{})) }
 
-func (s *SmallBen) pauseJobs(ctx context.Context, options ListJobsOptions) ([]int64, error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.leave(call)
-	c := change{call: call, lock: &options}
+func (s *SmallBen) pauseJobs(c *change, options ListJobsOptions) error {
+	c.lock = &options
 	var rows []RawJob
-	err = s.change(&c, func(tx Repository) (err error) {
-		if rows, err = s.look(tx, &c, options); err != nil {
+	err := s.change(c, func(tx Repository) (err error) {
+		if rows, err = s.look(tx, c, options); err != nil {
 			return err
 		}
 		unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
-		if err := s.closeSpans(tx, &c, idsOf(unpaused), false); err != nil {
+		if err := s.closeSpans(tx, c, idsOf(unpaused), false); err != nil {
 			return err
 		}
 		if err := s.cancelWaiting(tx, c.ids, true, "its job was paused while it waited"); err != nil {
@@ -368,7 +361,7 @@ func (s *SmallBen) pauseJobs(ctx context.Context, options ListJobsOptions) ([]in
 		return c.wrote(tx.PauseJobs(unpaused))
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	undecodable := s.undecodableOf(rows)
 	s.mu.Lock()
@@ -385,7 +378,7 @@ func (s *SmallBen) pauseJobs(ctx context.Context, options ListJobsOptions) ([]in
 		// They decode now if it was a column that a pause writes.
 		s.reread(c.call, unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
 	}
-	return c.ids, nil
+	return nil
 }
 
 // ResumeJobs resumes the jobs that match options. One that is not paused stays
@@ -405,31 +398,20 @@ func (s *SmallBen) ResumeJobsContext(ctx context.Context, options *PauseResumeOp
 	if options == nil {
 		return errors.New("resume jobs: nil options")
 	}
-	ids, err := s.resumeJobs(ctx, options.toListOptions())
-	if err != nil {
-		return wrap("resume", err)
-	}
-	s.logChange("jobs resumed", ids)
-	return nil
+	return s.perform(ctx, "resume", "jobs resumed", func(c *change) error { return s.resumeJobs(c, options.toListOptions()) })
 }
 
 // ResumeAll resumes every job, as ResumeJobs with the zero PauseResumeOptions does.
 // It is no error if there is none.
 func (s *SmallBen) ResumeAll() error { return s.unlessNone(s.ResumeJobs(&PauseResumeOptions{})) }
 
-func (s *SmallBen) resumeJobs(ctx context.Context, options ListJobsOptions) ([]int64, error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.leave(call)
-	c := change{call: call}
-	if err := s.lookAhead(&c, options); err != nil {
-		return nil, err
+func (s *SmallBen) resumeJobs(c *change, options ListJobsOptions) error {
+	if err := s.lookAhead(c, options); err != nil {
+		return err
 	}
 	var paused, unpaused []JobWithSchedule
-	err = s.change(&c, func(tx Repository) error {
-		rows, err := s.look(tx, &c, options)
+	err := s.change(c, func(tx Repository) error {
+		rows, err := s.look(tx, c, options)
 		if err != nil {
 			return err
 		}
@@ -452,10 +434,10 @@ func (s *SmallBen) resumeJobs(ctx context.Context, options ListJobsOptions) ([]i
 		return c.wrote(tx.ResumeJobs(paused))
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.project(&c, paused)
-	return c.ids, nil
+	s.project(c, paused)
+	return nil
 }
 
 // UpdateJobs changes the expression, the input or both of each job that
@@ -480,12 +462,7 @@ func (s *SmallBen) UpdateJobsContext(ctx context.Context, scheduleInfo []UpdateO
 	if err != nil {
 		return wrap("update", err)
 	}
-	ids, err := s.updateJobs(ctx, updates)
-	if err != nil {
-		return wrap("update", err)
-	}
-	s.logChange("jobs updated", ids)
-	return nil
+	return s.perform(ctx, "update", "jobs updated", func(c *change) error { return s.updateJobs(c, updates) })
 }
 
 // preparedUpdate is an UpdateOption with its input encoded.
@@ -527,20 +504,14 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 	return updates, join(refused)
 }
 
-func (s *SmallBen) updateJobs(ctx context.Context, updates map[int64]preparedUpdate) ([]int64, error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.leave(call)
-	c := change{call: call}
+func (s *SmallBen) updateJobs(c *change, updates map[int64]preparedUpdate) error {
 	options := ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))}
-	if err := s.lookAhead(&c, options); err != nil {
-		return nil, err
+	if err := s.lookAhead(c, options); err != nil {
+		return err
 	}
 	var jobs []JobWithSchedule
-	err = s.change(&c, func(tx Repository) error {
-		rows, err := s.look(tx, &c, options)
+	err := s.change(c, func(tx Repository) error {
+		rows, err := s.look(tx, c, options)
 		if err != nil {
 			return err
 		}
@@ -548,17 +519,17 @@ func (s *SmallBen) updateJobs(ctx context.Context, updates map[int64]preparedUpd
 		if jobs, rescheduled, err = c.updated(rows, updates); err != nil {
 			return err
 		}
-		if err := s.reschedule(tx, &c, rescheduled); err != nil {
+		if err := s.reschedule(tx, c, rescheduled); err != nil {
 			return err
 		}
 		s.scheduler.number(jobs)
 		return c.wrote(tx.SetCronIdAndChangeScheduleAndJobInput(jobs))
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.project(&c, jobs)
-	return c.ids, nil
+	s.project(c, jobs)
+	return nil
 }
 
 // updated changes rows that were read into the jobs to store. It returns the ids of
@@ -629,7 +600,11 @@ func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 	if err != nil {
 		return wrap("upsert", err)
 	}
-	parts, err := s.upsertJobs(ctx, built)
+	var parts upsertParts
+	_, err = s.inTurn(ctx, func(c *change) (err error) {
+		parts, err = s.upsertJobs(c, built)
+		return err
+	})
 	if err != nil {
 		return wrap("upsert", err)
 	}
@@ -644,14 +619,9 @@ func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 	return nil
 }
 
-func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (parts upsertParts, err error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return parts, err
-	}
-	defer s.leave(call)
-	c := change{call: call, ids: jobIDs(jobs)}
-	if err := s.lookAhead(&c, ListJobsOptions{JobIDs: c.ids}); err != nil {
+func (s *SmallBen) upsertJobs(c *change, jobs []JobWithSchedule) (parts upsertParts, err error) {
+	c.ids = jobIDs(jobs)
+	if err := s.lookAhead(c, ListJobsOptions{JobIDs: c.ids}); err != nil {
 		return parts, err
 	}
 	upsert := func(tx Repository) error {
@@ -662,13 +632,13 @@ func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (part
 		if parts, err = c.upsertOf(jobs, rows); err != nil {
 			return err
 		}
-		if err := s.keepNewer(tx, &c, &parts); err != nil {
+		if err := s.keepNewer(tx, c, &parts); err != nil {
 			return err
 		}
 		if len(parts.add)+len(parts.replace) == 0 {
 			return errNothingToWrite
 		}
-		if err := s.reschedule(tx, &c, parts.rescheduled); err != nil {
+		if err := s.reschedule(tx, c, parts.rescheduled); err != nil {
 			return err
 		}
 		s.scheduler.number(parts.add)
@@ -681,15 +651,15 @@ func (s *SmallBen) upsertJobs(ctx context.Context, jobs []JobWithSchedule) (part
 		}
 		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
 	}
-	err = s.change(&c, upsert)
+	err = s.change(c, upsert)
 	for errors.Is(err, errUndecided) {
 		c.decodeAsked()
-		err = s.change(&c, upsert)
+		err = s.change(c, upsert)
 	}
 	if err != nil && !errors.Is(err, errNothingToWrite) {
 		return parts, err
 	}
-	s.project(&c, parts.add, parts.replace)
+	s.project(c, parts.add, parts.replace)
 	if len(parts.undecodable) > 0 {
 		// They still do not decode if it is a column that stays.
 		s.reread(c.call, unsettledWrite{ids: parts.undecodable})
@@ -893,46 +863,39 @@ func (s *SmallBen) TriggerJobsReport(options *PauseResumeOptions) ([]Triggered, 
 	return s.reportTriggered(context.Background(), options)
 }
 
-func (s *SmallBen) reportTriggered(ctx context.Context, options *PauseResumeOptions) ([]Triggered, error) {
+func (s *SmallBen) reportTriggered(ctx context.Context, options *PauseResumeOptions) (report []Triggered, err error) {
 	if options == nil {
 		return nil, errors.New("trigger jobs: nil options")
 	}
 	at := tick{at: s.scheduler.now(), triggered: true}
-	ids, report, err := s.triggerJobs(ctx, options.toListOptions(), at)
-	if err != nil {
-		return nil, wrap("trigger", err)
-	}
-	s.logChange("jobs triggered", ids)
-	return report, nil
+	err = s.perform(ctx, "trigger", "jobs triggered", func(c *change) error {
+		report, err = s.triggerJobs(c, options.toListOptions(), at)
+		return err
+	})
+	return report, err
 }
 
-func (s *SmallBen) triggerJobs(ctx context.Context, options ListJobsOptions, at tick) (ids []int64, report []Triggered, err error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer s.leave(call)
-	c := change{call: call}
+func (s *SmallBen) triggerJobs(c *change, options ListJobsOptions, at tick) (report []Triggered, err error) {
 	if !s.started() {
-		return nil, nil, errors.New("SmallBen is not started")
+		return nil, errors.New("SmallBen is not started")
 	}
 	if err := s.settle(c.call, nil); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	rows, err := s.look(c.repository, &c, options)
+	rows, err := s.look(c.repository, c, options)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	jobs, undecodable := decodeRows(rows)
 	if err := join(undecodable); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := s.adopt(c.call, jobs); err != nil {
-		return nil, nil, unwritten{err}
+		return nil, unwritten{err}
 	}
 	grants, err := s.claimTriggered(jobs, at)
 	if err != nil {
-		return nil, nil, unwritten{err} // nothing runs, and that is known
+		return nil, unwritten{err} // nothing runs, and that is known
 	}
 	begun, report, ok := s.scheduler.trigger(jobs, at, grants)
 	if !ok {
@@ -941,12 +904,12 @@ func (s *SmallBen) triggerJobs(ctx context.Context, options ListJobsOptions, at 
 				grant.Skip("SmallBen was stopped before it started")
 			}
 		}
-		return nil, nil, errStopped
+		return nil, errStopped
 	}
 	for _, r := range begun {
 		go s.scheduler.execute(r)
 	}
-	return c.ids, report, nil
+	return report, nil
 }
 
 // undecodableOf tells which of the rows do not decode. Those that are known are
