@@ -110,7 +110,6 @@ func (d *memoryRecord) mark(id int64) (mark memoryMark, marked bool) {
 type memoryHolder struct {
 	process string
 	run     ledger.Key
-	delayed bool // another run waits for it
 }
 
 func (d *memoryRecord) clone() *memoryRecord {
@@ -488,13 +487,12 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	run.Process, run.Start, run.Outcome, run.Exclusive, run.Due = process, now, ledger.Running, claim.Overlap != ledger.Allow, time.Time{}
 	result := ledger.Won
 	if claim.Overlap != ledger.Allow {
-		holder, busy := d.running[key.JobID]
+		_, busy := d.running[key.JobID]
+		waits := d.anotherWaits(claim, now)
 		switch {
-		case !busy:
+		case !busy && (claim.FromQueue || !waits):
 			d.running[key.JobID] = memoryHolder{process: process, run: key}
-		case claim.Overlap == ledger.Delay && !holder.delayed:
-			holder.delayed = true
-			d.running[key.JobID] = holder
+		case claim.Overlap == ledger.Delay && !waits:
 			run.Process, run.Start, run.Outcome, run.Due, result = "", time.Time{}, ledger.Waiting, now, ledger.Delayed
 		default:
 			run.Outcome, run.End, result = ledger.Skipped, now, ledger.Overlapped
@@ -502,6 +500,17 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	}
 	d.runs[key] = run
 	return result
+}
+
+// anotherWaits reports whether a run waits for the lock of a job, or is about to take it.
+func (d *memoryRecord) anotherWaits(claim ledger.Claim, now time.Time) bool {
+	for key, run := range d.runs {
+		ends := claim.NewestCounts && key.Attempt > 1 && !key.Triggered && key.Tick.Before(claim.Tick)
+		if key.JobID == claim.JobID && run.Outcome == ledger.Waiting && run.Exclusive && !run.Due.After(now.Add(ledger.MaxClockLead)) && !ends {
+			return true
+		}
+	}
+	return false
 }
 
 // startedAfter reports whether a later tick of the job of a run has started.

@@ -1720,7 +1720,7 @@ func TestAnExpiryIsNotEndedForADeadlock(t *testing.T) {
 	// The claim waits for the key of job 1, until the expiry waits for the claim.
 	third, err := db.pool.Begin()
 	require.NoError(t, err)
-	_, err = third.Exec("INSERT INTO smallben_locks (job_id, process, tick, triggered, attempt, delayed) VALUES (1, 'third', 0, false, 1, false)")
+	_, err = third.Exec("INSERT INTO smallben_locks (job_id, process, tick, triggered, attempt) VALUES (1, 'third', 0, false, 1)")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
 	wg.Go(func() {

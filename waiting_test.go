@@ -1,7 +1,9 @@
 package smallben_test
 
 import (
+	"errors"
 	"runtime/debug"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,6 +125,82 @@ func TestOneDelayedRunWaitsForALock(t *testing.T) {
 		require.Equal(t, []ledger.Key{runKey(1, 2)}, r.waiting(t))
 		r.win(t, "b", delayed(fromQueue(claimsOf(revision, runKey(1, 2)))))
 		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 5)))), "the place is free again")
+	})
+}
+
+func TestTheEndOfAWaitingRunFreesThePlaceToWait(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1)
+		require.Equal(t, []ledger.Result{ledger.Won, ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 1), runKey(1, 2)))))
+		r.change(t, func(tx smallben.ChangeTx) error {
+			_, err := tx.Cancel([]int64{1}, false, "it was paused")
+			return err
+		})
+		require.Equal(t, []ledger.Result{ledger.Delayed, ledger.Overlapped}, r.claim(t, "b", delayed(claimsOf(revision, runKey(1, 3), runKey(1, 4)))))
+	})
+}
+
+func TestNoTickTakesTheLockBeforeARunThatWaits(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3)
+		r.record(t, waits(runKey(2, 1), time.Now().Add(time.Hour)), waits(runKey(3, 1), time.Now()))
+		r.win(t, "a", delayed(claimsOf(revision, runKey(1, 1))))
+		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "b", delayed(claimsOf(revision, runKey(1, 2)))))
+		end := finished(runKey(1, 1))
+		end.Overlap = ledger.Delay
+		require.NoError(t, r.Finish("a", []ledger.End{end}))
+
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 3)))))
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", exclusively(claimsOf(revision, triggered(runKey(1, 3))))))
+		require.False(t, r.busy(t, 1))
+		require.Contains(t, r.waiting(t), runKey(1, 2))
+		r.win(t, "b", delayed(fromQueue(claimsOf(revision, runKey(1, 2)))))
+		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 4)))))
+
+		r.win(t, "a", delayed(claimsOf(revision, runKey(2, 2)))) // the other is not due
+		r.win(t, "a", delayed(claimsOf(revision, runKey(3, 2)))) // the other needs no lock
+	})
+}
+
+func TestATickDoesNotWaitForAttemptsThatItEnds(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		again := waits(attempt(2, runKey(1, 1)), time.Now())
+		again.Exclusive = true
+		r.record(t, again)
+		claims := delayed(claimsOf(revision, runKey(1, 2)))
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", claims))
+		claims = delayed(claimsOf(revision, runKey(1, 3)))
+		claims[0].NewestCounts = true
+		r.win(t, "a", claims)
+		require.Equal(t, ledger.Skipped, r.runs(t)[again.Key].Outcome)
+	})
+}
+
+func TestOneOfManyClaimsAtOnceWaitsForALock(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const rounds, claimers = 10, 8
+		jobs := make([]int64, rounds)
+		for i := range jobs {
+			jobs[i] = int64(i + 1)
+		}
+		revision := r.start(t, jobs...)
+		for _, id := range jobs {
+			r.win(t, "a", delayed(claimsOf(revision, runKey(id, 1))))
+			var wg sync.WaitGroup
+			results := make([][]ledger.Result, claimers)
+			errs := make([]error, claimers)
+			for i := range claimers {
+				wg.Go(func() { results[i], errs[i] = r.Claim("b", delayed(claimsOf(revision, runKey(id, i+2)))) })
+			}
+			wg.Wait()
+			require.NoError(t, errors.Join(errs...))
+			count := make(map[ledger.Result]int)
+			for _, result := range results {
+				count[result[0]]++
+			}
+			require.Equal(t, map[ledger.Result]int{ledger.Delayed: 1, ledger.Overlapped: claimers - 1}, count)
+		}
 	})
 }
 

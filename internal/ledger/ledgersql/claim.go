@@ -194,7 +194,7 @@ func (c *claiming) rows(indexes []int) sqltx.Rows {
 // lock takes the locks of jobs for claims that are won. Those that get none are skipped
 // or wait.
 func (c *claiming) lock(indexes []int) error {
-	taken, err := c.keys(takeLocks, c.process, rowsOf(keyFields, c.keyValues(indexes)))
+	taken, err := c.keys(takeLocks, c.now(), c.process, c.lockRows(indexes))
 	if err != nil {
 		return err
 	}
@@ -212,44 +212,46 @@ func (c *claiming) lock(indexes []int) error {
 			skipped = append(skipped, n)
 		}
 	}
-	if len(delayed) > 0 {
-		waiting, full, err := c.delay(delayed)
-		if err != nil {
-			return err
-		}
-		back, skipped = append(back, waiting...), append(skipped, full...)
+	if err := c.wait(back); err != nil {
+		return err
 	}
-	if len(back) > 0 {
-		if err := c.exec(delayRuns, c.now(), rowsOf(keyFields, c.keyValues(back))); err != nil {
-			return err
-		}
+	waiting, full, err := c.delay(delayed)
+	if err != nil {
+		return err
 	}
-	if len(skipped) == 0 {
+	if err := c.wait(waiting); err != nil {
+		return err
+	}
+	if skipped = append(skipped, full...); len(skipped) == 0 {
 		return nil
 	}
 	return c.exec(skipRuns, c.now(), rowsOf(keyFields, c.keyValues(skipped)))
 }
 
-// delay gives claims whose locks are held the one place to wait that each lock has.
-func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
-	ids := make([]int64, len(indexes))
-	for i, n := range indexes {
-		ids[i] = c.claims[n].JobID
+func (c *claiming) wait(indexes []int) error {
+	if len(indexes) == 0 {
+		return nil
 	}
-	ids = slices.Compact(ids) // they are in order
-	given, err := c.ids(delayJobs, idRows(ids))
-	if err != nil {
+	return c.exec(delayRuns, c.now(), rowsOf(keyFields, c.keyValues(indexes)))
+}
+
+// delay gives claims without a lock the one place to wait that each job has.
+func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
+	if len(indexes) == 0 {
+		return nil, nil, nil
+	}
+	rows := c.lockRows(indexes)
+	if err := c.exec(lockLocks, rows); err != nil {
 		return nil, nil, err
 	}
-	held, err := c.ids(lockedJobs, idRows(ids))
+	// A statement of its own, which sees the claims that the locks waited for.
+	taken, err := c.ids(jobsWithWaiting, c.now(), rows)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, n := range indexes {
-		// A lock that was freed meanwhile holds up nobody.
-		if id := c.claims[n].JobID; given[id] || !held[id] {
-			delete(given, id)
-			held[id] = true
+		if id := c.claims[n].JobID; !taken[id] {
+			taken[id] = true
 			c.results[n] = ledger.Delayed
 			waiting = append(waiting, n)
 		} else {
@@ -258,6 +260,14 @@ func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
 		}
 	}
 	return waiting, full, nil
+}
+
+func (c *claiming) lockRows(indexes []int) sqltx.Rows {
+	values := c.keyValues(indexes)
+	for i, n := range indexes {
+		values[i] = append(values[i], c.claims[n].FromQueue, c.claims[n].NewestCounts)
+	}
+	return rowsOf(lockFields, values)
 }
 
 func (c *claiming) keyValues(indexes []int) [][]any {

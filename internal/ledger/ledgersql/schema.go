@@ -5,7 +5,7 @@ var Tables = []struct{ Name, Fields string }{
 	{"smallben_runs", runFields + ", cancel_at bigint, abandon_at bigint"},
 	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint, former_job text"},
 	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
-	{"smallben_locks", "process text, delayed boolean, " + keyFields},
+	{"smallben_locks", "process text, " + keyFields},
 	{"smallben_processes", "process text, version text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
 	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
 	{"smallben_outbox", "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint"},
@@ -86,14 +86,13 @@ var Schema = []string{
 	make_up boolean NOT NULL,
 	PRIMARY KEY (job_id, revision)
 )`,
-	// The locks of jobs: which run holds one, and whether another waits for it.
+	// The locks of jobs: which run holds one.
 	`CREATE TABLE IF NOT EXISTS {smallben_locks} (
 	job_id bigint PRIMARY KEY,
 	process text NOT NULL,
 	tick bigint NOT NULL,
 	triggered boolean NOT NULL,
-	attempt int NOT NULL,
-	delayed boolean NOT NULL
+	attempt int NOT NULL
 )`,
 	// The processes that share the record, and their heartbeats.
 	`CREATE TABLE IF NOT EXISTS {smallben_processes} (

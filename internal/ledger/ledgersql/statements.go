@@ -74,20 +74,29 @@ var judgeClaims = fmt.Sprintf(`SELECT v.n, CASE
 FROM {rows} LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id LEFT JOIN {smallben_runs} r ON `+sameRun,
 	ledger.Won, ledger.Stale, ledger.Late, ledger.Early, ledger.Taken, ledger.Stale)
 
-const takeLocks = `INSERT INTO {smallben_locks} (job_id, process, ` + tickColumns + `, delayed)
-SELECT v.job_id, CAST($1 AS text), v.tick, v.triggered, v.attempt, false FROM {rows} WHERE true
+// takeLocks gives runs the locks of their jobs, in the order of their keys. Those that are
+// not from the queue leave them to runs that wait. $1 is the time, $2 the process.
+const takeLocks = `INSERT INTO {smallben_locks} (job_id, process, ` + tickColumns + `)
+SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WHERE v.queued OR NOT ` + anotherWaits + `
 ` + keyOrder + `
 ON CONFLICT DO NOTHING RETURNING ` + keyColumns
+
+// anotherWaits tells whether a run waits for the lock of a job, or is about to take it. $1
+// is the time. Attempts that the run of the row ends do not count.
+const anotherWaits = `EXISTS (SELECT 1 FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
+	AND NOT (v.newest AND o.attempt > 1 AND NOT o.triggered AND o.tick < v.tick))`
+
+const lockFields = keyFields + ", queued boolean, newest boolean"
 
 const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at = $1 FROM {rows} WHERE ` + sameRun
 
 const delayRuns = `UPDATE {smallben_runs} AS r SET outcome = 'waiting', process = '', started_at = NULL, due_at = $1 FROM {rows} WHERE ` + sameRun
 
-// delayJobs gives the jobs whose locks are held, and for which no run waits yet, their
-// one place to wait.
-const delayJobs = `UPDATE {smallben_locks} SET delayed = true WHERE NOT delayed AND job_id IN (SELECT v.job_id FROM {rows}) RETURNING job_id`
+// lockLocks lets claims look one after another whether a run waits.
+const lockLocks = `SELECT job_id FROM {smallben_locks} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
 
-const lockedJobs = `SELECT k.job_id FROM {rows} JOIN {smallben_locks} k ON k.job_id = v.job_id`
+// jobsWithWaiting gives the jobs for whose locks another run waits. $1 is the time.
+const jobsWithWaiting = `SELECT v.job_id FROM {rows} WHERE ` + anotherWaits
 
 // endSuperseded ends the waiting attempts of ticks before those of the rows.
 const endSuperseded = endAttempts + ` WHERE r.job_id = v.job_id AND r.due_at IS NOT NULL AND r.attempt > 1 AND NOT r.triggered AND r.tick < v.tick`

@@ -144,7 +144,7 @@ func (tx *Tx) addRuns(runs []ledger.Run) error {
 	}
 	err := tx.exec("INSERT INTO {smallben_runs} ("+runColumns+") SELECT "+runColumns+" FROM {rows}", rowsOf(runFields, values))
 	if err == nil && len(running) > 0 {
-		err = tx.exec("INSERT INTO {smallben_locks} ("+keyColumns+", process, delayed) SELECT "+keyColumns+", process, false FROM {rows}", rowsOf(keyFields+", process text", running))
+		err = tx.exec("INSERT INTO {smallben_locks} ("+keyColumns+", process) SELECT "+keyColumns+", process FROM {rows}", rowsOf(keyFields+", process text", running))
 	}
 	return err
 }
