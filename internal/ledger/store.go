@@ -58,10 +58,10 @@ type Store interface {
 	// Unclaimed returns the indexes of the keys under which there is no run.
 	Unclaimed(keys []Key) ([]int, error)
 
-	// Waiting returns at most limit waiting runs that may run now, those that have
-	// been due for the longest first, and of those only what comes after a run
-	// that is not nil. It leaves out runs that need a lock which another run
-	// holds, and of those of one job that need its lock all but the oldest.
+	// Waiting returns at most limit waiting runs in the order of their Due, those that
+	// are not due yet included, and of those only what comes after a run that is
+	// not nil. It leaves out runs that need a lock which another run holds, and
+	// those before which an older run that is due no later is to have the lock.
 	Waiting(after *Run, limit int) ([]Run, error)
 
 	// Finish sets start, end, outcome and error of runs that the process has
@@ -262,11 +262,11 @@ const (
 	// Taken says that the key has a run already or, from the queue, that the run
 	// waits no longer, or not yet for us.
 	Taken
-	// Overlapped says that another run holds the lock of the job: this one is
-	// recorded as skipped.
+	// Overlapped says that another run holds the lock of the job, or waits for it:
+	// this one is recorded as skipped.
 	Overlapped
-	// Delayed says that another run holds the lock of the job: this one is
-	// recorded as waiting.
+	// Delayed says that another run holds the lock of the job, and none waits for
+	// it: this one is recorded as waiting.
 	Delayed
 	// Stale says that the job has no row or that its revision matters and is another,
 	// or, unless the run is triggered, that it is paused.
