@@ -1074,3 +1074,117 @@ func TestAnUpsertKeepsAJobWhoseTimeIsPast(t *testing.T) {
 		assert.Zero(t, runs.count())
 	})
 }
+
+func TestTriggerJobsReportTellsWhatBecameOfEachJob(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{MaxConcurrentRuns: 2, SkipIfStillRunning: true})
+		var c crowd
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", c.probe(time.Minute)), job(2, "@yearly", c.probe(time.Minute)), job(3, "@yearly", c.probe(time.Minute))}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+		now := time.Now().Round(0)
+		report, err := s.TriggerJobsReport(&smallben.PauseResumeOptions{})
+		require.NoError(t, err)
+		for i := range report {
+			assert.True(t, now.Equal(report[i].Tick))
+			report[i].Tick = time.Time{}
+		}
+		assert.Equal(t, []smallben.Triggered{{JobID: 1}, {JobID: 2, Skipped: "the job is still running"}, {JobID: 3, Waiting: true}}, report)
+		pass(3 * time.Minute)
+		assert.Len(t, c.order(), 3)
+		_, err = s.TriggerJobsReport(nil)
+		assert.Error(t, err)
+	})
+}
+
+func TestTriggerJobsReportNamesWhatRunsElsewhere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		both := processes(t, recorder, 2, skipBusy)
+		release := make(chan struct{})
+		require.NoError(t, both[0].AddJobs([]smallben.Job{job(1, "@yearly", newProbe(func(*probe, smallben.CronJobInput) { <-release })), job(2, "@yearly", idle())}))
+		require.NoError(t, both[0].TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		report, err := both[1].TriggerJobsReport(&smallben.PauseResumeOptions{})
+		require.NoError(t, err)
+		require.Len(t, report, 2)
+		assert.Equal(t, "the job is still running", report[0].Skipped)
+		assert.Empty(t, report[1].Skipped)
+		close(release)
+	})
+}
+
+func startPaused(j smallben.Job, paused bool) smallben.Job {
+	j.StartPaused = paused
+	return j
+}
+
+func TestAJobMayStartPaused(t *testing.T) {
+	eachRepository(t, func(t *testing.T, repository smallben.Repository) {
+		s := create(t, repository, &smallben.Config{Logger: quiet})
+		require.NoError(t, s.Start())
+		one := startPaused(job(1, "@yearly", idle()), true)
+		require.NoError(t, s.AddJobs([]smallben.Job{one, job(2, "@yearly", idle())}))
+		checkInvariant(t, s, repository)
+		listed, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		assert.True(t, listed[0].Paused())
+		assert.Equal(t, listed[0].CreatedAt(), listed[0].UpdatedAt())
+		assert.False(t, listed[1].Paused())
+		require.NoError(t, s.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		require.NoError(t, s.UpsertJobs([]smallben.Job{one}))
+		checkInvariant(t, s, repository)
+		listed, err = s.ListJobs(nil)
+		require.NoError(t, err)
+		assert.False(t, listed[0].Paused(), "it says nothing of a job that is stored")
+		require.NoError(t, s.UpsertJobs([]smallben.Job{startPaused(job(3, "@yearly", idle()), true)}))
+		checkInvariant(t, s, repository)
+		s.Stop()
+		require.NoError(t, s.Start())
+		checkInvariant(t, s, repository)
+		s.Stop()
+	})
+}
+
+func TestAJobThatStartsPausedFiresInNoProcessUntilItIsResumed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		both := processes(t, recorder, 2, runOnce)
+		runs := newRecorder()
+		require.NoError(t, both[0].AddJobs([]smallben.Job{startPaused(job(1, "* * * * * *", runs), true)}))
+		pass(5 * time.Minute)
+		assert.Empty(t, recorder.runs(), "nothing runs, and nothing is missed")
+		require.NoError(t, both[1].ResumeJobs(&smallben.PauseResumeOptions{}))
+		pass(10*time.Second + time.Second/2)
+		assert.Len(t, recorder.runs(), 10)
+	})
+}
+
+func TestAllIsSaidByName(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		repository := newMemoryRepository()
+		s := started(t, repository, smallben.SchedulerConfig{})
+		for _, all := range []func() error{s.PauseAll, s.ResumeAll, s.DeleteAll} {
+			assert.NoError(t, all(), "there is no job")
+		}
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle()), job(2, "@yearly", idle())}))
+		paused := func() (n int) {
+			checkInvariant(t, s, repository)
+			jobs, err := s.ListJobs(nil)
+			require.NoError(t, err)
+			for i := range jobs {
+				if jobs[i].Paused() {
+					n++
+				}
+			}
+			return n
+		}
+		require.NoError(t, s.PauseAll())
+		assert.Equal(t, 2, paused())
+		require.NoError(t, s.ResumeAll())
+		assert.Zero(t, paused())
+		require.NoError(t, s.DeleteAll())
+		jobs, err := s.ListJobs(nil)
+		require.NoError(t, err)
+		assert.Empty(t, jobs)
+		checkInvariant(t, s, repository)
+	})
+}

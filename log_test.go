@@ -143,10 +143,10 @@ func TestASinkThatBlocksHoldsUpNeitherClaimedRunsNorStop(t *testing.T) {
 				pass(59 * time.Second)
 				switch begin := time.Now().UTC().Add(time.Second); line {
 				case "runs lost": // another process takes the tick, and dies
-					require.NoError(t, recorder.Join("ghost"))
+					require.NoError(t, recorder.Join("gone"))
 					changes, err := recorder.Changes(0, []int64{1})
 					require.NoError(t, err)
-					_, err = recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: begin, Attempt: 1},
+					_, err = recorder.Claim("gone", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: begin, Attempt: 1},
 						Revision: smallben.Revision(changes.Jobs[0]), Overlap: ledger.Skip}})
 					require.NoError(t, err)
 				case "ticks missed":

@@ -324,11 +324,11 @@ func TestALostRunIsKnownAndRunAgainIfWanted(t *testing.T) {
 				require.NoError(t, all[0].AddJobs([]smallben.Job{job(1, "0 * * * * *", runs)}))
 				// A process that claims the first tick and is never heard of again.
 				time.Sleep(59 * time.Second)
-				require.NoError(t, recorder.Join("ghost"))
+				require.NoError(t, recorder.Join("gone"))
 				changes, err := recorder.Changes(0, nil)
 				require.NoError(t, err)
 				tick := time.Now().UTC().Add(time.Second)
-				results, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick, Attempt: 1}, Revision: smallben.Revision(changes.Jobs[0])}})
+				results, err := recorder.Claim("gone", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: tick, Attempt: 1}, Revision: smallben.Revision(changes.Jobs[0])}})
 				require.NoError(t, err)
 				require.Equal(t, []ledger.Result{ledger.Won}, results)
 				pass(14 * time.Second)
@@ -338,7 +338,7 @@ func TestALostRunIsKnownAndRunAgainIfWanted(t *testing.T) {
 				listed, err := all[0].ListRuns(&smallben.ListRunsOptions{Outcomes: []smallben.Outcome{smallben.OutcomeLost}})
 				require.NoError(t, err)
 				require.Len(t, listed, 1)
-				assert.Equal(t, "ghost", listed[0].Process)
+				assert.Equal(t, "gone", listed[0].Process)
 				inputs := runs.runs()
 				if !again {
 					assert.Empty(t, inputs)
@@ -941,7 +941,7 @@ func TestAStretchAfterManyRecordedTicksHasItsOwnCount(t *testing.T) {
 		recorder.mu.Lock()
 		for _, tick := range ticksEvery(time.Second, begin, begin.Add(9_900*time.Second)) {
 			key := ledger.Key{JobID: 1, Tick: tick, Attempt: 1}
-			recorder.record.runs[key] = ledger.Run{Key: key, Process: "ghost", Start: tick, End: tick, Outcome: ledger.Outcome(smallben.OutcomeOK)}
+			recorder.record.runs[key] = ledger.Run{Key: key, Process: "gone", Start: tick, End: tick, Outcome: ledger.Outcome(smallben.OutcomeOK)}
 		}
 		recorder.mu.Unlock()
 		pass(10_500*time.Second + time.Second/2)
@@ -959,15 +959,15 @@ func TestARunOfAProcessThatLeftIsLost(t *testing.T) {
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", runs)}))
 		pass(50 * time.Second)
 		// One whose claim was in doubt until its Stop gave up.
-		require.NoError(t, recorder.Join("ghost"))
+		require.NoError(t, recorder.Join("gone"))
 		changes, err := recorder.Changes(0, nil)
 		require.NoError(t, err)
-		_, err = recorder.Claim("ghost", []ledger.Claim{{
+		_, err = recorder.Claim("gone", []ledger.Claim{{
 			Key:      ledger.Key{JobID: 1, Tick: time.Now().UTC().Truncate(time.Minute), Triggered: true, Attempt: 1},
 			Revision: smallben.Revision(changes.Jobs[0]), Overlap: ledger.Skip,
 		}})
 		require.NoError(t, err)
-		require.NoError(t, recorder.Leave("ghost"))
+		require.NoError(t, recorder.Leave("gone"))
 		pass(5 * time.Minute)
 		assert.Equal(t, 1, outcomes(recorder.runs())[smallben.OutcomeLost])
 		assert.NotZero(t, runs.count(), "the running key is free again")
@@ -1119,9 +1119,9 @@ func TestATriggeredRunOfAPausedJobThatIsLostRunsAgain(t *testing.T) {
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", runs)}))
 		require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{}))
 		pass(5 * time.Second)
-		require.NoError(t, recorder.Join("ghost"))
+		require.NoError(t, recorder.Join("gone"))
 		key := ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}
-		_, err := recorder.Claim("ghost", []ledger.Claim{{Key: key}})
+		_, err := recorder.Claim("gone", []ledger.Claim{{Key: key}})
 		require.NoError(t, err)
 		pass(30 * time.Second)
 		inputs := runs.runs()
@@ -1138,8 +1138,8 @@ func TestALostRunOfADeletedJobIsNotRunUnderANewOneOfItsID(t *testing.T) {
 		s := processes(t, recorder, 1, func(c *smallben.Config) { c.Runs.RerunLost = true })[0]
 		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}))
 		pass(time.Second)
-		require.NoError(t, recorder.Join("ghost"))
-		_, err := recorder.Claim("ghost", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}}})
+		require.NoError(t, recorder.Join("gone"))
+		_, err := recorder.Claim("gone", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}}})
 		require.NoError(t, err)
 		pass(time.Second)
 		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))

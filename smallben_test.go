@@ -569,3 +569,18 @@ func TestScheduledAtIsTheTick(t *testing.T) {
 		}
 	})
 }
+
+func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
+	t.Parallel()
+	for want, config := range map[string]smallben.Config{
+		"Runs.Missed":       {Runs: smallben.RunsConfig{Missed: smallben.MissedRunOnce}},
+		"Runs.RerunLost":    {Runs: smallben.RunsConfig{RerunLost: true}},
+		"Runs.RunUnclaimed": {Runs: smallben.RunsConfig{RunUnclaimed: true}},
+		"SchedulerConfig.MaxConcurrentRuns is -1": {SchedulerConfig: smallben.SchedulerConfig{MaxConcurrentRuns: -1}},
+	} {
+		config.Logger = quiet
+		s := create(t, newMemoryRepository(), &config)
+		assert.ErrorContains(t, s.Start(), want)
+		assert.False(t, s.Status().Started)
+	}
+}
