@@ -67,11 +67,8 @@ func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
 	if db.gorm.Name() == "sqlite" {
 		return db.sqliteConn(ctx)
 	}
-	conn := db.reserve.take(ctx)
-	probe, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	if conn != nil {
-		if conn.PingContext(probe) == nil {
+	if conn := db.reserve.take(ctx); conn != nil {
+		if answers(ctx, conn) {
 			return conn, nil
 		}
 		discard(conn)
@@ -81,6 +78,8 @@ func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
 	if !pooled {
 		return db.pool.Conn(ctx)
 	}
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
 	conn, err := db.pool.Conn(probe)
 	if err == nil {
 		if err = conn.PingContext(probe); err != nil {
@@ -98,6 +97,13 @@ func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
 	return nil, err
 }
 
+// answers reports whether a connection answers within probeTimeout.
+func answers(ctx context.Context, conn *sql.Conn) bool {
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return conn.PingContext(probe) == nil
+}
+
 // weed discards, all at a time, those of the idle connections that do not answer.
 func (db *DB) weed(ctx context.Context) {
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -109,7 +115,7 @@ func (db *DB) weed(ctx context.Context) {
 			if err != nil {
 				return
 			}
-			if conn.PingContext(probe) != nil {
+			if !answers(probe, conn) {
 				discard(conn)
 			}
 			_ = conn.Close()

@@ -3,22 +3,23 @@ package sqltx
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"sync"
 	"time"
 )
 
 // Kept is a connection that is kept out of the pool between calls, so that none waits
 // for the pool. DB.Keep makes one; it is goroutine-safe, and its calls come one after
-// another. It takes its connection at the first call, and a new one after a call that
-// failed. A connection that nobody uses for a while goes back by itself.
+// another. It takes its connection at the first call, and a new one for one that has
+// died or become useless. A connection that nobody uses for a while goes back by itself.
 type Kept struct {
 	db    *DB
 	idle  time.Duration
 	limit time.Duration // of a call
 
-	mu    sync.Mutex // held while a call is in progress; guards the fields below
-	conn  *sql.Conn  // nil: none is kept
+	// mu guards the fields below. It is held while a call is in progress, for about
+	// limit at most.
+	mu    sync.Mutex
+	conn  *sql.Conn // nil: none is kept
 	timer *time.Timer
 }
 
@@ -43,36 +44,32 @@ func (k *Kept) AttemptInTurn(ctx context.Context, use func(tx *Tx) error) error 
 	if k.timer != nil {
 		k.timer.Stop()
 	}
-	if k.conn != nil {
-		if err := k.try(ctx, use); err == nil || ctx.Err() != nil {
-			return overdue(ctx, err)
-		}
+	if answered, err := k.try(ctx, use); answered {
+		k.timer = time.AfterFunc(k.idle, k.giveBack)
+		return overdue(ctx, err)
 	}
-	conn, err := k.db.conn(ctx, k.db.pool.Stats().OpenConnections > 0)
-	if errors.Is(err, errSilent) {
-		k.db.weed(ctx)
-		conn, err = k.db.conn(ctx, true)
-	}
+	conn, err := k.db.acquire(ctx, func(conn *sql.Conn) error { return use(k.db.session(ctx, conn)) })
 	if err == nil {
-		k.conn = conn
-		err = k.try(ctx, use)
+		k.conn, k.timer = conn, time.AfterFunc(k.idle, k.giveBack)
 	}
-	return overdue(ctx, err)
+	return err
 }
 
-// try calls use on the connection, for a part of the time: if it has died, a new one
-// is to have the rest. The connection is given up if use fails.
-func (k *Kept) try(ctx context.Context, use func(tx *Tx) error) error {
-	part, cancel := context.WithTimeout(ctx, k.limit/4)
-	defer cancel()
-	err := use(k.db.session(part, k.conn))
-	if err != nil {
-		discard(k.conn)
-		k.conn = nil
-		return err
+// try calls use on the connection that is kept. It reports whether that gave the answer;
+// if not, none is kept any more, and there may be time left for another connection.
+func (k *Kept) try(ctx context.Context, use func(tx *Tx) error) (answered bool, err error) {
+	if k.conn == nil {
+		return false, nil
 	}
-	k.timer = time.AfterFunc(k.idle, k.giveBack)
-	return nil
+	if answers(ctx, k.conn) {
+		err = use(k.db.session(ctx, k.conn))
+		if err == nil || ctx.Err() != nil || !useless(err) && answers(ctx, k.conn) {
+			return true, err
+		}
+	}
+	discard(k.conn)
+	k.conn = nil
+	return false, nil
 }
 
 // giveBack gives the connection back to the pool, unless it is in use again.
@@ -80,9 +77,10 @@ func (k *Kept) giveBack() {
 	if !k.mu.TryLock() {
 		return
 	}
-	defer k.mu.Unlock()
-	if k.conn != nil {
-		k.db.release(k.conn)
-		k.conn = nil
+	conn := k.conn
+	k.conn = nil
+	k.mu.Unlock()
+	if conn != nil {
+		k.db.release(conn)
 	}
 }

@@ -68,11 +68,12 @@ func (r *Reserve) Fill() {
 // Drain gives the connection back to the pool. One that is lent follows.
 func (r *Reserve) Drain() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.held != nil {
-		_ = r.held.Close()
-	}
+	held := r.held
 	r.held, r.lent = nil, nil
+	r.mu.Unlock()
+	if held != nil {
+		_ = held.Close()
+	}
 }
 
 // take lends the connection, if the pool is used up and there is one. While another call

@@ -273,6 +273,48 @@ func TestAnOutcomeThatNobodyTellsIsUnknownUntilTheDatabaseAnswers(t *testing.T) 
 	require.Equal(t, 1, count(t, db))
 }
 
+func TestAKeptConnectionIsGivenUpOnlyWhenItIsDead(t *testing.T) {
+	t.Parallel()
+	const limit = time.Second
+	db := open(t, postgres.Open(pgtest.DSN(t)), sqltx.Options{})
+	kept := db.Keep(limit, time.Minute)
+	backend := func(then func(tx *sqltx.Tx) error) (pid int, err error) {
+		err = kept.AttemptInTurn(t.Context(), func(tx *sqltx.Tx) error {
+			return errors.Join(tx.Row("SELECT pg_backend_pid()", nil, &pid), then(tx))
+		})
+		return pid, err
+	}
+	nothing := func(*sqltx.Tx) error { return nil }
+	first, err := backend(nothing)
+	require.NoError(t, err)
+
+	slow, err := backend(func(tx *sqltx.Tx) error { return tx.Exec("SELECT pg_sleep($1)", (limit * 6 / 10).Seconds()) })
+	require.NoError(t, err, "a call has its whole time")
+	require.Equal(t, first, slow)
+
+	refused := errors.New("refused")
+	answered, err := backend(func(*sqltx.Tx) error { return refused })
+	require.ErrorIs(t, err, refused)
+	require.Equal(t, first, answered)
+	next, err := backend(nothing)
+	require.NoError(t, err)
+	require.Equal(t, first, next, "an answer that is an error")
+
+	var killed bool
+	require.NoError(t, db.Attempt(t.Context(), func(tx *sqltx.Tx) error {
+		return tx.Row("SELECT pg_terminate_backend($1, 10000)", []any{first}, &killed)
+	}))
+	require.True(t, killed)
+	next, err = backend(nothing)
+	require.NoError(t, err)
+	require.NotEqual(t, first, next)
+
+	_, err = backend(func(tx *sqltx.Tx) error { return tx.Exec("SELECT pg_sleep(30)") })
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = backend(nothing)
+	require.NoError(t, err, "after a call that took too long")
+}
+
 func TestACallOnASilentDatabaseEndsWithItsTimeout(t *testing.T) {
 	t.Parallel()
 	faults, err := faultsql.Postgres(pgtest.DSN(t))
