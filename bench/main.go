@@ -147,7 +147,6 @@ func main() {
 type part struct {
 	name  string
 	run   func(o *options, r results, round int) error
-	once  bool // and not in every round
 	print func(p *printer)
 }
 
@@ -156,7 +155,7 @@ var parts = []part{
 	{name: "reads", run: runReads, print: (*printer).reads},
 	{name: "memory", run: runMemory, print: (*printer).memory},
 	{name: "fire", run: runFiring, print: (*printer).firing},
-	{name: "idle", run: runIdle, once: true, print: (*printer).idle},
+	{name: "idle", run: runIdle, print: (*printer).idle},
 	{name: "record", run: runRecording, print: (*printer).recording},
 	{name: "fleet", run: runFleets, print: (*printer).fleets},
 	{name: "house", run: runHouse, print: (*printer).house},
@@ -171,12 +170,8 @@ func run(o *options) error {
 		if !o.wants(part.name) {
 			continue
 		}
-		rounds := o.rounds
-		if part.once {
-			rounds = 1
-		}
-		for round := range rounds {
-			log.Printf("%s, round %d of %d", part.name, round+1, rounds)
+		for round := range o.rounds {
+			log.Printf("%s, round %d of %d", part.name, round+1, o.rounds)
 			if err := part.run(o, r, round); err != nil {
 				return err
 			}
