@@ -193,11 +193,11 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 
 	ctx, cancel := r.db().Context()
 	defer cancel()
-	narrow, err := r.table.Narrow(ctx, added, replacing)
+	wide, err := r.table.TooWide(ctx, added, replacing)
 	if err != nil {
 		return r.db().Failed(op, err)
 	}
-	for _, value := range narrow {
+	for _, value := range wide {
 		problems = append(problems, jobErrorf(value.JobID, "%w: %w", ErrInvalidJob, value.Err))
 	}
 

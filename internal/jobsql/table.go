@@ -296,15 +296,15 @@ func (t *Table) changed(tx *sqltx.Tx, kind Kind, targets []Target, missing []int
 	return agree && found == len(targets)-len(missing), nil
 }
 
-// Narrow is a value that is too wide for its column.
-type Narrow struct {
+// Wide is a value that is too wide for its column.
+type Wide struct {
 	JobID int64
 	Err   error
 }
 
-// Narrow returns what of rows the columns of ids cannot hold. The original's table has
+// TooWide returns what of rows the columns of ids cannot hold. The original's table has
 // 32 bits for super_group_id and cron_id, and SQLite would not mind.
-func (t *Table) Narrow(ctx context.Context, rows ...[]Row) (narrow []Narrow, err error) {
+func (t *Table) TooWide(ctx context.Context, rows ...[]Row) (found []Wide, err error) {
 	names := []string{"id", "group_id", "super_group_id", "cron_id"}
 	values := func(row *Row) []int64 { return []int64{row.ID, row.GroupID, row.SuperGroupID, row.CronID} }
 	isWide := func(v int64) bool { return v != int64(int32(v)) }
@@ -330,11 +330,11 @@ func (t *Table) Narrow(ctx context.Context, rows ...[]Row) (narrow []Narrow, err
 	for _, row := range wide {
 		for i, v := range values(row) {
 			if has32[i] && isWide(v) {
-				narrow = append(narrow, Narrow{row.ID, fmt.Errorf("column %s of the table %s has 32 bits, too few for %d", names[i], t.db.Table("jobs"), v)})
+				found = append(found, Wide{row.ID, fmt.Errorf("column %s of the table %s has 32 bits, too few for %d", names[i], t.db.Table("jobs"), v)})
 			}
 		}
 	}
-	return narrow, nil
+	return found, nil
 }
 
 // narrowColumns tells which of the columns have 32 bits.
