@@ -13,7 +13,7 @@ import (
 )
 
 // fillRecord gives the record a history: n runs of each of 20 jobs that went well, in
-// group 1; n of job 21 that were skipped while its only run goes on, in group 1; seven
+// group 1; ten times n of job 21 that were skipped while its only run goes on, in group 1; seven
 // runs of job 500 in group 2, of which some failed; and n*20 deleted jobs.
 func fillRecord(t testing.TB, db *database, n int) {
 	t.Helper()
@@ -24,11 +24,11 @@ func fillRecord(t testing.TB, db *database, n int) {
 		}
 		return fmt.Sprintf("(SELECT n::bigint FROM generate_series(1, %d) AS n) AS %s", most, name)
 	}
-	now := time.Now().Unix()
+	now, skipped := time.Now().Unix(), 10*n
 	db.exec(t, fmt.Sprintf(`INSERT INTO smallben_runs %s SELECT j.n, (%d - k.n * 30) * 1000000, false, 1, 1, 1, 'p', 'ok', 0, 1, '', 0, NULL, false FROM %s, %s`,
 		columns, now, numbers("k", n), numbers("j", 20)))
 	db.exec(t, fmt.Sprintf(`INSERT INTO smallben_runs %s SELECT 21, (%d - k.n) * 1000000, false, 1, 1, 1, 'p', CASE WHEN k.n = %d THEN 'running' ELSE 'skipped' END, 0,
-	CASE WHEN k.n = %d THEN NULL ELSE 1 END, '', 0, NULL, true FROM %s`, columns, now, n, n, numbers("k", n)))
+	CASE WHEN k.n = %d THEN NULL ELSE 1 END, '', 0, NULL, true FROM %s`, columns, now, skipped, skipped, numbers("k", skipped)))
 	db.exec(t, fmt.Sprintf(`INSERT INTO smallben_runs %s SELECT 500, (%d - k.n * 86400) * 1000000 + 1, false, 1, 2, 2, 'p', CASE WHEN k.n > 3 THEN 'error' ELSE 'ok' END, 0, 1, '', 0, NULL, false FROM %s`,
 		columns, now, numbers("k", 7)))
 	db.exec(t, fmt.Sprintf("INSERT INTO smallben_job_state (job_id, revision, accounted_until, deleted_at) SELECT 1000 + k.n, 5 + k.n, 0, %d FROM %s", now*1_000_000, numbers("k", n*20)))

@@ -2044,6 +2044,31 @@ func TestListRunsReturnsAThousandUnlessTold(t *testing.T) {
 	})
 }
 
+func TestTheLastRunOfAJobStandsBehindAnyNumberOfSkippedTicks(t *testing.T) {
+	for _, outcome := range []ledger.Outcome{ledger.Running, ledger.Lost, ledger.Outcome(smallben.OutcomeOK)} {
+		t.Run(string(outcome), func(t *testing.T) {
+			eachRecorder(t, func(t *testing.T, r records) {
+				r.start(t, 1, 2)
+				last := ended(runKey(1, 2), outcome)
+				if outcome == ledger.Running {
+					last.End = time.Time{}
+				}
+				runs := []ledger.Run{ended(runKey(1, 1), ledger.Outcome(smallben.OutcomeOK)), last, ended(runKey(2, 1), ledger.Outcome(smallben.OutcomeError))}
+				for n := range 150 {
+					runs = append(runs, ended(runKey(1, 3+n), ledger.Skipped))
+				}
+				r.record(t, runs...)
+				found, err := r.RunsOf([]int64{1, 2}, 0)
+				require.NoError(t, err)
+				require.Len(t, found, 2)
+				require.Equal(t, last.Key, found[0].Key)
+				require.Equal(t, outcome, found[0].Outcome)
+				require.Equal(t, int64(2), found[1].JobID)
+			})
+		})
+	}
+}
+
 func TestRunsOfJobsAreTheNewestTheLastThatRanAndThoseThatWait(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		const OK, Missed, Skipped, Lost, Running = ledger.Outcome(smallben.OutcomeOK), ledger.Missed, ledger.Skipped, ledger.Lost, ledger.Running

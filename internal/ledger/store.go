@@ -117,7 +117,8 @@ type Store interface {
 
 	// RunsOf returns the runs of each of the jobs: those of its newest n ticks, those
 	// of the newest tick that was neither missed nor skipped nor waits, and those that
-	// wait. They are in the order of job id, tick and attempt.
+	// wait. Where a job was skipped very often since, the newest tick may be that of a
+	// run in progress. They are in the order of job id, tick and attempt.
 	RunsOf(jobIDs []int64, n int) ([]Run, error)
 }
 

@@ -283,9 +283,14 @@ DELETE FROM {smallben_runs} WHERE (` + keyColumns + `) IN (SELECT ` + keyColumns
 const pruneTombstones = `DELETE FROM {smallben_job_state} WHERE job_id IN (SELECT job_id FROM {smallben_job_state} WHERE deleted_at < $1 FOR UPDATE SKIP LOCKED)`
 
 // lastRuns gives the runs of the newest tick of each job that ran, and those that wait.
-const lastRuns = `WITH v AS (SELECT v.job_id FROM {rows})
-SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id
-	AND r.tick = (SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.` + ran + ` ORDER BY n.job_id DESC, n.tick DESC LIMIT 1)
+// Behind many ticks that were skipped stands the run that they were skipped for. The plus
+// has SQLite look among unfinished runs, and not among all of the jobs.
+const lastRuns = `WITH v AS (SELECT v.job_id FROM {rows}), busy AS MATERIALIZED (SELECT +r.job_id AS job_id, max(r.tick) AS tick FROM {smallben_runs} r
+	WHERE r.ended_at IS NULL AND r.process > '' AND +r.job_id IN (SELECT v.job_id FROM v) GROUP BY +r.job_id)
+SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.tick = coalesce(
+	(SELECT n.tick FROM (SELECT n.tick, n.outcome FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 100) AS n WHERE n.` + ran + ` ORDER BY n.tick DESC LIMIT 1),
+	(SELECT b.tick FROM busy b WHERE b.job_id = v.job_id),
+	(SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.` + ran + ` ORDER BY n.job_id DESC, n.tick DESC LIMIT 1))
 WHERE r.` + ran + ` UNION ALL
 SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.due_at IS NOT NULL`
 
