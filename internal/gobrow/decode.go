@@ -57,7 +57,7 @@ func (d *Decoder[I]) Decode(row []byte) (v I, err error) {
 	if v, err = w.decode(nil, row); err != nil {
 		return v, err
 	}
-	if known && !s.interfaces && s.steps <= maxKeptSteps {
+	if known && !s.interfaces && s.compiled <= maxKeptCompiled {
 		d.keep(l, s.root, w)
 	}
 	return v, nil

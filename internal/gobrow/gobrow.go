@@ -7,9 +7,14 @@
 // gob trusts what it reads: 55 bytes that claim a map of 2^30 entries end the
 // process. So Decode reads a row itself before gob does, along the row's
 // definitions and the local types, and counts what gob will allocate, how deep
-// it will go and how much it will compile. It relies on gob's documented format
-// and on no order in which gob compiles types: what such an order could matter
-// for is refused, two definitions for one local type above all.
+// it will go and how much it will compile. Before, gob sees no more of a row than
+// its definitions, with an empty value, when it is asked for the type of a name.
+//
+// Whether a row is read as gob would rests on gob's documented format, and on no
+// order in which gob compiles types: what such an order could matter for is
+// refused, two definitions for one local type above all. What gob and the runtime
+// allocate is documented nowhere. It is counted as in Go 1.26, but for what the
+// allocator adds, which is half as much at most; a test compares the two.
 //
 // gob compiles the definitions of each stream, which takes most of the time of
 // a row. Encode and Decode keep encoders and decoders that have done so. Rows of
@@ -39,17 +44,18 @@ const (
 	// of the local types: one byte of a row can stand for a struct of any size.
 	maxMemory = 64 << 20
 
-	// maxSteps is how many types and fields gob may compile for one row. It
+	// maxCompiled is how many types and fields gob may compile for one row. It
 	// compiles types anew for each field that it skips, so that without a bound
 	// a few hundred KiB of definitions take gigabytes.
-	maxSteps = 1 << 16
+	maxCompiled = 1 << 16
 
-	maxKeys      = 256     // sets of definitions that a Decoder keeps,
-	maxKeyBytes  = 1 << 20 // their length together,
-	maxKeptSteps = 1 << 10 // and the steps that one of them may take
+	maxKeys         = 256     // sets of definitions that a Decoder keeps,
+	maxKeyBytes     = 1 << 20 // their length together,
+	maxKeptCompiled = 1 << 10 // and the types and fields of one of them
 
 	// checkedLength is the length from which Encode scans what it has written,
-	// so that Decode accepts it. Shorter rows cannot reach the limits above.
+	// so that Decode accepts it. Shorter rows reach the limits above only where an
+	// element of their type takes 16 KiB.
 	checkedLength = 4 << 10
 )
 

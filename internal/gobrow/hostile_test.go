@@ -3,6 +3,7 @@ package gobrow
 import (
 	"bytes"
 	"encoding/gob"
+	"fmt"
 	"math"
 	"reflect"
 	"runtime"
@@ -33,15 +34,24 @@ type (
 		N number
 		V any
 	}
+	atlas struct {
+		Ints   []map[int64]int64
+		Bools  []map[int8]bool
+		Sets   []map[string]struct{}
+		Pages  []map[int64][14]int64
+		Books  []map[[20]int64][300]int64
+		Shelfs []map[int]struct{ Page [1 << 14]int }
+	}
 )
 
 func (wide) Run()     {}
 func (twins) Run()    {}
 func (survivor) Run() {}
 func (bound) Run()    {}
+func (atlas) Run()    {}
 
 func init() {
-	for _, v := range []job{wide{}, twins{}, survivor{}, bound{}} {
+	for _, v := range []job{wide{}, twins{}, survivor{}, bound{}, atlas{}} {
 		gob.Register(v)
 	}
 }
@@ -204,6 +214,19 @@ func hostile() map[string]struct {
 		"large structs in a map": {
 			rowOf(wide{}, defs(structDef(t1, "M", t3), mapDef(t3, tInt, t2), empties), t1, uints(1, million/2), zeros, uints(0)), errMemory,
 		},
+		"maps of one entry": {
+			rowOf(atlas{}, defs(structDef(t1, "Pages", t2), sliceDef(t2, t3), mapDef(t3, tInt, t4), arrayDef(t4, tInt, 14)), t1,
+				uints(1, million/17), bytes.Repeat(append([]byte{1, 0, 14}, zeros[:14]...), million/17), uints(0)), errMemory,
+		},
+		"empty maps": {
+			rowOf(atlas{}, defs(structDef(t1, "Ints", t2), sliceDef(t2, t3), mapDef(t3, tInt, tInt)), t1, uints(1, million), zeros, uints(0)), errMemory,
+		},
+		"empty maps of large structs": {
+			rowOf(atlas{}, defs(structDef(t1, "Shelfs", t2), sliceDef(t2, t3), mapDef(t3, tInt, t4), structDef(t4)), t1, uints(1, 1000), zeros[:1000], uints(0)), errMemory,
+		},
+		"thousands of slices inside each other for a type of slices of itself": {
+			rowOf(nests{}, append(defs(sliceDef(t1, t2), sliceDef(t2, t3)), chain...), t1, uints(0, 0)), nil,
+		},
 		"a slice without its elements": {
 			rowOf(wide{}, defs(structDef(t1, "L", t3), sliceDef(t3, t2), empties), t1, uints(1, 100)), errLength,
 		},
@@ -320,5 +343,52 @@ func TestHandmadeRowsDecode(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, want, got)
 		})
+	}
+}
+
+// Rounded up by the allocator, it is half as much again at most.
+func TestTheMemoryOfMapsIsCounted(t *testing.T) {
+	const tInt, tString = 2, 6
+	number := func(n int) []byte { return appendInt(nil, int64(n)) }
+	for name, c := range map[string]struct {
+		field      string
+		key, value func(n int) []byte
+		defs       [][]byte // of t3, the map
+	}{
+		"ints":  {"Ints", number, number, defs(mapDef(t3, tInt, tInt))},
+		"bools": {"Bools", func(n int) []byte { return number(n % 100) }, func(int) []byte { return uints(1) }, defs(mapDef(t3, tInt, 1))},
+		"sets":  {"Sets", func(n int) []byte { return str(fmt.Sprint(n)) }, func(int) []byte { return uints(0) }, defs(mapDef(t3, tString, t4), structDef(t4))},
+		"pages": {"Pages", number, func(int) []byte { return append(uints(14), make([]byte, 14)...) }, defs(mapDef(t3, tInt, t4), arrayDef(t4, tInt, 14))},
+		"books": {"Books", func(n int) []byte { return concat(uints(20), number(n), make([]byte, 19)) }, func(int) []byte { return append(uints(300), make([]byte, 300)...) },
+			defs(mapDef(t3, t4, t4+1), arrayDef(t4, tInt, 20), arrayDef(t4+1, tInt, 300))},
+	} {
+		for _, entries := range []int{0, 1, 2, 8, 9, 14, 15, 100, 897, 1792, 20_000} {
+			if c.field == "Bools" && entries > 100 {
+				continue
+			}
+			t.Run(fmt.Sprint(name, " ", entries), func(t *testing.T) {
+				one := uints(uint64(entries))
+				for n := range entries {
+					one = append(append(one, c.key(n)...), c.value(n)...)
+				}
+				// Many of them, beside which the rest of what gob allocates is little.
+				count := max(1, 16_000/(1+entries*len(c.value(0))/4))
+				row := rowOf(atlas{}, append(defs(structDef(t1, c.field, t2), sliceDef(t2, t3)), c.defs...), t1,
+					uints(1, uint64(count)), bytes.Repeat(one, count), uints(0))
+				s := scanner{row: row, mem: math.MaxInt}
+				require.NoError(t, s.scanRow())
+				counted := math.MaxInt - s.mem
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				_, err := fresh(row)
+				runtime.ReadMemStats(&after)
+				require.NoError(t, err)
+				took := int(after.TotalAlloc - before.TotalAlloc)
+				t.Logf("%d maps: %d bytes counted, %d allocated", count, counted, took)
+				const rest = 64 << 10
+				require.LessOrEqual(t, took, counted*3/2+rest)
+				require.LessOrEqual(t, counted, 3*took)
+			})
+		}
 	}
 }

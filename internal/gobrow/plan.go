@@ -14,8 +14,9 @@ type node struct {
 	key, elem *node
 	fields    []*node // of a struct
 	len       int     // of an array
-	alloc     int     // bytes that the pointers to the value take
-	size      int     // bytes that an element of a slice or an entry of a map takes
+	alloc     int     // bytes that the value takes, whatever is in it: pointers to it, an empty map
+	size      int     // bytes that an element of a slice takes, or an entry of a map outside its slot
+	slot      int     // bytes that a slot of a map takes: see slots
 }
 
 type kind uint8
@@ -72,7 +73,7 @@ type plans struct {
 	nodes      map[place]*node
 	ids        map[reflect.Type]int32 // the wire type of a local type, without its pointers
 	interfaces bool                   // an interface type occurs in a definition
-	steps      int
+	compiled   int                    // see compile
 }
 
 // place is what a plan is made for: local is nil where nothing receives the value.
@@ -95,9 +96,9 @@ func (s *scanner) wire(id int32) *wire {
 	return &wire{}
 }
 
-// step counts the work that definitions make, here and in gob.
-func (s *scanner) step(n int) {
-	if s.steps += n; s.steps > maxSteps {
+// compile counts the types and fields that gob may compile. They are work here as well.
+func (s *scanner) compile(n int) {
+	if s.compiled += n; s.compiled > maxCompiled {
 		s.fail(errDefinitions)
 	}
 }
@@ -109,7 +110,7 @@ func (s *scanner) define(id int32) {
 		s.fail(errAmbiguous)
 		return
 	}
-	s.step(1)
+	s.compile(1)
 	start := s.pos
 	w := &wire{}
 	forms := [...]kind{arrayKind, sliceKind, structKind, mapKind, bytesKind, bytesKind, bytesKind}
@@ -125,7 +126,7 @@ func (s *scanner) define(id int32) {
 				s.nameAndID()
 			case w.kind == structKind:
 				for n := s.count(1, int(reflect.TypeFor[wireField]().Size())); n > 0 && s.err == nil; n-- {
-					s.step(1)
+					s.compile(1)
 					w.fields = append(w.fields, s.nameAndID())
 				}
 			case w.kind == mapKind && field == 1:
@@ -176,7 +177,7 @@ func (s *scanner) id() int32 {
 // itself refuses as incompatible is left to it: it compares the types before it
 // reads a value.
 func (s *scanner) plan(id int32, local reflect.Type) *node {
-	s.step(1)
+	s.compile(1)
 	if n := s.nodes[place{local, id}]; n != nil {
 		return n
 	}
@@ -218,7 +219,7 @@ func (s *scanner) plan(id int32, local reflect.Type) *node {
 	case mapKind:
 		if local != nil {
 			key, elem = into.Key(), into.Elem()
-			n.size = 2*int(key.Size()+elem.Size()) + 16 // as sparse as a new map gets
+			n.planMap(key, elem)
 		}
 		n.key = s.plan(w.key, key)
 		n.elem = s.plan(w.elem, elem)
@@ -230,6 +231,39 @@ func (s *scanner) plan(id int32, local reflect.Type) *node {
 		n.elem = s.plan(w.elem, elem)
 	}
 	return n
+}
+
+// What a map takes, by internal/runtime/maps and encoding/gob of Go 1.26.
+const (
+	emptyMap  = 48 + 128 // the map, and what gob makes for each
+	groupSize = 8        // slots that are made at once
+	maxInSlot = 128      // a key or an element that is larger is outside of the slot,
+	slotPtr   = 8        // which has a pointer to it
+)
+
+// planMap plans the memory of a map. For each gob makes a key and an element besides, which
+// it copies.
+func (n *node) planMap(key, elem reflect.Type) {
+	n.alloc += emptyMap + int(key.Size()+elem.Size())
+	align := max(key.Align(), elem.Align())
+	for _, part := range []reflect.Type{key, elem} {
+		size := int(part.Size())
+		if size > maxInSlot {
+			n.size += size
+			size, align = slotPtr, slotPtr
+		}
+		n.slot += (max(size, 1) + align - 1) / align * align
+	}
+	n.slot++ // the byte that says whether it is used
+}
+
+// slots is how many slots a map of so many entries has at most. They are 7/8 full before
+// there are twice as many.
+func slots(entries int) int {
+	if entries <= groupSize {
+		return min(entries, 1) * groupSize
+	}
+	return groupSize + entries*2*8/7
 }
 
 var localKinds = [...]reflect.Kind{
@@ -251,7 +285,7 @@ func (s *scanner) planFields(n *node, w *wire, local reflect.Type) {
 			}
 		}
 		if to == nil && s.wire(f.id).kind >= arrayKind {
-			s.step(len(s.wires))
+			s.compile(len(s.wires))
 		}
 		n.fields = append(n.fields, s.plan(f.id, to))
 	}
@@ -263,7 +297,7 @@ func (s *scanner) same(a, b int32, assumed map[[2]int32]bool) bool {
 		return true
 	}
 	x, y := s.wires[a], s.wires[b]
-	s.step(1)
+	s.compile(1)
 	if s.err != nil || x == nil || y == nil ||
 		x.kind != y.kind || x.len != y.len || len(x.fields) != len(y.fields) {
 		return false
@@ -283,6 +317,10 @@ var localTypes sync.Map
 // localType returns the type that is registered under name. gob does not tell;
 // but decoding an empty value into an any does. It is nil where the wire type
 // says it all: for numbers, strings, types that write themselves, arrays of them.
+//
+// gob is given the definitions before plan has judged them. There are no more than
+// maxCompiled of them, each has been read here, and no struct has a field: so gob
+// compiles along the local type alone, and finds nothing but zeros to decode.
 func (s *scanner) localType(name string, id int32) reflect.Type {
 	leaf := s.wire(id)
 	for n := 0; s.err == nil && leaf.kind == arrayKind; n++ {
@@ -320,12 +358,12 @@ func decodeAny(row []byte, v *any) (err error) {
 func (s *scanner) emptyRow(name string, id int32) []byte {
 	b := appendUint(appendUint(appendUint(nil, 2*idInterface), 0), uint64(len(name)))
 	b = append(b, name...)
-	for id, w := range s.wires {
+	for defined, w := range s.wires {
 		body := w.body
 		if w.kind == structKind {
 			body = []byte{3, 0, 0} // wireType{StructT: &structType{}}
 		}
-		b = append(appendInt(b, -int64(id)), body...)
+		b = append(appendInt(b, -int64(defined)), body...)
 		b = append(b, 0) // a length, which gob skips
 	}
 	b = append(appendInt(b, int64(id)), 0)

@@ -90,18 +90,20 @@ func (s *scanner) count(least, size int) int {
 		s.fail(errLength)
 		return 0
 	}
-	if size > 0 && int(n) > s.mem/size {
-		s.fail(errMemory)
+	s.spend(int(n), size)
+	if s.err != nil {
 		return 0
 	}
-	s.spend(int(n) * size)
 	return int(n)
 }
 
-func (s *scanner) spend(n int) {
-	if s.mem -= n; s.mem < 0 {
+// spend counts n times size bytes of memory.
+func (s *scanner) spend(n, size int) {
+	if size > 0 && n > s.mem/size {
 		s.fail(errMemory)
+		return
 	}
+	s.mem -= n * size
 }
 
 // scanRow checks a whole row.
@@ -167,7 +169,7 @@ func (s *scanner) iface(depth int) *node {
 	}
 	local := s.localType(string(name), id)
 	if local != nil {
-		s.spend(int(local.Size()))
+		s.spend(1, int(local.Size()))
 	}
 	n := s.plan(id, local)
 	s.rootValue(n, depth)
@@ -186,7 +188,7 @@ func (s *scanner) value(n *node, depth int) {
 	if s.err != nil {
 		return
 	}
-	s.spend(n.alloc)
+	s.spend(1, n.alloc)
 	switch n.kind {
 	case numberKind:
 		s.uint()
@@ -194,7 +196,7 @@ func (s *scanner) value(n *node, depth int) {
 		s.uint()
 		s.uint()
 	case bytesKind:
-		s.spend(len(s.bytes()))
+		s.spend(1, len(s.bytes()))
 	case structKind:
 		depth = s.enter(1, depth)
 		s.fields(len(n.fields), func(field int) { s.value(n.fields[field], depth) })
@@ -206,7 +208,9 @@ func (s *scanner) value(n *node, depth int) {
 	case sliceKind:
 		s.elements(s.count(1, n.size), depth, n.elem)
 	case mapKind:
-		s.elements(s.count(2, n.size), depth, n.key, n.elem)
+		entries := s.count(2, n.size)
+		s.spend(slots(entries), n.slot)
+		s.elements(entries, depth, n.key, n.elem)
 	case interfaceKind:
 		s.iface(depth)
 	case skippedKind:
