@@ -900,9 +900,7 @@ func (s *SmallBen) triggerJobs(c *change, options ListJobsOptions, at tick) (rep
 	begun, report, ok := s.scheduler.trigger(jobs, at, grants)
 	if !ok {
 		for _, grant := range grants {
-			if grant != nil {
-				grant.Skip("SmallBen was stopped before it started")
-			}
+			grant.Skip("SmallBen was stopped before it started")
 		}
 		return nil, errStopped
 	}

@@ -482,7 +482,7 @@ func (h *ledgerHost) pausedEntry(jobID int64) (*entry, error) {
 }
 
 // claimTriggered claims a run of each job at once, for TriggerJobs. The map has
-// those that are to run, by job, and nil for those that wait for another run.
+// those that are to run or wait, by job.
 func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*ledger.Grant, error) {
 	if s.record == nil {
 		return nil, nil
@@ -497,18 +497,15 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).recorded(
 			ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro()})
 	}
-	won, delayed, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
+	granted, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
 		return fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), id)
 	})
 	if err != nil {
 		return nil, err
 	}
-	grants := make(map[int64]*ledger.Grant, len(won))
-	for _, grant := range won {
+	grants := make(map[int64]*ledger.Grant, len(granted))
+	for _, grant := range granted {
 		grants[grant.JobID] = grant
-	}
-	for _, id := range delayed {
-		grants[id] = nil
 	}
 	return grants, nil
 }

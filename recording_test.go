@@ -510,6 +510,47 @@ func TestTriggeredRunsAreRecorded(t *testing.T) {
 	})
 }
 
+func TestATriggerThatFailsLeavesNothingWaiting(t *testing.T) {
+	for name, fail := range map[string]func(recorder *memoryRecorder, s *smallben.SmallBen){
+		"the reply of the claim is lost": func(recorder *memoryRecorder, _ *smallben.SmallBen) { recorder.loseNext("Claim") },
+		"another job is deleted": func(recorder *memoryRecorder, _ *smallben.SmallBen) {
+			recorder.watch(func(call string, happened bool) {
+				if call == "Claim" && !happened {
+					_ = recorder.DeleteJobsByIds([]int64{2})
+				}
+			})
+		},
+		"SmallBen is stopped": func(recorder *memoryRecorder, s *smallben.SmallBen) {
+			var once sync.Once
+			recorder.watch(func(call string, happened bool) {
+				if call == "Claim" && happened {
+					once.Do(func() { go s.Stop(); time.Sleep(time.Second) })
+				}
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				delay := func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true }
+				s := processes(t, recorder, 1, delay)[0]
+				slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(10 * time.Second) })
+				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", slow), job(2, "@yearly", newRecorder())}))
+				require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+				pass(time.Second)
+				fail(recorder, s)
+				require.Error(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+				pass(time.Minute)
+				processes(t, recorder, 1, delay)
+				pass(time.Minute)
+				counts := outcomes(recorder.runs())
+				assert.Equal(t, 1, counts[smallben.OutcomeOK], "%v", counts)
+				assert.Zero(t, counts[smallben.OutcomeWaiting])
+			})
+		})
+	}
+}
+
 func TestStopRecordsTheEndsOfRunsAndLeaves(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

@@ -623,7 +623,8 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 			case !claimed: // it runs elsewhere
 				report = append(report, Triggered{JobID: e.id, Tick: at.at, Skipped: stillRunning})
 				continue
-			case grant == nil:
+			case grant.Waits:
+				grant.LeaveWaiting()
 				report = append(report, Triggered{JobID: e.id, Tick: at.at, Waiting: true})
 				continue
 			}

@@ -24,11 +24,15 @@ const (
 )
 
 // Grant is a run that a process asks for or has been given. It counts as a run in
-// progress of the host until End or Skip is called, once, or the claim is lost.
+// progress of the host until End, Skip or LeaveWaiting is called, once, or the claim is
+// lost.
 type Grant struct {
 	Claim
 	CreatedAt int64 // of the job, in Unix microseconds
 	Missed    int   // how many ticks it stands for, if it makes up for missed ones
+	// Waits says that the run waits in the store, or may do so. Skip ends it there,
+	// unless it has started elsewhere, and LeaveWaiting leaves it.
+	Waits bool
 
 	claims *claims
 	asked  time.Time
@@ -95,6 +99,9 @@ func (g *Grant) Skip(reason string) {
 	now := time.Now()
 	g.claims.over(g, End{Start: now, End: now, Outcome: Skipped, Error: reason})
 }
+
+// LeaveWaiting leaves the run to whichever process claims it.
+func (g *Grant) LeaveWaiting() { g.claims.drop(g) }
 
 // claims asks the store for runs, in batches, and starts those that are won.
 type claims struct {
@@ -222,9 +229,10 @@ func (c *claims) end(g *Grant, reason string) {
 // over hands the end of a run over for being recorded.
 func (c *claims) over(g *Grant, end End) {
 	c.mu.Lock()
-	_, end.Unclaimed = c.unclaimed[g]
+	_, unclaimed := c.unclaimed[g]
 	delete(c.unclaimed, g)
 	c.mu.Unlock()
+	end.Unclaimed = unclaimed || g.Waits
 	end.Key, end.Overlap = g.Key, g.Overlap
 	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
 	end.follow = g.FromQueue || g.Overlap == Delay || !end.Retry.IsZero()
@@ -512,13 +520,14 @@ func (c *claims) refresh(stale []*Grant) {
 	}))
 }
 
-// Trigger claims a run of each job at once. It returns those to start, and the ids
-// of jobs whose runs wait; those of other jobs that run are skipped. If it returns an error, nothing runs.
-// gone is the error for a job that has no row.
-func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error) (won []*Grant, delayed []int64, err error) {
+// Trigger claims a run of each job at once. It returns those to start and those that
+// wait; those of other jobs that run are skipped. If it returns an error, nothing runs
+// but a run that waited and was started elsewhere meanwhile. gone is the error for a job
+// that has no row.
+func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error) (granted []*Grant, err error) {
 	c := s.claims
 	undo := func(reason string) {
-		for _, g := range won {
+		for _, g := range granted {
 			g.Skip(reason)
 		}
 	}
@@ -528,18 +537,20 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 		grants, results, taken, err := c.claimTriggered(pending, tick)
 		if err != nil {
 			undo("another run of the same call could not be claimed")
-			return nil, nil, err
+			return nil, err
 		}
 		for i, g := range grants {
 			switch results[i] {
 			case Won:
 				c.config.Metrics.Count(ClaimsWon, 1)
-				won = append(won, g)
+				granted = append(granted, g)
+				continue
+			case Delayed:
+				g.Waits = true
+				granted = append(granted, g)
 				continue
 			case Overlapped:
 				s.host.Overlapped(g.JobID, g.Tick)
-			case Delayed:
-				delayed = append(delayed, g.JobID)
 			case Taken:
 				taken = append(taken, pending[slices.IndexFunc(pending, func(job Job) bool { return job.ID == g.JobID })])
 			default:
@@ -549,11 +560,11 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 		}
 		if err != nil {
 			undo("another job of the same call was deleted meanwhile")
-			return nil, nil, err
+			return nil, err
 		}
 		pending = taken
 	}
-	return won, delayed, nil
+	return granted, nil
 }
 
 // claimTriggered claims a triggered run of each job. taken are the jobs of which the
@@ -601,6 +612,7 @@ func (c *claims) abandon(grants []*Grant, err error) {
 			}
 		}
 		for _, g := range grants {
+			g.Waits = true
 			g.Skip("it was not known in time whether it was claimed")
 		}
 	}()
