@@ -1042,6 +1042,45 @@ func TestRunsThatMakeUpForTicksAndHangDoNotEndTheAccounts(t *testing.T) {
 	})
 }
 
+func TestARunWithoutAClaimDoesNotWaitInTheRecord(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		delay := func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true }
+		s := processes(t, recorder, 1, delay, unclaimed)[0]
+		processes(t, recorder, 1, delay)
+		runs := newRecorder()
+		slow := newProbe(func(p *probe, input smallben.CronJobInput) {
+			runs.Run(input)
+			time.Sleep(3 * time.Minute)
+		})
+		var jobs []smallben.Job
+		for id := range int64(6) {
+			jobs = append(jobs, job(id+1, "0 0,1,2 0 * * *", slow))
+		}
+		for id := range int64(6) { // whose claims tell that the database answers
+			jobs = append(jobs, job(id+11, "* * * * * *", newRecorder()))
+		}
+		require.NoError(t, s.AddJobs(jobs))
+		pass(90 * time.Second)
+		recorder.away(true)
+		pass(time.Minute)
+		recorder.away(false)
+		pass(4 * time.Minute)
+		require.NotZero(t, gauges(t, s)["smallben_runs_unclaimed_total"])
+		type run struct {
+			job  int64
+			tick time.Time
+		}
+		starts := make(map[run]int)
+		for _, input := range runs.runs() {
+			starts[run{input.JobID, input.ScheduledAt}]++
+		}
+		for run, n := range starts {
+			assert.Equal(t, 1, n, "%v", run)
+		}
+	})
+}
+
 func TestTheEndOfAnUnclaimedRunLeavesOtherMissedTicks(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

@@ -452,6 +452,10 @@ func (c *claims) runUnclaimed(batch []*Grant) {
 	c.config.Metrics.Count(RunsUnclaimed, len(batch))
 	c.mu.Lock()
 	for _, g := range batch {
+		if g.Overlap == Delay {
+			// It is claimed while it goes on: it must not wait in the store then.
+			g.Overlap = Skip
+		}
 		c.unclaimed[g] = struct{}{}
 	}
 	c.mu.Unlock()
