@@ -510,6 +510,41 @@ func TestTriggeredRunsAreRecorded(t *testing.T) {
 	})
 }
 
+func TestASessionThatGivesUpTellsHowManyEndsAreNotRecorded(t *testing.T) {
+	for _, stuck := range []bool{false, true} {
+		t.Run(map[bool]string{false: "the database is away", true: "the database hangs"}[stuck], func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				var lines logLines
+				s := processes(t, recorder, 1, func(c *smallben.Config) { c.Logger = lines.logger() })[0]
+				release, answer := make(chan struct{}), make(chan struct{})
+				held := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+				var jobs []smallben.Job
+				for id := range int64(5) {
+					jobs = append(jobs, job(id+1, "0 * * * * *", held))
+				}
+				require.NoError(t, s.AddJobs(jobs))
+				pass(time.Minute)
+				if stuck {
+					recorder.watch(func(call string, _ bool) {
+						if call == "Finish" {
+							<-answer
+						}
+					})
+				} else {
+					recorder.away(true)
+				}
+				close(release)
+				s.Stop()
+				given := lines.with("ends of runs were not recorded")
+				require.Len(t, given, 1)
+				assert.Contains(t, given[0], `"runs"=5`)
+				close(answer)
+			})
+		})
+	}
+}
+
 func TestATriggerThatFailsLeavesNothingWaiting(t *testing.T) {
 	for name, fail := range map[string]func(recorder *memoryRecorder, s *smallben.SmallBen){
 		"the reply of the claim is lost": func(recorder *memoryRecorder, _ *smallben.SmallBen) { recorder.loseNext("Claim") },

@@ -25,7 +25,7 @@ type ends struct {
 	answered chan struct{} // holds 1: the store answers again
 	// answeredSince reports whether a heartbeat was answered after an instant.
 	answeredSince func(time.Time) bool
-	left          atomic.Int64 // ends that are in no queue, and not recorded
+	unrecorded    atomic.Int64
 	trouble       trouble
 }
 
@@ -37,6 +37,7 @@ func newEnds(c *common) *ends {
 func (e *ends) push(end End) {
 	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
 	end.Error = strings.ReplaceAll(strings.ToValidUTF8(end.Error, "\uFFFD"), "\x00", "\uFFFD")
+	e.unrecorded.Add(1)
 	e.queue.push(end)
 }
 
@@ -96,7 +97,6 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 		case <-time.After(wait):
 		case <-e.answered:
 		case <-e.ended:
-			e.left.Add(int64(len(batch)))
 			return false
 		}
 	}
@@ -104,6 +104,7 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 
 func (e *ends) recorded(batch []End) {
 	e.trouble.end()
+	e.unrecorded.Add(-int64(len(batch)))
 	keys := make([]Key, len(batch))
 	follow := false
 	for i := range batch {
@@ -119,10 +120,8 @@ func (e *ends) recorded(batch []End) {
 // postpone tries an end that was refused again, after the others and by itself.
 func (e *ends) postpone(end End, refused time.Time) {
 	end.refused = refused
-	e.left.Add(1)
 	time.AfterFunc(maxTroubleWait, func() {
 		if !closed(e.ended) {
-			e.left.Add(-1)
 			e.queue.push(end)
 		}
 	})
@@ -130,7 +129,7 @@ func (e *ends) postpone(end End, refused time.Time) {
 
 // gaveUp says how many ends are not recorded.
 func (e *ends) gaveUp() {
-	e.config.Log.Error(errNotRecorded, "ends of runs were not recorded", "runs", e.queue.len()+int(e.left.Load()))
+	e.config.Log.Error(errNotRecorded, "ends of runs were not recorded", "runs", e.unrecorded.Load())
 }
 
 var errNotRecorded = errors.New("the database did not answer in time")
