@@ -494,7 +494,7 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 		if option.JobOtherInputs != nil {
 			var err error
 			if update.storedInput, err = stored.EncodeInput(*option.JobOtherInputs); err != nil {
-				refused = append(refused, jobErrorf(option.JobID, "%w: %w", ErrInvalidJob, err))
+				refused = append(refused, invalid(option.JobID, err))
 				continue
 			}
 			update.input = maps.Clone(*option.JobOtherInputs)
@@ -557,7 +557,7 @@ func (j *JobWithSchedule) apply(update preparedUpdate) error {
 	if update.CronExpression != nil {
 		schedule, err := cronexpr.Parse(*update.CronExpression, j.rawJob.CreatedAt)
 		if err != nil {
-			return jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+			return invalid(j.rawJob.ID, err)
 		}
 		j.schedule = schedule
 		j.rawJob.CronExpression = *update.CronExpression
@@ -796,7 +796,7 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs, held bool, e
 	j.rawJob.CreatedAt = row.CreatedAt.UTC()
 	j.rawJob.UpdatedAt = row.UpdatedAt.UTC()
 	if j.schedule, err = cronexpr.Parse(j.rawJob.CronExpression, j.rawJob.CreatedAt); err != nil {
-		return false, false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+		return false, false, invalid(j.rawJob.ID, err)
 	}
 	decoded, undecodable := c.decode([]RawJob{*row})
 	if len(undecodable) > 0 {
@@ -811,7 +811,7 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs, held bool, e
 	if row.SerializedJob != j.rawJob.SerializedJob {
 		after, err := storedJobs.Decode(j.rawJob.SerializedJob)
 		if err != nil {
-			return false, false, jobErrorf(j.rawJob.ID, "%w: %w", ErrInvalidJob, err)
+			return false, false, invalid(j.rawJob.ID, err)
 		}
 		if !reflect.DeepEqual(before.job, after) {
 			return true, false, nil

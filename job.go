@@ -61,6 +61,9 @@ func jobErrorf(jobID int64, format string, args ...any) error {
 	return &JobError{JobID: jobID, Err: fmt.Errorf(format, args...)}
 }
 
+// invalid is the error of a job that can never be stored or run, for err.
+func invalid(jobID int64, err error) error { return jobErrorf(jobID, "%w: %w", ErrInvalidJob, err) }
+
 // wrap says at the package's edge what was being done: "add job 42: …". A
 // repository may have said it already.
 func wrap(operation string, err error) error {
@@ -354,22 +357,22 @@ func (j *Job) build(rules cronexpr.Rules, createdAt time.Time) (JobWithSchedule,
 	var past error
 	err := rules.Check(j.CronExpression)
 	if errors.Is(err, cronexpr.ErrPast) {
-		past, err = jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err), nil
+		past, err = invalid(j.ID, err), nil
 	}
 	if err != nil {
-		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
+		return JobWithSchedule{}, invalid(j.ID, err)
 	}
 	schedule, err := cronexpr.Parse(j.CronExpression, createdAt)
 	if err != nil {
-		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
+		return JobWithSchedule{}, invalid(j.ID, err)
 	}
 	encodedJob, err := storedJobs.Encode(j.Job)
 	if err != nil {
-		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
+		return JobWithSchedule{}, invalid(j.ID, err)
 	}
 	encodedInput, err := stored.EncodeInput(j.JobInput)
 	if err != nil {
-		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
+		return JobWithSchedule{}, invalid(j.ID, err)
 	}
 	raw := RawJob{
 		ID:                 j.ID,
@@ -385,7 +388,7 @@ func (j *Job) build(rules cronexpr.Rules, createdAt time.Time) (JobWithSchedule,
 	}
 	options, err := optionsOf(j.Job)
 	if err != nil {
-		return JobWithSchedule{}, jobErrorf(j.ID, "%w: %w", ErrInvalidJob, err)
+		return JobWithSchedule{}, invalid(j.ID, err)
 	}
 	built := newJobWithSchedule(raw, schedule, j.Job, maps.Clone(j.JobInput), options)
 	built.given, built.past = true, past

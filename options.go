@@ -170,7 +170,7 @@ func (u *UpdateOption) valid(rules cronexpr.Rules) error {
 	}
 	if u.CronExpression != nil {
 		if err := rules.Check(*u.CronExpression); err != nil {
-			return jobErrorf(u.JobID, "%w: %w", ErrInvalidJob, err)
+			return invalid(u.JobID, err)
 		}
 	}
 	return nil

@@ -198,7 +198,7 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 		return r.db().Failed(op, err)
 	}
 	for _, value := range wide {
-		problems = append(problems, jobErrorf(value.JobID, "%w: %w", ErrInvalidJob, value.Err))
+		problems = append(problems, invalid(value.JobID, value.Err))
 	}
 
 	var refused error
@@ -252,7 +252,7 @@ func (j *JobWithSchedule) buildRow(check func(*jobsql.Row) error) (jobsql.Row, e
 		CronExpression: raw.CronExpression, Paused: raw.Paused, CreatedAt: raw.CreatedAt, UpdatedAt: raw.UpdatedAt,
 		SerializedJob: raw.SerializedJob, SerializedJobInput: raw.SerializedJobInput}
 	if err := check(&row); err != nil {
-		return jobsql.Row{}, jobErrorf(row.ID, "%w: %w", ErrInvalidJob, err)
+		return jobsql.Row{}, invalid(row.ID, err)
 	}
 	return row, nil
 }

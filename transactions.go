@@ -18,10 +18,10 @@ import (
 // appTx is a transaction of the application in which jobs are changed.
 type appTx struct {
 	Repository // in the transaction
-	upserter   Upserter
-	record     *ledgersql.Store // nil: runs are not recorded
-	tx         *sqltx.Borrowed
-	decided    func(id string) (bool, error) // nil: nobody can ask the database
+	Upserter
+	record  *ledgersql.Store // nil: runs are not recorded
+	tx      *sqltx.Borrowed
+	decided func(id string) (bool, error) // nil: nobody can ask the database
 }
 
 // inTransaction gives the repository in a transaction of the application, until end
@@ -37,7 +37,7 @@ func (r *RepositoryGorm) inTransaction(tx *gorm.DB) (in *appTx, end context.Canc
 		return nil, nil, err
 	}
 	inside := &RepositoryGorm{r.table.In(borrowed.Tx), r.runs}
-	in = &appTx{Repository: inside, upserter: inside, record: r.runs, tx: borrowed}
+	in = &appTx{Repository: inside, Upserter: inside, record: r.runs, tx: borrowed}
 	if r.db().Kind() != sqltx.Portable {
 		in.decided = r.db().Decided
 	}
@@ -120,7 +120,7 @@ func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
 			if err := in.announce(effects); err != nil {
 				return err
 			}
-			return in.upserter.UpsertJobs(parts.add, parts.replace)
+			return in.UpsertJobs(parts.add, parts.replace)
 		})
 	}
 	return wrap("upsert", err)
