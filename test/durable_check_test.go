@@ -855,18 +855,20 @@ func (c *checker) successors(s *jobHistory) map[int64]successor {
 		if _, ok := found[tick]; !ok {
 			found[tick] = next
 		}
-		start, ok := c.started[keyOf(run)]
-		waits := run.Outcome == smallben.OutcomeWaiting
-		if !ok && !waits || run.Triggered || run.Attempt != 1 {
-			continue
-		}
 		at := run.Tick // while it waits, nothing of an earlier tick is added
-		if ok {
-			at = time.UnixMicro(start.At)
-			next.started = minTime(next.started, at)
-			if c.overlap == "delay" {
-				at = run.Tick
+		switch start, ok := c.started[keyOf(run)]; {
+		case run.Triggered || run.Attempt != 1:
+			continue
+		case ok:
+			started := time.UnixMicro(start.At)
+			next.started = minTime(next.started, started)
+			if c.overlap != "delay" {
+				at = started
 			}
+		case run.Outcome == smallben.OutcomeLost:
+			at = run.Start // claimed, by a process that came no further
+		case run.Outcome != smallben.OutcomeWaiting:
+			continue
 		}
 		next.recorded = minTime(next.recorded, at)
 	}
@@ -1702,6 +1704,14 @@ func TestTheCheckOfDurableRunsFindsNothingWhereAttemptsAreAsTheyShouldBe(t *test
 			t.fails(t.find(29))
 			t.forget(30)
 			t.unstarted(30, smallben.OutcomeWaiting, 30).Attempt = 1
+		},
+		"an attempt ends with the claim of a later tick that did not start": func(t *handmade) {
+			t.fails(t.find(29))
+			t.unstarted(29, smallben.OutcomeSkipped, 30.01)
+			t.dies(30.015)
+			t.lose(30)
+			t.unwrite(30)
+			t.again(t.b, 30, 35.1)
 		},
 		"a lost run is not when a later tick has started": func(t *handmade) {
 			t.dies(10.05)
