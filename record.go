@@ -227,7 +227,7 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 	if s.scheduler.session == nil {
 		return
 	}
-	now := s.scheduler.session.ledger.Now().In(s.scheduler.location)
+	now := s.scheduler.session.ledger.TickNow().In(s.scheduler.location)
 	for i := range jobs {
 		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
 		if !ok {

@@ -1355,6 +1355,35 @@ func TestTicksGoByTheClockOfTheDatabase(t *testing.T) {
 	}
 }
 
+// TestNoTickStartsEarlyAfterAChange has heartbeats take their time, so that nobody can
+// tell from them what time it is in the database.
+func TestNoTickStartsEarlyAfterAChange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := processes(t, recorder, 1)[0]
+		recorder.watch(func(call string, happened bool) {
+			if call == "Beat" && !happened {
+				time.Sleep(400 * time.Millisecond)
+			}
+		})
+		pass(2 * time.Second)
+		var early []time.Duration
+		runs := newProbe(func(_ *probe, input smallben.CronJobInput) {
+			if before := time.Until(input.ScheduledAt); before > 0 {
+				early = append(early, before)
+			}
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", runs)}))
+		for range 10 {
+			time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(950 * time.Millisecond)))
+			require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("* * * * * *")}}))
+			time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+		}
+		pass(time.Second)
+		require.Empty(t, early)
+	})
+}
+
 func TestAnUpdateWhileStopComesInBetweenSucceeds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

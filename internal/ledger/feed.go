@@ -10,7 +10,7 @@ type feed struct {
 	*common
 	outdated chan struct{} // holds 1
 	ask      func(job Job, tick time.Time)
-	now      func() time.Time     // of the database, about
+	now      func() time.Time     // of the clock that ticks go by
 	changed  func(revision int64) // is told what this process has changed
 	trouble  trouble
 

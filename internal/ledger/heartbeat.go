@@ -196,6 +196,14 @@ func (h *heartbeat) databaseNow() time.Time {
 	return time.Now().Add(h.offset)
 }
 
+// tickNow is what the clock shows that ticks go by. It may be off from the database's by
+// MaxClockLead, or by what a heartbeat takes.
+func (h *heartbeat) tickNow() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Now().Add(h.shift)
+}
+
 // answeredSince reports whether a heartbeat was answered after an instant.
 func (h *heartbeat) answeredSince(t time.Time) bool {
 	h.mu.Lock()

@@ -95,7 +95,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.claims = newClaims(&s.common, s.ends, s.feed)
 	s.ends.claims, s.feed.ask = s.claims, s.claims.ask
 	s.heartbeat = newHeartbeat(&s.common)
-	s.feed.now, s.feed.changed = s.heartbeat.databaseNow, s.Changed
+	s.feed.now, s.feed.changed = s.heartbeat.tickNow, s.Changed
 	s.ends.answeredSince = s.heartbeat.answeredSince
 	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
 	s.ends.freed = s.waiting.wake
@@ -241,6 +241,9 @@ func (s *Session) FollowOutbox() error { return s.feed.follow(true) }
 
 // Now is about what time it is in the database.
 func (s *Session) Now() time.Time { return s.heartbeat.databaseNow() }
+
+// TickNow is what the clock shows that ticks go by.
+func (s *Session) TickNow() time.Time { return s.heartbeat.tickNow() }
 
 // Health is how a session does.
 type Health struct{ SyncLag, ClockOffset, HeartbeatAge time.Duration }
