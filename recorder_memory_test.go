@@ -1182,7 +1182,9 @@ func (tx *memoryTx) Superseded(keys []ledger.Key) (superseded []int, err error) 
 
 func (tx *memoryTx) Lead(process string) (leads bool, err error) {
 	err = tx.do("Lead", func(d *memoryRecord) error {
-		if _, registered := d.processes[d.leader]; !registered {
+		leader, registered := d.processes[d.leader]
+		own, known := d.processes[process]
+		if !registered || leader.standing.Partial && known && !own.standing.Partial {
 			d.leader = process
 		}
 		leads = d.leader == process

@@ -456,6 +456,35 @@ func TestOneProcessLeadsUntilItIsGone(t *testing.T) {
 	})
 }
 
+func TestAProcessThatRunsAllJobsLeadsBeforeOneThatDoesNot(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		lead := func(process string) (leads bool) {
+			t.Helper()
+			r.change(t, func(tx smallben.ChangeTx) (err error) { leads, err = tx.Lead(process); return err })
+			return leads
+		}
+		beat := func(process string, standing ledger.Standing) {
+			t.Helper()
+			_, err := r.Beat(process, standing)
+			require.NoError(t, err)
+		}
+		partial := ledger.Standing{Claims: true, Partial: true}
+		beat("a", partial)
+		beat("b", partial)
+		require.True(t, lead("a"))
+		require.False(t, lead("b"), "neither runs all jobs")
+		require.False(t, lead("c"), "it is not registered")
+		beat("b", claiming)
+		require.True(t, lead("b"))
+		require.False(t, lead("a"))
+		beat("a", claiming)
+		require.False(t, lead("a"))
+		beat("b", partial)
+		require.True(t, lead("b"), "it leads until another one asks")
+		require.True(t, lead("a"))
+	})
+}
+
 // Change.
 
 func TestAChangeThatFailsChangesNothing(t *testing.T) {

@@ -1226,6 +1226,47 @@ func TestAnUpsertLeavesTheRowOfANewerProgramAsItIsWhileThatRuns(t *testing.T) {
 	})
 }
 
+// blind is the record as a process sees it that decodes no job.
+type blind struct {
+	*memoryRecorder
+	smallben.Recorded
+}
+
+func (b *blind) Changes(since int64, ids []int64) (smallben.Changes, error) {
+	changes, err := b.memoryRecorder.Changes(since, ids)
+	for i := range changes.Jobs {
+		changes.Jobs[i].SerializedJob = "no gob"
+	}
+	return changes, err
+}
+
+func TestAProcessThatDecodesEveryJobLeads(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		b := &blind{memoryRecorder: recorder}
+		b.Store = b
+		processes(t, b, 1)
+		pass(2 * time.Minute) // it leads
+		s := processes(t, recorder, 1)[0]
+		var madeUp atomic.Int64
+		j := withOptions(smallben.RunOptions{Missed: smallben.MissedRunOnce}, func(_ context.Context, input smallben.CronJobInput) error {
+			if input.Missed > 0 {
+				madeUp.Add(1)
+			}
+			return nil
+		})
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", j)}))
+		pass(5*time.Minute + 50*time.Second)
+		for range 5 {
+			s.Stop()
+			pass(25 * time.Second) // in which a tick is missed
+			require.NoError(t, s.Start())
+			pass(4*time.Minute + 35*time.Second)
+		}
+		assert.EqualValues(t, 5, madeUp.Load())
+	})
+}
+
 func TestATriggeredRunOfAPausedJobThatIsLostRunsAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

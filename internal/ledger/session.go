@@ -118,6 +118,7 @@ func (s *Session) heard(h Heartbeat, seen int64, live, dead []Member) {
 		s.deputy.takeOver(moved)
 	}
 	s.waiting.heard(h.Due, h.Now)
+	s.sweep.heard(live)
 	if h.Canceled > 0 {
 		s.heartbeat.beating.Go(s.cancelRuns)
 	}

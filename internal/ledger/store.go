@@ -163,8 +163,8 @@ type Tx interface {
 	// a later tick that has started or waits.
 	Superseded(keys []Key) ([]int, error)
 
-	// Lead makes process the leader if the leader is not registered, or is
-	// process, and reports whether it leads.
+	// Lead makes process the leader if the leader is process, is not registered, or is
+	// Partial while process is not, and reports whether process leads.
 	Lead(process string) (bool, error)
 }
 

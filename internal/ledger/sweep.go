@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,6 +31,8 @@ type sweep struct {
 
 	expiring sync.Mutex // held while processes expire
 
+	othersDecode atomic.Bool // another live process decodes every job
+
 	// looked is what run knows of watermarks.
 	looked map[int64]lookedAt
 }
@@ -41,6 +44,11 @@ type lookedAt struct{ revision, next int64 }
 func newSweep(c *common, h *heartbeat) *sweep {
 	return &sweep{common: c, clock: h, looked: make(map[int64]lookedAt),
 		trouble: trouble{what: "sweep", log: c.config.Log}}
+}
+
+// heard notes who is alive.
+func (s *sweep) heard(live []Member) {
+	s.othersDecode.Store(slices.ContainsFunc(live, func(m Member) bool { return !m.Partial && m.Process != s.process }))
 }
 
 // interrupt is told that the store answers, or this process goes on, after a while.
@@ -113,11 +121,14 @@ func (s *sweep) sweep() error {
 
 // lead reports whether this process leads, and makes it the leader if there is none.
 func (s *sweep) lead() (leads bool, err error) {
-	last := s.clock.latest()
+	last, partial := s.clock.latest(), s.host.Partial()
+	if partial && s.othersDecode.Load() {
+		return false, nil // one of them is to lead, which knows how to treat each job
+	}
 	if last.Leader == s.process {
 		return true, nil
 	}
-	if slices.ContainsFunc(last.Members, func(m Member) bool { return m.Process == last.Leader }) {
+	if slices.ContainsFunc(last.Members, func(m Member) bool { return m.Process == last.Leader && (partial || !m.Partial) }) {
 		return false, nil
 	}
 	_, err = s.Change(func(tx Tx) (err error) {

@@ -243,7 +243,8 @@ WHERE job_id = d1 AND tick = d2 AND triggered = d3 AND attempt = d4 RETURNING ` 
 
 const freeLocksOfDead = "DELETE FROM {smallben_locks} WHERE process NOT IN (SELECT process FROM {smallben_processes})"
 
-const takeLead = "UPDATE {smallben_ledger} SET leader = $1 WHERE leader = $1 OR leader NOT IN (SELECT process FROM {smallben_processes}) RETURNING leader"
+const takeLead = `UPDATE {smallben_ledger} SET leader = $1 WHERE leader = $1 OR leader NOT IN (
+	SELECT p.process FROM {smallben_processes} p WHERE NOT p.partial OR coalesce((SELECT s.partial FROM {smallben_processes} s WHERE s.process = $1), true)) RETURNING leader`
 
 const beatOnce = `UPDATE {smallben_processes} SET beats = beats + 1, claims = $2, partial = $3, clock_offset = $4, beat_at = coalesce({clock}, CAST($5 AS bigint)) WHERE process = $1
 RETURNING beats, {clock}, (SELECT revision FROM {smallben_ledger}), coalesce((SELECT r.leader FROM {smallben_ledger} r JOIN {smallben_processes} p ON p.process = r.leader), ''),
