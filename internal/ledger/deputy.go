@@ -30,6 +30,7 @@ type deputy struct {
 type pendingTick struct {
 	job  Job
 	tick time.Time
+	at   time.Time // when, by the clock of this process
 }
 
 func newDeputy(c *common, cl *claims, o *owners, h *heartbeat) *deputy {
@@ -39,8 +40,10 @@ func newDeputy(c *common, cl *claims, o *owners, h *heartbeat) *deputy {
 
 // look notes a tick to look at.
 func (d *deputy) look(job Job, tick time.Time) {
+	// The clock of the database may be set at any time.
+	wait := min(tick.Add(secondAfter).Sub(d.clock.databaseNow()), secondAfter+MaxClockLead)
 	d.mu.Lock()
-	d.pending = append(d.pending, pendingTick{job, tick})
+	d.pending = append(d.pending, pendingTick{job, tick, time.Now().Add(wait)})
 	d.mu.Unlock()
 	wake(d.filled)
 }
@@ -55,53 +58,49 @@ func (d *deputy) takeOver(before *members) {
 
 // run looks until the session is stopped.
 func (d *deputy) run() {
+	var next <-chan time.Time
 	for {
 		select {
 		case <-d.stopped:
 			return
 		case <-d.filled:
+		case <-next:
 		}
-		d.mu.Lock()
-		before := d.gone
-		d.gone = nil
-		d.mu.Unlock()
+		before, due := d.take()
 		if before != nil {
 			d.check(d.inherited(before))
 		}
-		for {
-			d.mu.Lock()
-			if len(d.pending) == 0 {
-				d.mu.Unlock()
-				break
-			}
-			due := d.pending[0].tick.Add(secondAfter)
-			d.mu.Unlock()
-			// Ticks come in their order, but for a few.
-			select {
-			case <-d.stopped:
-				return
-			case <-time.After(due.Sub(d.clock.databaseNow())):
-			}
-			d.check(d.due())
-		}
+		d.check(due)
+		next = d.next()
 	}
 }
 
-// due takes the ticks that are to be looked at now.
-func (d *deputy) due() (due []pendingTick) {
-	until := d.clock.databaseNow().Add(-secondAfter)
+// take takes what is to be looked at now.
+func (d *deputy) take() (before *members, due []pendingTick) {
+	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before, d.gone = d.gone, nil
+	// Ticks come in their order, but for a few.
 	n := 0
-	for n < len(d.pending) && n < maxClaims && !d.pending[n].tick.After(until) {
+	for n < len(d.pending) && n < maxClaims && !d.pending[n].at.After(now) {
 		n++
 	}
-	n = max(n, min(1, len(d.pending)))
 	due, d.pending = d.pending[:n:n], d.pending[n:]
 	if len(d.pending) == 0 {
 		d.pending = nil
 	}
-	return due
+	return before, due
+}
+
+// next tells when the next tick is to be looked at, if there is one.
+func (d *deputy) next() <-chan time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.pending) == 0 {
+		return nil
+	}
+	return time.After(time.Until(d.pending[0].at))
 }
 
 // inherited returns the ticks of the jobs that this process owns now, and another one
@@ -116,7 +115,7 @@ func (d *deputy) inherited(before *members) (ticks []pendingTick) {
 		}
 		found, _ := TicksIn(job.Schedule, from, now, maxTakeOver)
 		for _, tick := range found {
-			ticks = append(ticks, pendingTick{job, tick})
+			ticks = append(ticks, pendingTick{job: job, tick: tick})
 		}
 	}
 	return ticks
