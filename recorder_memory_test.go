@@ -505,7 +505,11 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 // anotherWaits reports whether a run waits for the lock of a job, or is about to take it.
 func (d *memoryRecord) anotherWaits(claim ledger.Claim, now time.Time) bool {
 	for key, run := range d.runs {
-		ends := claim.NewestCounts && key.Attempt > 1 && !key.Triggered && key.Tick.Before(claim.Tick)
+		ends := claim.Overlap == ledger.Skip && !claim.Triggered && run.Missed == 0
+		if key.Attempt > 1 {
+			ends = claim.NewestCounts
+		}
+		ends = ends && !key.Triggered && key.Tick.Before(claim.Tick)
 		if key.JobID == claim.JobID && run.Outcome == ledger.Waiting && run.Exclusive && !run.Due.After(now.Add(ledger.MaxClockLead)) && !ends {
 			return true
 		}

@@ -177,6 +177,18 @@ func TestATickDoesNotWaitForAttemptsThatItEnds(t *testing.T) {
 	})
 }
 
+func TestATickIsNotHeldUpByOneThatWaitsForAPlaceAndEnds(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2)
+		parked := func(id int64) ledger.Run {
+			return ledger.Run{Key: runKey(id, 1), Outcome: ledger.Waiting, Due: tickAt(1), Exclusive: true}
+		}
+		r.record(t, parked(1), parked(2))
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 2)))))
+		r.win(t, "a", exclusively(claimsOf(revision, runKey(2, 2))))
+	})
+}
+
 func TestOneOfManyClaimsAtOnceWaitsForALock(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		const rounds, claimers = 10, 8

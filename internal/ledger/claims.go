@@ -218,14 +218,6 @@ func (c *claims) forget(keys ...Key) {
 	}
 }
 
-// end records that a run that waits in the store is not to start, and why.
-func (c *claims) end(g *Grant, reason string) {
-	c.mu.Lock()
-	c.unclaimed[g] = struct{}{}
-	c.mu.Unlock()
-	g.Skip(reason)
-}
-
 // over hands the end of a run over for being recorded.
 func (c *claims) over(g *Grant, end End) {
 	c.mu.Lock()

@@ -40,10 +40,12 @@ func newDeputy(c *common, cl *claims, o *owners, h *heartbeat) *deputy {
 
 // look notes a tick to look at.
 func (d *deputy) look(job Job, tick time.Time) {
-	// The clock of the database may be set at any time.
-	wait := min(tick.Add(secondAfter).Sub(d.clock.databaseNow()), secondAfter+MaxClockLead)
+	// The clock of the database may be set at any time. Ticks of one instant are looked at
+	// together.
+	now := time.Now()
+	wait := min(tick.Sub(now)-d.clock.health().ClockOffset, MaxClockLead) + secondAfter
 	d.mu.Lock()
-	d.pending = append(d.pending, pendingTick{job, tick, time.Now().Add(wait)})
+	d.pending = append(d.pending, pendingTick{job, tick, now.Add(wait)})
 	d.mu.Unlock()
 	wake(d.filled)
 }

@@ -128,7 +128,8 @@ func (w *waiting) grant(run *Run) *Grant {
 	w.inProgress.Add(1)
 	g.ended = func() { w.inProgress.Add(-1) }
 	if w.overtaken(run, &job) {
-		w.claims.end(g, "a later tick of its job came while it waited for a place")
+		g.Waits = true
+		g.Skip("a later tick of its job came while it waited for a place")
 		return nil
 	}
 	return g

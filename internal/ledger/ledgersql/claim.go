@@ -265,7 +265,8 @@ func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
 func (c *claiming) lockRows(indexes []int) sqltx.Rows {
 	values := c.keyValues(indexes)
 	for i, n := range indexes {
-		values[i] = append(values[i], c.claims[n].FromQueue, c.claims[n].NewestCounts)
+		claim := &c.claims[n]
+		values[i] = append(values[i], claim.FromQueue, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
 	}
 	return rowsOf(lockFields, values)
 }

@@ -82,11 +82,12 @@ SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WH
 ON CONFLICT DO NOTHING RETURNING ` + keyColumns
 
 // anotherWaits tells whether a run waits for the lock of a job, or is about to take it. $1
-// is the time. Attempts that the run of the row ends do not count.
+// is the time. Runs that end because the tick of the row has come do not count: attempts, if
+// newest, and ticks that wait for a place, if takes_turns.
 const anotherWaits = `EXISTS (SELECT 1 FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
-	AND NOT (v.newest AND o.attempt > 1 AND NOT o.triggered AND o.tick < v.tick))`
+	AND NOT (o.tick < v.tick AND NOT o.triggered AND CASE WHEN o.attempt > 1 THEN v.newest ELSE v.takes_turns AND o.missed = 0 END))`
 
-const lockFields = keyFields + ", queued boolean, newest boolean"
+const lockFields = keyFields + ", queued boolean, newest boolean, takes_turns boolean"
 
 const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at = $1 FROM {rows} WHERE ` + sameRun
 
