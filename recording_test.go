@@ -1307,6 +1307,67 @@ func TestALostRunOfADeletedJobIsNotRunUnderANewOneOfItsID(t *testing.T) {
 	})
 }
 
+func TestChangesOfJobsThatAreAWeekBehindWorkAtOnce(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		s := create(t, db.open(t), recordingConfig(runAll))
+		var jobs []smallben.Job
+		for id := range int64(1000) {
+			jobs = append(jobs, job(id+1, "* * * * * *", idle()))
+		}
+		require.NoError(t, s.AddJobs(jobs))
+		for i := range jobs {
+			jobs[i].CronExpression = "*/2 * * * * *"
+		}
+		updates := make([]smallben.UpdateOption, len(jobs))
+		for i := range updates {
+			updates[i] = smallben.UpdateOption{JobID: int64(i + 1), CronExpression: ptr("*/3 * * * * *")}
+		}
+		for _, change := range []struct {
+			name string
+			do   func() error
+		}{
+			{"update", func() error { return s.UpdateJobs(updates) }},
+			{"upsert", func() error { return s.UpsertJobs(jobs) }},
+			{"pause", s.PauseAll},
+			{"resume", s.ResumeAll},
+			{"delete", s.DeleteAll},
+		} {
+			db.exec(t, fmt.Sprintf("UPDATE smallben_job_state SET accounted_until = %d", time.Now().AddDate(0, 0, -7).UnixMicro()))
+			began := time.Now()
+			require.NoError(t, change.do(), change.name)
+			assert.Less(t, time.Since(began), 4*time.Second, "%s walked through the ticks of a week", change.name)
+		}
+	})
+}
+
+func TestAClaimThatIsSkippedAfterAnUpdateDuringStopIsDropped(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := smallben.New(recorder, recordingConfig(skipBusy))
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", idle())}))
+		pass(58 * time.Second)
+		require.NoError(t, recorder.Join("other"))
+		_, err := recorder.Claim("other", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}, Overlap: ledger.Skip}})
+		require.NoError(t, err)
+		recorder.watch(func(call string, happened bool) {
+			if call == "Claim" && happened {
+				time.Sleep(time.Second) // until the reply comes
+			}
+		})
+		pass(2*time.Second + 100*time.Millisecond)
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			s.Stop()
+		}()
+		pass(100 * time.Millisecond)
+		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("@daily")}}))
+		<-stopped
+		assert.Equal(t, 1, outcomes(recorder.runs())[smallben.OutcomeSkipped])
+	})
+}
+
 func TestARunThatWasGivenAwayIsTold(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()
