@@ -36,7 +36,7 @@ type Grant struct {
 
 	claims *claims
 	asked  time.Time
-	stale  int    // how often it was
+	stale  int    // how often it was answered so
 	unsure bool   // it may be recorded already: the reply was lost
 	ended  func() // nil, or is told when the grant is over
 
@@ -500,11 +500,14 @@ func (c *claims) askAgain(batch []*Grant) {
 // refresh learns what changed of the jobs of stale claims, and asks again.
 func (c *claims) refresh(stale []*Grant) {
 	ids := make([]int64, len(stale))
+	again := false
 	for i, g := range stale {
 		ids[i] = g.JobID
+		again = again || g.stale > 0
+		g.stale++
 	}
 	err := c.feed.refresh(ids)
-	if stale[0].stale++; err != nil || stale[0].stale > 1 {
+	if err != nil || again {
 		c.pause(troubleWait)
 	}
 	c.askAgain(slices.DeleteFunc(stale, func(g *Grant) bool {
