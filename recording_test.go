@@ -665,6 +665,20 @@ func TestDelayWaitsWithinAProcess(t *testing.T) {
 	})
 }
 
+func TestAClaimOfARunThatWaitsIsNotLost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		held := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+		s := processes(t, newMemoryRecorder(), 1, func(c *smallben.Config) { c.SchedulerConfig.DelayIfStillRunning = true })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", held)}))
+		pass(3*time.Minute + time.Second)
+		values := gauges(t, s)
+		assert.EqualValues(t, 3, values["smallben_claims_total,won"], "one runs, one waits, one is skipped")
+		assert.Zero(t, values["smallben_claims_total,lost"])
+		close(release)
+	})
+}
+
 func TestATickThatWaitsWhenItsProcessStopsRunsInAnother(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

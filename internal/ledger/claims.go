@@ -119,12 +119,12 @@ type claims struct {
 	fullAt atomic.Int64 // when there was last no room for a run, in Unix nanoseconds
 
 	mu        sync.Mutex // guards the fields below, for moments
-	asked     map[keyID]*Grant
+	asked     map[KeyID]*Grant
 	unclaimed map[*Grant]struct{} // that run without being recorded, yet
 }
 
 func newClaims(c *common, e *ends, f *feed) *claims {
-	return &claims{common: c, ends: e, feed: f, queue: newQueue[*Grant](), asked: make(map[keyID]*Grant), unclaimed: make(map[*Grant]struct{}),
+	return &claims{common: c, ends: e, feed: f, queue: newQueue[*Grant](), asked: make(map[KeyID]*Grant), unclaimed: make(map[*Grant]struct{}),
 		trouble: trouble{what: "claim runs", log: c.config.Log}}
 }
 
@@ -153,9 +153,9 @@ func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
 		CreatedAt: job.CreatedAt, claims: c, asked: time.Now(),
 	}
 	c.mu.Lock()
-	_, twice := c.asked[key.id()]
+	_, twice := c.asked[key.ID()]
 	if !twice {
-		c.asked[key.id()] = g
+		c.asked[key.ID()] = g
 	}
 	c.mu.Unlock()
 	if twice {
@@ -169,7 +169,7 @@ func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
 func (c *claims) cancel(runs []Cancellation, cause error, now time.Time) {
 	for _, canceled := range runs {
 		c.mu.Lock()
-		g := c.asked[canceled.id()]
+		g := c.asked[canceled.ID()]
 		c.mu.Unlock()
 		if g == nil || !g.cancel(cause) || canceled.Abandon.IsZero() {
 			continue
@@ -214,7 +214,7 @@ func (c *claims) forget(keys ...Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, key := range keys {
-		delete(c.asked, key.id())
+		delete(c.asked, key.ID())
 	}
 }
 
@@ -373,6 +373,9 @@ func (c *claims) claim(batch []*Grant) (started int) {
 		case Overlapped:
 			c.config.Metrics.Count(ClaimsWon, 1)
 			c.host.Overlapped(g.JobID, g.Tick)
+			c.drop(g)
+		case Delayed:
+			c.config.Metrics.Count(ClaimsWon, 1)
 			c.drop(g)
 		case Stale:
 			stale = append(stale, g)

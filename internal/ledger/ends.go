@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -36,7 +35,6 @@ func newEnds(c *common) *ends {
 
 func (e *ends) push(end End) {
 	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
-	end.Error = strings.ReplaceAll(strings.ToValidUTF8(end.Error, "\uFFFD"), "\x00", "\uFFFD")
 	e.unrecorded.Add(1)
 	e.queue.push(end)
 }

@@ -179,15 +179,16 @@ type Key struct {
 	Attempt int
 }
 
-// keyID is a Key that can be compared.
-type keyID struct {
-	jobID     int64
-	tick      int64 // Unix microseconds
-	triggered bool
-	attempt   int
+// KeyID is a Key that can be compared.
+type KeyID struct {
+	JobID     int64
+	Tick      int64 // Unix microseconds
+	Triggered bool
+	Attempt   int
 }
 
-func (k Key) id() keyID { return keyID{k.JobID, k.Tick.UnixMicro(), k.Triggered, k.Attempt} }
+// ID gives the key for being compared.
+func (k Key) ID() KeyID { return KeyID{k.JobID, k.Tick.UnixMicro(), k.Triggered, k.Attempt} }
 
 // Compare orders keys by job, tick, triggered and attempt.
 func (k Key) Compare(other Key) int {

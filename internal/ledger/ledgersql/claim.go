@@ -166,7 +166,7 @@ func (c *claiming) try(text string, indexes []int, match func(n int) bool) (rest
 	won, err := c.keys(text, c.process, c.now(), c.rows(tried))
 	for _, n := range indexes {
 		claim := &c.claims[n]
-		if !match(n) || !won[idOf(&claim.Key)] {
+		if !match(n) || !won[claim.Key.ID()] {
 			rest = append(rest, n)
 			continue
 		}
@@ -201,7 +201,7 @@ func (c *claiming) lock(indexes []int) error {
 	var skipped, delayed, back []int
 	for _, n := range indexes {
 		switch claim := &c.claims[n]; {
-		case taken[idOf(&claim.Key)]:
+		case taken[claim.Key.ID()]:
 		case claim.FromQueue:
 			c.results[n] = ledger.Taken
 			back = append(back, n)

@@ -29,8 +29,8 @@ func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
 			filter("tick < $%d", query.Before.UnixMicro())
 		}
 		if query.After != nil {
-			id := idOf(query.After)
-			args = append(args, id.tick, id.jobID, id.attempt, id.triggered)
+			id := query.After.ID()
+			args = append(args, id.Tick, id.JobID, id.Attempt, id.Triggered)
 			n := len(args)
 			where = append(where, fmt.Sprintf("(tick, job_id, attempt, triggered) < (CAST($%d AS bigint), CAST($%d AS bigint), CAST($%d AS int), CAST($%d AS boolean))", n-3, n-2, n-1, n),
 				fmt.Sprintf("tick <= CAST($%d AS bigint)", n-3))
@@ -109,7 +109,7 @@ func (s *Store) RunsOf(jobIDs []int64, n int) (runs []ledger.Run, err error) {
 		runs, err = on.runs(text+inKeyOrder, append(args, idRows(unique(jobIDs)))...)
 		return err
 	})
-	return slices.CompactFunc(runs, func(a, b ledger.Run) bool { return idOf(&a.Key) == idOf(&b.Key) }), err
+	return slices.CompactFunc(runs, func(a, b ledger.Run) bool { return a.Key.ID() == b.Key.ID() }), err
 }
 
 // Count is how many ticks within a step of time had an outcome.

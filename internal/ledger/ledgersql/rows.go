@@ -38,8 +38,8 @@ func (s statements) runs(text string, args ...any) ([]ledger.Run, error) {
 }
 
 // keys returns the keys of a query.
-func (s statements) keys(text string, args ...any) (map[runID]bool, error) {
-	keys := make(map[runID]bool)
+func (s statements) keys(text string, args ...any) (map[ledger.KeyID]bool, error) {
+	keys := make(map[ledger.KeyID]bool)
 	err := s.each(text, args, func(rows *sql.Rows) error {
 		key, err := scanKey(rows)
 		keys[key] = true
@@ -85,20 +85,9 @@ func (s *Store) watermarks(on statements, ids []int64) (marks []ledger.Watermark
 	return marks, err
 }
 
-// runID is a ledger.Key that can be compared.
-type runID struct {
-	jobID, tick int64
-	triggered   bool
-	attempt     int
-}
+func keyValues(key *ledger.Key) []any { return idValues(key.ID()) }
 
-func idOf(key *ledger.Key) runID {
-	return runID{key.JobID, key.Tick.UnixMicro(), key.Triggered, key.Attempt}
-}
-
-func (id runID) values() []any { return []any{id.jobID, id.tick, id.triggered, id.attempt} }
-
-func keyValues(key *ledger.Key) []any { return idOf(key).values() }
+func idValues(id ledger.KeyID) []any { return []any{id.JobID, id.Tick, id.Triggered, id.Attempt} }
 
 // runValues are in the order of runColumns.
 func runValues(run *ledger.Run) []any {
@@ -117,8 +106,8 @@ func scanRun(rows *sql.Rows) (run ledger.Run, err error) {
 	return run, err
 }
 
-func scanKey(rows *sql.Rows) (id runID, err error) {
-	err = rows.Scan(&id.jobID, &id.tick, &id.triggered, &id.attempt)
+func scanKey(rows *sql.Rows) (id ledger.KeyID, err error) {
+	err = rows.Scan(&id.JobID, &id.Tick, &id.Triggered, &id.Attempt)
 	return id, err
 }
 
@@ -136,12 +125,17 @@ func idRows(ids []int64) sqltx.Rows {
 
 // chunksOf cuts ids, sorted and each once, into rows of statements.
 func chunksOf(ids []int64) (chunks []sqltx.Rows) {
-	ids = slices.Clone(ids)
-	slices.Sort(ids)
-	for chunk := range slices.Chunk(slices.Compact(ids), jobChunk) {
+	for chunk := range slices.Chunk(unique(ids), jobChunk) {
 		chunks = append(chunks, idRows(chunk))
 	}
 	return chunks
+}
+
+// unique gives ids sorted and each once.
+func unique(ids []int64) []int64 {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 // micros is how the record stores a time; the zero time is NULL.

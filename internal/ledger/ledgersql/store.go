@@ -580,7 +580,7 @@ func (s *Store) Prune(before time.Time, limit int) (int, error) {
 			last = math.MinInt64
 			err := on.each(pruneRuns, []any{before.UnixMicro(), start, limit - count}, func(rows *sql.Rows) error {
 				key, err := scanKey(rows)
-				count, last, sample = count+1, max(last, key.tick), key.values()
+				count, last, sample = count+1, max(last, key.Tick), idValues(key)
 				return err
 			})
 			if err != nil {

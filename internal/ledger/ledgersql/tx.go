@@ -310,9 +310,3 @@ func (tx *Tx) Delete(jobIDs []int64) error {
 	}
 	return nil
 }
-
-func unique(ids []int64) []int64 {
-	ids = slices.Clone(ids)
-	slices.Sort(ids)
-	return slices.Compact(ids)
-}
