@@ -97,7 +97,8 @@ func (s *SmallBen) AddJobsTx(tx *gorm.DB, jobs []Job) error {
 	return wrap("add", err)
 }
 
-// UpsertJobsTx is UpsertJobs within tx. AddJobsTx says how that goes.
+// UpsertJobsTx is UpsertJobs within tx. AddJobsTx says how that goes. It refuses no row
+// of a newer program: what does not decode is replaced.
 func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
 	if len(jobs) == 0 {
 		return nil
