@@ -16,7 +16,9 @@ type Borrowed struct {
 	pool gorm.ConnPool
 }
 
-// Borrow takes part in a transaction of the application, for as long as ctx lasts.
+// Borrow takes part in a transaction of the application, for as long as ctx lasts. On
+// SQLite it waits for other transactions that write, and keeps them waiting: once this
+// one has looked at a row and another has written, it could not write any more.
 func (db *DB) Borrow(ctx context.Context, tx *gorm.DB) (*Borrowed, error) {
 	if tx.Error != nil {
 		return nil, fmt.Errorf("the transaction has failed: %w", tx.Error)
@@ -34,7 +36,11 @@ func (db *DB) Borrow(ctx context.Context, tx *gorm.DB) (*Borrowed, error) {
 	if _, ok := pool.(gorm.TxCommitter); !ok {
 		return nil, errors.New("no transaction is open: it must be what gorm's Transaction or Begin gives")
 	}
-	return &Borrowed{Tx: db.session(ctx, pool), pool: pool}, nil
+	borrowed := &Borrowed{Tx: db.session(ctx, pool), pool: pool}
+	if db.Dialect() == "sqlite" {
+		return borrowed, borrowed.writeNothing()
+	}
+	return borrowed, nil
 }
 
 // ID is the id of the transaction, which has written, on PostgreSQL. Elsewhere it is
@@ -67,6 +73,11 @@ func (db *DB) Decided(id string) (bool, error) {
 	}
 	ctx, cancel := db.Context()
 	defer cancel()
-	err := db.AttemptInTurn(ctx, func(tx *Tx) error { return tx.Exec("DELETE FROM " + quote(db.names.first) + " WHERE 1 = 0") })
+	err := db.AttemptInTurn(ctx, (*Tx).writeNothing)
 	return err == nil, db.Failed("follow a transaction", err)
+}
+
+// writeNothing takes the lock of a transaction that writes, on SQLite.
+func (tx *Tx) writeNothing() error {
+	return tx.Exec("DELETE FROM " + quote(tx.db.names.first) + " WHERE 1 = 0")
 }

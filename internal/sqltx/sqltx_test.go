@@ -18,6 +18,7 @@ import (
 	"gorm.io/driver/postgres"
 	"gorm.io/driver/sqlite"
 	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
 
 	"github.com/nbena/smallben/internal/faultsql"
 	"github.com/nbena/smallben/internal/pgtest"
@@ -138,6 +139,68 @@ func TestAWriteWithinATransactionIsASavepoint(t *testing.T) {
 		})
 		require.Equal(t, 1, count(t, db))
 	})
+}
+
+// On SQLite a transaction that has begun with a look cannot write any more once another
+// process has.
+func TestATransactionThatBeginsWithALookIsAloneFromThereOn(t *testing.T) {
+	t.Parallel()
+	look := func(tx *gorm.DB) (n int, err error) { return n, tx.Raw("SELECT id FROM things").Scan(&n).Error }
+	set := func(tx *gorm.DB, n int) error { return tx.Exec("UPDATE things SET id = ?", n).Error }
+	for name, c := range map[string]struct {
+		options sqltx.Options
+		within  func(db *sqltx.DB, file string, use func(tx *sqltx.Tx) error) error
+	}{
+		"a write": {sqltx.Options{}, func(db *sqltx.DB, _ string, use func(tx *sqltx.Tx) error) error {
+			return db.Write(t.Context(), "write", use, never)
+		}},
+		"a write with portable statements": {sqltx.Options{Portable: true}, func(db *sqltx.DB, _ string, use func(tx *sqltx.Tx) error) error {
+			return db.Write(t.Context(), "write", use, never)
+		}},
+		"a transaction of the application": {sqltx.Options{}, func(db *sqltx.DB, file string, use func(tx *sqltx.Tx) error) error {
+			app, err := gorm.Open(sqlite.Open(file), &gorm.Config{Logger: logger.Discard})
+			if err != nil {
+				return err
+			}
+			pool, err := app.DB()
+			if err != nil {
+				return err
+			}
+			defer pool.Close()
+			return app.Transaction(func(tx *gorm.DB) error {
+				borrowed, err := db.Borrow(t.Context(), tx)
+				if err != nil {
+					return err
+				}
+				return use(borrowed.Tx)
+			})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := "file:" + filepath.Join(t.TempDir(), "things.db") + "?_journal_mode=WAL"
+			db, other := open(t, sqlite.Open(file), c.options), open(t, sqlite.Open(file), c.options)
+			write(t, db, func(tx *sqltx.Tx) error {
+				return tx.Gorm().Exec("CREATE TABLE things (id bigint)").Exec("INSERT INTO things VALUES (0)").Error
+			})
+			err := c.within(db, file, func(tx *sqltx.Tx) error {
+				n, err := look(tx.Gorm())
+				if err != nil {
+					return err
+				}
+				hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				assert.Error(t, other.Write(hasty, "write", func(tx *sqltx.Tx) error { return set(tx.Gorm(), 100) }, never), "it waits")
+				return set(tx.Gorm(), n+1)
+			})
+			require.NoError(t, err)
+			require.NoError(t, other.Attempt(t.Context(), func(tx *sqltx.Tx) error {
+				n, err := look(tx.Gorm())
+				assert.Equal(t, 1, n)
+				return err
+			}))
+		})
+	}
 }
 
 func TestTheTimeOfAWriteIsTheDatabases(t *testing.T) {

@@ -195,9 +195,14 @@ func (db *DB) isolation() *sql.TxOptions {
 	return nil
 }
 
-// begin is the first statement of a transaction that writes. It learns its id, by
-// which its fate can be asked for.
+// begin is the first statement of a transaction that writes. On PostgreSQL it learns the
+// id of the transaction, by which its fate can be asked for.
 func (tx *Tx) begin() error {
+	if tx.db.gorm.Name() == "sqlite" {
+		if err := tx.beginAgain(); err != nil {
+			return err
+		}
+	}
 	tx.now = time.Now().UTC().Truncate(time.Microsecond)
 	if tx.db.kind != Postgres {
 		return nil
@@ -211,6 +216,19 @@ func (tx *Tx) begin() error {
 	}
 	tx.now = time.UnixMicro(micros).UTC()
 	return err
+}
+
+// beginAgain waits for other transactions that write, and keeps them waiting. SQLite does
+// not let a transaction write that began with a look, once another has written since;
+// and drivers begin transactions as their DSN says, of which nobody asks them otherwise.
+func (tx *Tx) beginAgain() error {
+	statement := tx.gorm.Statement
+	for _, text := range []string{"ROLLBACK", "BEGIN IMMEDIATE"} {
+		if _, err := statement.ConnPool.ExecContext(statement.Context, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // first scans the row of the query that opens a transaction. GORM's logger and plugins
