@@ -37,8 +37,9 @@ type Fields struct {
 	Dom, Month, Dow      uint64 // a day must be in both Dom and Dow if one of them has Star, else in either
 
 	// Interval says by which of the two rules of cron(8) the expression fires where
-	// a clock is set. True: whenever the clock shows a time that matches. False:
-	// once for each date and time that match, when the clock first reaches it.
+	// a clock is set. True: whenever the clock shows a time that matches, so not if the
+	// time is skipped, and twice if it comes twice. False: once for each date and time
+	// that match, when the clock first shows that time or a later one.
 	Interval bool
 }
 
@@ -47,15 +48,15 @@ type Fields struct {
 // none in the next forty years. Next does not depend on where earlier calls began:
 // it never returns a tick that another call passes over.
 func (f *Fields) Next(zone *time.Location, after time.Time) time.Time {
-	now := after.Unix()
-	if f.Second&values == 0 || f.Minute&values == 0 || f.Hour&values == 0 || now < -maxInstant || now > maxInstant {
+	instant := after.Unix()
+	if f.Second&values == 0 || f.Minute&values == 0 || f.Hour&values == 0 || instant < -maxInstant || instant > maxInstant {
 		return time.Time{}
 	}
 	next, ok := int64(0), false
 	if f.Interval {
-		next, ok = f.nextShown(zone, now)
+		next, ok = f.nextShown(zone, instant)
 	} else {
-		next, ok = f.nextReached(zone, now)
+		next, ok = f.nextReached(zone, instant)
 	}
 	if !ok {
 		return time.Time{}
@@ -63,10 +64,10 @@ func (f *Fields) Next(zone *time.Location, after time.Time) time.Time {
 	return time.Unix(next, 0).In(after.Location())
 }
 
-// nextShown returns the first instant after now at which the clock shows a time
-// that matches.
-func (f *Fields) nextShown(zone *time.Location, now int64) (int64, bool) {
-	for from := now + 1; ; {
+// nextShown returns the first instant after the given one at which the clock shows a
+// time that matches.
+func (f *Fields) nextShown(zone *time.Location, after int64) (int64, bool) {
+	for from := after + 1; ; {
 		s := stretchAt(zone, from)
 		if wall, ok := f.match(from + s.offset); ok && wall < s.end+s.offset {
 			return wall - s.offset, true
@@ -74,24 +75,26 @@ func (f *Fields) nextShown(zone *time.Location, now int64) (int64, bool) {
 		// From the end on, the clock shows no time before end-maxOffset. So it shows
 		// none that matches before wall, and reaches wall no sooner than wall-maxOffset.
 		wall, ok := f.match(s.end - maxOffset)
-		if !ok || wall-now > (lookAhead+1)*366*day {
+		// match looks to the end of the fortieth year after the one that it is in, and
+		// would look further from each stretch on.
+		if !ok || wall-after > (lookAhead+1)*366*day {
 			return 0, false
 		}
 		from = max(s.end, wall-maxOffset)
 	}
 }
 
-// nextReached returns the first instant after now at which the clock reaches a
+// nextReached returns the first instant after the given one at which the clock reaches a
 // time that matches: shows it, or a later one, for the first time. Where the clock
 // skips times that is the instant at which it does, and where times come twice the
 // first of the two.
-func (f *Fields) nextReached(zone *time.Location, now int64) (int64, bool) {
-	wall, ok := f.match(reached(zone, now) + 1)
+func (f *Fields) nextReached(zone *time.Location, after int64) (int64, bool) {
+	wall, ok := f.match(reached(zone, after) + 1)
 	if !ok {
 		return 0, false
 	}
 	// Before this the clock shows earlier times.
-	for from := max(now+1, wall-maxOffset); ; {
+	for from := max(after+1, wall-maxOffset); ; {
 		s := stretchAt(zone, from)
 		if wall < s.end+s.offset {
 			return max(from, wall-s.offset), true
@@ -100,13 +103,13 @@ func (f *Fields) nextReached(zone *time.Location, now int64) (int64, bool) {
 	}
 }
 
-// reached returns the latest time that the clock of a zone has shown up to now.
-func reached(zone *time.Location, now int64) int64 {
+// reached returns the latest time that the clock of a zone has shown up to an instant.
+func reached(zone *time.Location, until int64) int64 {
 	latest := int64(math.MinInt64)
-	for from := now - 2*maxOffset; ; {
+	for from := until - 2*maxOffset; ; {
 		s := stretchAt(zone, from)
-		if s.end > now {
-			return max(latest, now+s.offset)
+		if s.end > until {
+			return max(latest, until+s.offset)
 		}
 		latest = max(latest, s.end-1+s.offset)
 		from = s.end
@@ -125,7 +128,8 @@ func stretchAt(zone *time.Location, instant int64) stretch {
 	case end.IsZero():
 		return stretch{math.MaxInt64 / 2, int64(offset)}
 	case end.Unix() <= instant:
-		// ZoneBounds takes no account of the last day of a leap year.
+		// By a zone's rules for the years to come, ZoneBounds ends each year after 365
+		// days. On the 366th no clock is set before the day ends in UTC.
 		return stretch{(floorDiv(instant, day) + 1) * day, int64(offset)}
 	}
 	return stretch{end.Unix(), int64(offset)}
