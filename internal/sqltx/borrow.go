@@ -79,5 +79,5 @@ func (db *DB) Decided(id string) (bool, error) {
 
 // writeNothing takes the lock of a transaction that writes, on SQLite.
 func (tx *Tx) writeNothing() error {
-	return tx.Exec("DELETE FROM " + quote(tx.db.names.first) + " WHERE 1 = 0")
+	return tx.Exec("DELETE FROM " + quote(tx.db.names.told) + " WHERE 1 = 0")
 }

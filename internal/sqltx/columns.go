@@ -43,10 +43,10 @@ func (tx *Tx) checkColumns(table, fields string) error {
 	if err != nil {
 		return err
 	}
-	var names []string
+	var columns []string
 	for field := range strings.SplitSeq(fields, ", ") {
-		name, kind, _ := strings.Cut(field, " ")
-		names = append(names, name)
+		name, fieldType, _ := strings.Cut(field, " ")
+		columns = append(columns, name)
 		if tx.db.kind == Portable {
 			continue
 		}
@@ -54,12 +54,12 @@ func (tx *Tx) checkColumns(table, fields string) error {
 		if !found {
 			return fmt.Errorf("column %s is missing, so it seems to be another application's: gorm's NamingStrategy with a TablePrefix gives ours another name", name)
 		}
-		if err := tx.db.checkType(name, kind, got); err != nil {
+		if err := tx.db.checkType(name, fieldType, got); err != nil {
 			return err
 		}
 	}
 	// What the catalogue says needs no right to read the table.
-	rows, err := tx.look(table, names)
+	rows, err := tx.look(table, columns)
 	if err != nil {
 		return err
 	}
@@ -74,23 +74,23 @@ func (tx *Tx) look(table string, columns []string) (*sql.Rows, error) {
 	return tx.Query("SELECT " + strings.Join(columns, ", ") + " FROM {" + table + "} WHERE 1 = 0")
 }
 
-// checkType is an error if a column of a type does not hold a field of a kind.
-func (db *DB) checkType(column, kind, got string) error {
+// checkType is an error if a column does not hold a field of a type.
+func (db *DB) checkType(column, fieldType, got string) error {
 	if db.kind == SQLite {
-		if !slices.Contains(affinities[kind], affinity(got)) {
-			return fmt.Errorf("column %s has the type %q, which changes what is stored as %s", column, got, kind)
+		if !slices.Contains(affinities[fieldType], affinity(got)) {
+			return fmt.Errorf("column %s has the type %q, which changes what is stored as %s", column, got, fieldType)
 		}
 		return nil
 	}
 	base, _, _ := strings.Cut(got, "(")
-	if slices.Contains(columnTypes[kind], got) || base == "character varying" && kind == "text" {
+	if slices.Contains(columnTypes[fieldType], got) || base == "character varying" && fieldType == "text" {
 		return nil
 	}
 	hint := ""
-	if kind == "timestamptz" && strings.HasSuffix(got, "without time zone") {
+	if fieldType == "timestamptz" && strings.HasSuffix(got, "without time zone") {
 		hint = fmt.Sprintf("; ALTER COLUMN %s TYPE timestamp with time zone USING %s AT TIME ZONE 'UTC', if its times are in UTC", column, column)
 	}
-	return fmt.Errorf("column %s has the type %s, not %s%s", column, got, columnTypes[kind][0], hint)
+	return fmt.Errorf("column %s has the type %s, not %s%s", column, got, columnTypes[fieldType][0], hint)
 }
 
 // columns are the names and types of the columns of a table.
@@ -107,9 +107,9 @@ FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_r
 		name = tx.db.names.qualified(table)
 	}
 	err := tx.Each(text, []any{name}, func(rows *sql.Rows) error {
-		var column, kind string
-		err := rows.Scan(&column, &kind)
-		types[strings.ToLower(column)] = kind
+		var column, columnType string
+		err := rows.Scan(&column, &columnType)
+		types[strings.ToLower(column)] = columnType
 		return err
 	})
 	return types, err

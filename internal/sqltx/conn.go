@@ -24,11 +24,11 @@ const probeTimeout = time.Second
 // needs no file and no lock.
 const restoreTimeout = 100 * time.Millisecond
 
-// acquire calls first, which must not commit anything, with a connection, and
+// acquire calls use, which must not commit anything, with a connection, and
 // returns that. A connection that died in the pool, with its server perhaps, or
 // that has become useless, fails no call: the next one is tried, until the pool
 // holds only new ones.
-func (db *DB) acquire(ctx context.Context, first func(conn *sql.Conn) error) (*sql.Conn, error) {
+func (db *DB) acquire(ctx context.Context, use func(conn *sql.Conn) error) (*sql.Conn, error) {
 	for pooled := db.pool.Stats().OpenConnections; ; pooled-- {
 		conn, err := db.conn(ctx, pooled > 0)
 		if errors.Is(err, errSilent) {
@@ -39,7 +39,7 @@ func (db *DB) acquire(ctx context.Context, first func(conn *sql.Conn) error) (*s
 			return nil, overdue(ctx, err)
 		}
 		if err == nil {
-			err = first(conn)
+			err = use(conn)
 		}
 		if err == nil {
 			return conn, nil

@@ -133,28 +133,28 @@ func (db *DB) open(ctx context.Context, options Options) error {
 		own.Logger = logger.Discard
 	}
 	type opened struct {
-		db   *gorm.DB
+		gorm *gorm.DB
 		pool *sql.DB
 		err  error
 	}
 	done := make(chan opened, 1)
 	go func() {
-		db, err := gorm.Open(options.Dialector, &own)
+		g, err := gorm.Open(options.Dialector, &own)
 		if err != nil {
 			done <- opened{err: err}
 			return
 		}
-		pool, err := db.DB()
-		if _, ok := db.ConnPool.(gorm.TxCommitter); ok {
+		pool, err := g.DB()
+		if _, ok := g.ConnPool.(gorm.TxCommitter); ok {
 			err = errors.New("the dialector's Conn is a transaction, which would end without the repository")
 		} else if err != nil {
-			err = fmt.Errorf("the dialector's pool is a %T: %w", db.ConnPool, err)
+			err = fmt.Errorf("the dialector's pool is a %T: %w", g.ConnPool, err)
 		}
-		done <- opened{db, pool, err}
+		done <- opened{g, pool, err}
 	}()
 	select {
 	case o := <-done:
-		db.gorm, db.pool = o.db, o.pool
+		db.gorm, db.pool = o.gorm, o.pool
 		return o.err
 	case <-ctx.Done():
 		go func() {
@@ -183,7 +183,7 @@ func ownsPool(dialector gorm.Dialector) bool {
 
 // learn asks the database what it has to know of it.
 func (db *DB) learn(ctx context.Context, options Options) error {
-	db.names.words = strings.NewReplacer(words[db.kind]...)
+	db.names = names{kind: db.kind, words: strings.NewReplacer(languages[db.kind]...)}
 	if db.gorm.Name() == "sqlite" {
 		if err := db.pinMemory(ctx); err != nil {
 			return err

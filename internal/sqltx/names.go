@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,9 +20,10 @@ const maxName = 63
 // and for as long as the DB is open: whatever a connection's search path becomes,
 // every statement names the schema.
 type names struct {
+	kind   Kind
 	schema string // of PostgreSQL; elsewhere it is empty
 	prefix string
-	first  string            // of the tables, which GORM's plugins are told
+	told   string            // the table that GORM's plugins are told
 	shown  string            // what the user put before the names
 	words  *strings.Replacer // of statements
 }
@@ -46,7 +48,7 @@ func namesOf(kind Kind, strategy schema.Namer, options Options) (names, error) {
 	if err != nil {
 		return names{}, err
 	}
-	n := names{shown: prefix, prefix: prefix, first: prefix + options.Tables[0]}
+	n := names{kind: kind, shown: prefix, prefix: prefix, told: prefix + options.Tables[0]}
 	dot := strings.LastIndexByte(prefix, '.')
 	switch {
 	case kind == SQLite && dot >= 0:
@@ -61,20 +63,31 @@ func namesOf(kind Kind, strategy schema.Namer, options Options) (names, error) {
 			}
 		}
 	}
-	n.setWords(kind, options)
+	n.setWords(options)
 	return n, nil
 }
 
 // setWords puts the names into the words of statements.
-func (n *names) setWords(kind Kind, options Options) {
-	words := slices.Clone(words[kind])
+func (n *names) setWords(options Options) {
+	pairs := slices.Clone(languages[n.kind])
 	for _, name := range options.Tables {
-		words = append(words, "{"+name+"}", n.qualified(name))
+		pairs = append(pairs, "{"+name+"}", n.qualified(name))
 	}
 	for _, name := range options.Indexes {
-		words = append(words, "{"+name+"}", quote(n.prefix+name))
+		pairs = append(pairs, "{"+name+"}", quote(n.prefix+name))
 	}
-	n.words = strings.NewReplacer(words...)
+	n.words = strings.NewReplacer(pairs...)
+}
+
+// rowLocks are the locks of rows that a SELECT of PostgreSQL takes. SQLite has none.
+var rowLocks = regexp.MustCompile(` FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)( OF \w+)?( SKIP LOCKED| NOWAIT)?`)
+
+// put puts a statement without {rows} into the words of the database.
+func (n *names) put(statement string) string {
+	if n.kind == SQLite {
+		statement = rowLocks.ReplaceAllLiteralString(statement, "")
+	}
+	return n.words.Replace(statement)
 }
 
 // qualified is the name of a table in statements.
@@ -98,7 +111,7 @@ func Script(options Options, statements []string) (string, error) {
 	}
 	var script strings.Builder
 	for _, statement := range statements {
-		script.WriteString(n.words.Replace(statement) + ";\n")
+		script.WriteString(n.put(statement) + ";\n")
 	}
 	return script.String(), nil
 }
@@ -117,7 +130,7 @@ func (db *DB) learnNames(ctx context.Context, options Options) error {
 	if err := db.learnSchema(ctx); err != nil {
 		return err
 	}
-	db.names.setWords(db.kind, options)
+	db.names.setWords(options)
 	return nil
 }
 
@@ -149,10 +162,11 @@ func (db *DB) Table(name string) string { return db.names.shown + name }
 func (db *DB) Schema() string { return db.names.schema }
 
 // Words puts a statement without parameters into the words of the database.
-func (db *DB) Words(statement string) string { return db.names.words.Replace(statement) }
+func (db *DB) Words(statement string) string { return db.names.put(statement) }
 
-// words are what the words in braces mean, and what the languages differ in.
-var words = map[Kind][]string{
+// languages are what the words in braces mean, and what the languages differ in besides
+// rowLocks.
+var languages = map[Kind][]string{
 	Postgres: {
 		"{timestamp}", "timestamp with time zone", "{without rowid}", "",
 		"{clock}", "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
@@ -164,8 +178,6 @@ var words = map[Kind][]string{
 		"{clock}", "NULL",
 		"{json list}", "json_group_array", "{json pair}", "json_array",
 		"$", "?", "IS DISTINCT FROM", "IS NOT",
-		" FOR UPDATE OF r SKIP LOCKED", "", " FOR UPDATE SKIP LOCKED", "", " FOR UPDATE", "", " FOR SHARE OF m", "",
-		" FOR KEY SHARE SKIP LOCKED", "", " FOR KEY SHARE", "",
 	},
 }
 

@@ -48,9 +48,9 @@ func (r Rows) source(kind Kind, first int) (from string, args []any) {
 func (r Rows) arrays(first int) (from string, args []any) {
 	var arrays, columns []string
 	for i, field := range strings.Split(r.Fields, ", ") {
-		name, kind, _ := strings.Cut(field, " ")
+		name, fieldType, _ := strings.Cut(field, " ")
 		columns = append(columns, name)
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", first+i, kind))
+		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", first+i, fieldType))
 		args = append(args, string(appendList(nil, '{', r.Values, '}', func(b []byte, row []any) []byte {
 			return appendValue(b, row[i], appendQuoted)
 		})))

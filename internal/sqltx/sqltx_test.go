@@ -118,6 +118,24 @@ func TestRowsAreParametersOfAnyNumber(t *testing.T) {
 	})
 }
 
+func TestTheLocksOfRowsAreLeftOutWhereThereAreNone(t *testing.T) {
+	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
+		write(t, db, func(tx *sqltx.Tx) error {
+			for _, lock := range []string{"UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"} {
+				for _, of := range []string{"", " OF t", " OF other"} {
+					for _, wait := range []string{"", " SKIP LOCKED", " NOWAIT"} {
+						err := tx.Exec("SELECT t.id FROM {things} t JOIN {things} other ON other.id = t.id WHERE t.id = 1 FOR " + lock + of + wait)
+						if err != nil {
+							return err
+						}
+					}
+				}
+			}
+			return nil
+		})
+	})
+}
+
 func TestAWriteHappensAsAWholeOrNotAtAll(t *testing.T) {
 	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
 		refused := errors.New("refused")

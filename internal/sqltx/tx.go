@@ -1,7 +1,6 @@
 package sqltx
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -94,16 +93,20 @@ func (tx *Tx) Query(text string, args ...any) (*sql.Rows, error) {
 
 // Savepoint undoes what write did if it returns an error.
 func (tx *Tx) Savepoint(write func() error) error {
-	if err := tx.Exec("SAVEPOINT smallben"); err != nil {
+	if err := tx.Exec("SAVEPOINT " + savepoint); err != nil {
 		return err
 	}
 	if err := write(); err != nil {
 		// If the connection broke, so will the COMMIT.
-		_ = cmp.Or(tx.Exec("ROLLBACK TO SAVEPOINT smallben"), tx.Exec("RELEASE SAVEPOINT smallben"))
+		_ = tx.Exec("ROLLBACK TO SAVEPOINT " + savepoint)
+		_ = tx.Exec("RELEASE SAVEPOINT " + savepoint)
 		return err
 	}
-	return tx.Exec("RELEASE SAVEPOINT smallben")
+	return tx.Exec("RELEASE SAVEPOINT " + savepoint)
 }
+
+// savepoint is the name of each. Those within one another may share it.
+const savepoint = "sqltx"
 
 // statement puts a statement into the words of the database.
 func (tx *Tx) statement(text string, args []any) *gorm.DB {
@@ -118,8 +121,8 @@ func (tx *Tx) statement(text string, args []any) *gorm.DB {
 			args[i] = arg.text(tx.db.kind)
 		}
 	}
-	statement := tx.gorm.Table(tx.db.names.first)
-	statement.Statement.SQL.WriteString(tx.db.names.words.Replace(text))
+	statement := tx.gorm.Table(tx.db.names.told)
+	statement.Statement.SQL.WriteString(tx.db.names.put(text))
 	statement.Statement.Vars = args
 	return statement
 }

@@ -54,7 +54,7 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 		session := db.session(ctx, tx)
 		if db.kind == Postgres {
 			var set string
-			err = session.first("SELECT concat("+db.settings+")", &set)
+			err = session.opening("SELECT concat("+db.settings+")", &set)
 		}
 		if err == nil {
 			err = use(session)
@@ -124,29 +124,9 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 		return db.Failed(op, err)
 	}
 	defer done()
-	txCtx := ctx
-	if db.timeout > 0 {
-		// What is left is for learning whether the COMMIT happened.
-		var cancel context.CancelFunc
-		left := db.timeout
-		if deadline, ok := ctx.Deadline(); ok {
-			left = min(left, time.Until(deadline))
-		}
-		txCtx, cancel = context.WithTimeout(ctx, left*3/4)
-		defer cancel()
-	}
-	var tx *sql.Tx
-	var session *Tx
-	conn, err := db.acquire(txCtx, func(conn *sql.Conn) (err error) {
-		if tx, err = conn.BeginTx(db.beginContext(txCtx), db.isolation()); err != nil {
-			return err
-		}
-		session = db.session(txCtx, tx)
-		if err = session.begin(); err != nil {
-			_ = tx.Rollback()
-		}
-		return err
-	})
+	txCtx, cancel := db.transactionContext(ctx)
+	defer cancel()
+	conn, tx, session, err := db.begin(txCtx)
 	if err != nil {
 		return db.Failed(op, err)
 	}
@@ -176,6 +156,35 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	}
 	db.abandon(ctx, conn)
 	return db.settle(ctx, &unknownOutcome{op: op, cause: err, xid: session.xid, took: took, db: db.WithContext(context.WithoutCancel(db.ctx))})
+}
+
+// transactionContext bounds a transaction that writes: what is left of the time of its
+// call is for learning whether the COMMIT happened.
+func (db *DB) transactionContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if db.timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	left := db.timeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left = min(left, time.Until(deadline))
+	}
+	return context.WithTimeout(ctx, left*3/4)
+}
+
+// begin begins a transaction that writes, on a connection that works. The caller releases
+// that.
+func (db *DB) begin(ctx context.Context) (conn *sql.Conn, tx *sql.Tx, session *Tx, err error) {
+	conn, err = db.acquire(ctx, func(conn *sql.Conn) (err error) {
+		if tx, err = conn.BeginTx(db.beginContext(ctx), db.isolation()); err != nil {
+			return err
+		}
+		session = db.session(ctx, tx)
+		if err = session.begin(); err != nil {
+			_ = tx.Rollback()
+		}
+		return err
+	})
+	return conn, tx, session, err
 }
 
 // beginContext is the context of a transaction. database/sql closes the connection
@@ -209,7 +218,7 @@ func (tx *Tx) begin() error {
 	}
 	var micros int64
 	var readOnly, set string
-	err := tx.first("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only'), concat("+tx.db.settings+")",
+	err := tx.opening("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only'), concat("+tx.db.settings+")",
 		&tx.xid, &micros, &readOnly, &set)
 	if err == nil && readOnly == "on" {
 		err = errReadOnly
@@ -231,11 +240,11 @@ func (tx *Tx) beginAgain() error {
 	return nil
 }
 
-// first scans the row of the query that opens a transaction. GORM's logger and plugins
+// opening scans the row of the query that opens a transaction. GORM's logger and plugins
 // see no more of it than of BEGIN and COMMIT.
-func (tx *Tx) first(text string, dest ...any) error {
+func (tx *Tx) opening(text string, dest ...any) error {
 	statement := tx.gorm.Statement
-	return statement.ConnPool.QueryRowContext(statement.Context, tx.db.names.words.Replace(text)).Scan(dest...)
+	return statement.ConnPool.QueryRowContext(statement.Context, tx.db.names.put(text)).Scan(dest...)
 }
 
 // WithSettings is the DB with further settings of each transaction on PostgreSQL,
