@@ -198,10 +198,7 @@ func setSQLite(ctx context.Context, conn gorm.ConnPool, s sqliteSettings) error 
 func (db *DB) borrowSQLite(ctx context.Context, conn *sql.Conn) error {
 	if !db.owned {
 		var s sqliteSettings
-		err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&s.busyTimeout)
-		if err == nil {
-			err = conn.QueryRowContext(ctx, "PRAGMA cache_spill").Scan(&s.cacheSpill)
-		}
+		err := conn.QueryRowContext(ctx, "SELECT timeout, cache_spill FROM pragma_busy_timeout, pragma_cache_spill").Scan(&s.busyTimeout, &s.cacheSpill)
 		if err != nil {
 			return err
 		}

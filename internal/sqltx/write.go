@@ -232,12 +232,8 @@ func (tx *Tx) begin() error {
 // and drivers begin transactions as their DSN says, of which nobody asks them otherwise.
 func (tx *Tx) beginAgain() error {
 	statement := tx.gorm.Statement
-	for _, text := range []string{"ROLLBACK", "BEGIN IMMEDIATE"} {
-		if _, err := statement.ConnPool.ExecContext(statement.Context, text); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := statement.ConnPool.ExecContext(statement.Context, "ROLLBACK; BEGIN IMMEDIATE")
+	return err
 }
 
 // opening scans the row of the query that opens a transaction. GORM's logger and plugins

@@ -403,13 +403,10 @@ func finish(on statements, process string, ends []ledger.End) error {
 			retried = append(retried, end.JobID)
 		}
 	}
-	if on.Kind() == sqltx.Postgres {
-		// Before the runs, in the order of Claim. A transaction of SQLite must not begin
-		// with a read: another that writes in between would end it.
-		for _, jobs := range chunksOf(retried) {
-			if err := on.exec(shareStates, jobs); err != nil {
-				return err
-			}
+	// Before the runs, in the order of Claim.
+	for _, jobs := range chunksOf(retried) {
+		if err := on.exec(shareStates, jobs); err != nil {
+			return err
 		}
 	}
 	if err := on.exec(finishRuns, process, rowsOf(keyFields+", started_at bigint, ended_at bigint, outcome text, error text", ended)); err != nil {
