@@ -419,6 +419,7 @@ func (s *SmallBen) resumeJobs(c *change, options ListJobsOptions) error {
 		if err := join(undecodable); err != nil {
 			return err
 		}
+		paused, unpaused = nil, nil
 		for i := range jobs {
 			if jobs[i].rawJob.Paused {
 				jobs[i].rawJob.Paused = false

@@ -147,9 +147,6 @@ func (s *Session) recovered() {
 // Leave ends a session that Run was not called of.
 func (s *Session) Leave() { s.heartbeat.leave() }
 
-// Process is the name of the process in the record.
-func (s *Session) Process() string { return s.process }
-
 // Stop ends the asking for runs. It returns at once, and is called once.
 func (s *Session) Stop() {
 	close(s.stopped)
