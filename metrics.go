@@ -114,7 +114,11 @@ func (c collector) Collect(values chan<- prometheus.Metric) {
 	gauge(pausedDesc, known.paused)
 	gauge(undecodableDesc, known.undecodable)
 	gauge(unsettledDesc, known.unsettled)
-	gauge(waitingDesc, c.smallBen.scheduler.places.Count())
+	waiting := c.smallBen.scheduler.places.Count()
+	if session := c.smallBen.scheduler.current(); session != nil && session.ledger != nil {
+		waiting += session.ledger.Unplaced()
+	}
+	gauge(waitingDesc, waiting)
 	c.smallBen.scheduler.metrics.Collect(values)
 	if c.smallBen.record == nil {
 		return

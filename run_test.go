@@ -835,7 +835,10 @@ func TestATickThatFindsNoPlaceForLongIsNotMissed(t *testing.T) {
 			jobs = append(jobs, job(id+1, "0 1 * * * *", c.probe(20*time.Second)))
 		}
 		require.NoError(t, s.AddJobs(jobs))
-		pass(2 * time.Minute)
+		pass(65 * time.Second)
+		assert.EqualValues(t, 19, gauges(t, s)["smallben_runs_waiting"])
+		pass(55 * time.Second)
+		assert.EqualValues(t, 16, gauges(t, s)["smallben_runs_waiting"], "in the record, too")
 		paused := int64(20)
 		if slices.Contains(c.order(), "01:00 job 20") {
 			paused = 19 // of those that are due at once any may be the first
@@ -856,6 +859,7 @@ func TestATickThatFindsNoPlaceForLongIsNotMissed(t *testing.T) {
 			where[run.Process]++
 		}
 		assert.Len(t, c.order(), 19, "each once")
+		assert.Zero(t, gauges(t, s)["smallben_runs_waiting"])
 		assert.Len(t, where, 2, "another process takes them")
 	})
 }

@@ -116,7 +116,9 @@ type claims struct {
 	calls   atomic.Int64 // to the store, in progress
 	inDoubt atomic.Bool  // there may be unfinished runs that nobody knows
 
-	fullAt atomic.Int64 // when there was last no room for a run, in Unix nanoseconds
+	fullAt   atomic.Int64 // when there was last no room for a run, in Unix nanoseconds
+	unplaced atomic.Int64 // claims that wait for room
+	refill   func()       // asks for runs that wait in the store
 
 	mu        sync.Mutex // guards the fields below, for moments
 	asked     map[KeyID]*Grant
@@ -239,11 +241,16 @@ func (c *claims) run() {
 		room, freed := c.host.Reserve(maxClaims)
 		if room == 0 {
 			c.fullAt.Store(time.Now().UnixNano())
+			c.unplaced.Store(int64(c.queue.len()))
 			c.waitForRoom(freed)
 			continue
 		}
 		started := 0
-		if batch := c.current(c.queue.take(room)); len(batch) > 0 {
+		batch := c.queue.take(room)
+		if c.unplaced.Load() > 0 {
+			c.unplaced.Store(int64(c.queue.len()))
+		}
+		if batch = c.current(batch); len(batch) > 0 {
 			started = c.claim(batch)
 		}
 		c.host.Unreserve(room - started)
@@ -269,6 +276,7 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 	case <-freed:
 	case <-time.After(troubleWait):
 		c.askAgain(c.current(c.queue.take(maxClaims)))
+		c.unplaced.Store(int64(c.queue.len()))
 	}
 }
 
@@ -278,8 +286,8 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 func (c *claims) current(batch []*Grant) []*Grant {
 	full := time.Unix(0, c.fullAt.Load())
 	var crowded []*Grant
-	defer func() { c.park(crowded) }()
-	return slices.DeleteFunc(batch, func(g *Grant) bool {
+	again := false
+	batch = slices.DeleteFunc(batch, func(g *Grant) bool {
 		old := since(g.asked) > c.config.Timing.ClaimPatience
 		job, ok := c.host.Look(g.JobID, g.Triggered)
 		ok = ok && job.CreatedAt == g.CreatedAt &&
@@ -296,12 +304,18 @@ func (c *claims) current(batch []*Grant) []*Grant {
 				crowded = append(crowded, g)
 				return true
 			}
+			again = again || g.FromQueue
 			c.drop(g)
 			return true
 		}
 		g.Revision, g.GroupID, g.SuperGroupID = job.Revision, job.GroupID, job.SuperGroupID
 		return false
 	})
+	c.park(crowded)
+	if again || len(crowded) > 0 {
+		c.refill()
+	}
+	return batch
 }
 
 // park records ticks as waiting that found no room for as long as a claim is tried: in

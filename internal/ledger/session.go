@@ -98,6 +98,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.feed.now, s.feed.changed = s.heartbeat.tickNow, s.Changed
 	s.ends.answeredSince = s.heartbeat.answeredSince
 	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
+	s.claims.refill = s.waiting.wake
 	s.ends.freed = s.waiting.wake
 	s.sweep = newSweep(&s.common, s.heartbeat)
 	s.deputy = newDeputy(&s.common, s.claims, s.owners, s.heartbeat)
@@ -236,6 +237,9 @@ func (s *Session) Changed(revision int64) {
 // FollowOutbox makes the host agree at once with what transactions of the application
 // have committed.
 func (s *Session) FollowOutbox() error { return s.feed.follow(true) }
+
+// Unplaced is how many ticks wait because the host has no room for their runs.
+func (s *Session) Unplaced() int { return int(s.claims.unplaced.Load()) }
 
 // Now is about what time it is in the database.
 func (s *Session) Now() time.Time { return s.heartbeat.databaseNow() }
