@@ -1025,6 +1025,9 @@ func TestARunThatGoesOnIsAbandonedAndItsJobRunsAgain(t *testing.T) {
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * *", hangs)}))
 				pass(3*time.Minute + time.Second)
 				require.Equal(t, 1, starts)
+				// One asks the run to end first.
+				require.NoError(t, s.CancelRuns(&smallben.CancelRunsOptions{JobIDs: []int64{1}}))
+				pass(5 * time.Second)
 				require.NoError(t, s.CancelRuns(&smallben.CancelRunsOptions{JobIDs: []int64{1}, AbandonAfter: 10 * time.Second}))
 				pass(9 * time.Second)
 				jobs, err := s.ListJobs(nil)

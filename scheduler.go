@@ -106,7 +106,7 @@ type work struct {
 	expression   string
 	storedInput  string        // each run decodes it
 	given        *stored.Given // what of it a user gave and JSON does not give back; or nil
-	jobHash      uint32        // of the stored job
+	jobHash      uint64        // of the stored job
 }
 
 func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
@@ -165,7 +165,7 @@ func (s *scheduler) describe(w *work, job *JobWithSchedule) {
 	if job.rawJob.revision != 0 {
 		w.revision = job.rawJob.revision
 	}
-	if hash := uint32(maphash.String(hashSeed, job.rawJob.SerializedJob)); job.changes.job || w.jobHash != hash {
+	if hash := maphash.String(hashSeed, job.rawJob.SerializedJob); w.job == nil || job.changes.job || w.jobHash != hash {
 		w.jobHash = hash
 		w.job, w.options = job.job, job.options.resolve(s.defaults)
 		w.metrics = metricsOf(s.metrics, job)

@@ -43,6 +43,7 @@ type Grant struct {
 	mu       sync.Mutex // guards the fields below, for moments
 	run      Canceler   // nil until it has started
 	canceled error      // why the run is to end, or nil
+	abandon  time.Time  // when the run is given up, or zero
 }
 
 // Canceler is a run that has started.
@@ -64,17 +65,21 @@ func (g *Grant) Attach(run Canceler) {
 	}
 }
 
-// cancel cancels the run, once, or as soon as it has started. It returns false if it was
-// canceled before.
-func (g *Grant) cancel(cause error) bool {
+// cancel cancels the run, once, or as soon as it has started. It returns true if the run
+// is to be given up at an instant, and earlier than was known before.
+func (g *Grant) cancel(cause error, abandon time.Time) bool {
 	g.mu.Lock()
 	before, run := g.canceled, g.run
 	g.canceled = cause
+	sooner := !abandon.IsZero() && (g.abandon.IsZero() || abandon.Before(g.abandon))
+	if sooner {
+		g.abandon = abandon
+	}
 	g.mu.Unlock()
 	if before == nil && run != nil {
 		run.Cancel(cause)
 	}
-	return before == nil
+	return sooner
 }
 
 // started returns what runs, or nil.
@@ -173,7 +178,7 @@ func (c *claims) cancel(runs []Cancellation, cause error, now time.Time) {
 		c.mu.Lock()
 		g := c.asked[canceled.ID()]
 		c.mu.Unlock()
-		if g == nil || !g.cancel(cause) || canceled.Abandon.IsZero() {
+		if g == nil || !g.cancel(cause, canceled.Abandon) {
 			continue
 		}
 		time.AfterFunc(max(0, canceled.Abandon.Sub(now)), func() {
