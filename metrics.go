@@ -43,7 +43,7 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 // job_type), such as *jobs.Reminder for gob.Register(&jobs.Reminder{}):
 //
 //	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout
-//	smallben_attempts_total               those of them that were a second attempt or a further one, by outcome
+//	smallben_attempts_total               second and further attempts, of jobs that ask for them, by outcome
 //	smallben_runs_given_up_total          failed for good: the last attempt, or with a Permanent error
 //	smallben_runs_skipped_total           ticks that did not run, by reason: overlap
 //	smallben_runs_in_progress             running now
