@@ -366,11 +366,11 @@ func (s *SmallBen) pauseJobs(c *change, options ListJobsOptions) error {
 	undecodable := s.undecodableOf(rows)
 	s.mu.Lock()
 	s.forgetLocked(c.ids)
-	for _, id := range c.ids {
-		if _, bad := undecodable[id]; bad {
-			s.undecodable[id] = struct{}{}
+	for i := range rows {
+		if _, bad := undecodable[rows[i].ID]; bad {
+			s.undecodable[rows[i].ID] = struct{}{}
 		} else {
-			s.paused[id] = struct{}{}
+			s.paused[rows[i].ID] = rows[i].CreatedAt.UnixMicro()
 		}
 	}
 	s.mu.Unlock()

@@ -74,6 +74,21 @@ type Recorded struct{ Store RunStore }
 
 func (r Recorded) runStore() runStore { return r.Store }
 
+// TakePlace takes a place of MaxConcurrentRuns. Its leave gives it to the tick that
+// waits, which starts when start is called.
+func TakePlace(s *SmallBen) (leave func() (start func())) {
+	s.scheduler.places.Reserve(1)
+	return func() func() {
+		next, _ := s.scheduler.places.Leave()
+		return func() { s.scheduler.runNext(next) }
+	}
+}
+
+// Ran returns the ids of the jobs whose runs are known in memory.
+func Ran(s *SmallBen) []int64 {
+	return s.scheduler.ran(func(int64, *jobState) bool { return true })
+}
+
 // RunOf is a row of the record as users see it, in UTC.
 func RunOf(row ledger.Run) Run {
 	s := &SmallBen{scheduler: &scheduler{location: time.UTC}}

@@ -311,23 +311,24 @@ func (h *ledgerHost) Release() { h.session.release() }
 
 // Look implements ledger.Host.
 func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
-	e, paused := h.known(jobID)
+	e, createdAt, paused := h.known(jobID)
 	switch {
 	case e != nil:
 		return e.recorded(), true
 	case triggered && paused:
 		// The run itself says whether it is exclusive.
-		return ledger.Job{ID: jobID}, true
+		return ledger.Job{ID: jobID, CreatedAt: createdAt}, true
 	}
 	return ledger.Job{}, false
 }
 
-// known returns the entry of a job, or nil, and whether it is paused.
-func (h *ledgerHost) known(jobID int64) (e *entry, paused bool) {
+// known returns the entry of a job, or nil, and whether it is paused, and when one that
+// is was created.
+func (h *ledgerHost) known(jobID int64) (e *entry, createdAt int64, paused bool) {
 	h.s.mu.RLock()
 	defer h.s.mu.RUnlock()
-	_, paused = h.s.paused[jobID]
-	return h.session.entry(jobID), paused
+	createdAt, paused = h.s.paused[jobID]
+	return h.session.entry(jobID), createdAt, paused
 }
 
 // entry returns the entry of a job in a session, or nil.
@@ -447,12 +448,12 @@ var (
 // entry returns the entry that runs a grant: one in no page for the triggered run of
 // a paused job.
 func (h *ledgerHost) entry(grant *ledger.Grant) (e *entry, err error) {
-	e, paused := h.known(grant.JobID)
+	e, _, paused := h.known(grant.JobID)
 	if e == nil || e.createdAt != grant.CreatedAt {
 		if e != nil || !grant.Triggered || !paused {
 			return nil, errGone
 		}
-		if e, err = h.pausedEntry(grant.JobID); err != nil {
+		if e, err = h.pausedEntry(grant); err != nil {
 			return nil, err
 		}
 	}
@@ -468,17 +469,19 @@ func (h *ledgerHost) wants(attempt, attempts int) bool {
 	return attempt <= attempts || attempt == 2 && h.s.record.config.RerunLost
 }
 
-func (h *ledgerHost) pausedEntry(jobID int64) (*entry, error) {
-	job, err := h.s.repository.GetJob(jobID)
+func (h *ledgerHost) pausedEntry(grant *ledger.Grant) (*entry, error) {
+	job, err := h.s.repository.GetJob(grant.JobID)
 	if err != nil {
 		return nil, err
 	}
-	if _, paused := h.known(jobID); !paused {
+	// A change comes before the look, or ends the entry.
+	h.s.mu.RLock()
+	defer h.s.mu.RUnlock()
+	createdAt, paused := h.s.paused[grant.JobID]
+	if !paused || createdAt != grant.CreatedAt || job.rawJob.CreatedAt.UnixMicro() != createdAt {
 		return nil, errGone
 	}
-	e := h.s.scheduler.newEntry(&job)
-	e.session = h.session
-	return e, nil
+	return h.s.scheduler.looseEntry(&job, h.session), nil
 }
 
 // claimTriggered claims a run of each job at once, for TriggerJobs. The map has

@@ -1302,6 +1302,40 @@ func TestATriggeredRunOfAPausedJobThatIsLostRunsAgain(t *testing.T) {
 	})
 }
 
+// latecomer is a repository in which something happens before a job is read alone.
+type latecomer struct {
+	*memoryRecorder
+	before func()
+}
+
+func (l *latecomer) GetJob(jobID int64) (smallben.JobWithSchedule, error) {
+	l.before()
+	return l.memoryRecorder.GetJob(jobID)
+}
+
+func TestATriggeredRunOfAPausedJobIsNotThatOfANewOneOfItsID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := &latecomer{memoryRecorder: newMemoryRecorder(), before: func() {}}
+		s := processes(t, l, 1, func(c *smallben.Config) { c.Runs.RerunLost = true })[0]
+		former, runs := newRecorder(), newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{startPaused(job(1, "@yearly", former), true)}))
+		pass(5 * time.Second)
+		reads := 0
+		l.before = func() {
+			reads++
+			require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+			require.NoError(t, s.AddJobs([]smallben.Job{startPaused(job(1, "@yearly", runs), true)}))
+		}
+		require.NoError(t, l.Join("gone"))
+		_, err := l.Claim("gone", []ledger.Claim{{Key: ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1}}})
+		require.NoError(t, err)
+		pass(30 * time.Second)
+		assert.Equal(t, 1, reads)
+		assert.Zero(t, former.count())
+		assert.Zero(t, runs.count())
+	})
+}
+
 func TestALostRunOfADeletedJobIsNotRunUnderANewOneOfItsID(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

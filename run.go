@@ -133,6 +133,7 @@ type jobState struct {
 	skipped int       // ticks, since the job fell behind its schedule
 	behind  bool      // some of them since a run ended
 	gone    bool      // the job was deleted: the state goes with its last run
+	loose   *entry    // through which the paused job runs when it is triggered, if it was
 
 	createdAt int64     // as entry.createdAt
 	attempts  *attempts // nil if there never was any to wait in memory
@@ -321,7 +322,7 @@ func (s *scheduler) leave() {
 func (s *scheduler) runNext(w waitingTick) {
 	shard := s.shard(w.entry.id)
 	shard.mu.Lock()
-	state := shard.state(w.entry)
+	state := shard.states[w.entry.id] // it is busy, and stays if its job is deleted
 	state.queued--
 	r := state.begin(w.entry, w.tick)
 	next := r

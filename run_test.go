@@ -734,6 +734,39 @@ func TestATickThatWaitsForAPlaceDoesNotStartOnceItsJobIsGone(t *testing.T) {
 	}
 }
 
+func TestATickThatHasJustGotItsPlaceDoesNotStartOnceItsJobIsDeleted(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		for _, again := range []bool{false, true} {
+			t.Run(fmt.Sprint("paused ", paused, " added again ", again), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := started(t, newMemoryRepository(), smallben.SchedulerConfig{MaxConcurrentRuns: 1})
+					waits, all := newRecorder(), &smallben.PauseResumeOptions{}
+					leave := smallben.TakePlace(s)
+					require.NoError(t, s.AddJobs([]smallben.Job{startPaused(job(2, "@yearly", waits), paused)}))
+					require.NoError(t, s.TriggerJobs(all))
+					start := leave()
+					require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{}))
+					if again {
+						pass(time.Second)
+						require.NoError(t, s.AddJobs([]smallben.Job{job(2, "@yearly", idle())}))
+					}
+					start()
+					synctest.Wait()
+					assert.Zero(t, waits.count())
+					if !again {
+						assert.Empty(t, smallben.Ran(s), "nothing is left of it")
+						return
+					}
+					require.NoError(t, s.TriggerJobs(all))
+					synctest.Wait()
+					last, _ := lastRun(t, s, 2)
+					assert.Equal(t, smallben.OutcomeOK, last.Outcome)
+				})
+			})
+		}
+	}
+}
+
 func TestATickThatWaitsForAPlaceSeesAnUpdate(t *testing.T) {
 	for _, option := range []smallben.UpdateOption{
 		{JobOtherInputs: &map[string]any{"n": "new"}},

@@ -483,7 +483,29 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 	if e != nil {
 		e.dead = true
 	}
+	if state := shard.states[id]; state != nil && state.loose != nil {
+		state.loose.dead = true
+		state.loose = nil
+	}
 	return waited
+}
+
+// looseEntry returns the entry through which a paused job runs that was triggered. It
+// is in no timetable, and it is known, so that bar ends it. It expects SmallBen.mu or
+// changeMu.
+func (s *scheduler) looseEntry(job *JobWithSchedule, session *session) *entry {
+	e := s.newEntry(job)
+	e.session = session
+	shard := s.shard(e.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	state := shard.state(e)
+	if known := state.loose; known != nil && known.createdAt == e.createdAt && known.session == session {
+		s.describe(&known.work, job)
+		return known
+	}
+	state.loose = e
+	return e
 }
 
 // number gives each job the cron id that it is to be stored with: 0 for a paused
@@ -613,8 +635,7 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 	for i := range jobs {
 		e, ok := s.entries[jobs[i].rawJob.ID]
 		if !ok {
-			e = s.newEntry(&jobs[i])
-			e.session = s.session
+			e = s.looseEntry(&jobs[i], s.session)
 		}
 		at := at
 		if s.recorded {

@@ -85,8 +85,8 @@ type SmallBen struct {
 	// the scheduler are taken under it, and it may be taken under changeMu, not the
 	// other way round.
 	mu          sync.RWMutex
-	starting    chan struct{} // while Start loads: closed at its end
-	paused      map[int64]struct{}
+	starting    chan struct{}   // while Start loads: closed at its end
+	paused      map[int64]int64 // when they were created, in Unix microseconds
 	undecodable map[int64]struct{}
 	unsettled   []unsettledWrite
 	watched     []watchedWrite
@@ -107,7 +107,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		config:      *config,
 		rules:       cronexpr.Rules{WithSeconds: config.SchedulerConfig.WithSeconds, Recorded: config.Runs.Record},
 		log:         eventlog.New(config.sink()),
-		paused:      make(map[int64]struct{}),
+		paused:      make(map[int64]int64),
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
 		changeMu:    make(turn, 1),
@@ -192,7 +192,7 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	session := s.scheduler.start(loaded.jobs, joined, host)
-	s.paused = idSet(loaded.paused)
+	s.paused = loaded.paused
 	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
 	for _, err := range loaded.heldBack {
 		s.undecodable[jobID(err)] = struct{}{}
@@ -237,8 +237,8 @@ func (s *SmallBen) started() bool { return s.scheduler.current() != nil }
 // contents is what a repository holds: every row stands in one of the three.
 type contents struct {
 	jobs     []JobWithSchedule // neither paused nor undecodable
-	paused   []int64
-	heldBack []error // a JobError for each undecodable row
+	paused   map[int64]int64   // when they were created, in Unix microseconds
+	heldBack []error           // a JobError for each undecodable row
 }
 
 // loadNumbered loads the jobs and gives them cron ids, which it stores unless runs
@@ -267,7 +267,7 @@ func (s *SmallBen) loadNumbered(c *call) (contents, error) {
 }
 
 func (s *SmallBen) load(c *call) (contents, error) {
-	var loaded contents
+	loaded := contents{paused: make(map[int64]int64)}
 	if s.record != nil {
 		changes, err := c.allJobs()
 		if err != nil {
@@ -282,7 +282,7 @@ func (s *SmallBen) load(c *call) (contents, error) {
 		s.mu.Unlock()
 		for i := range jobs {
 			if jobs[i].rawJob.Paused {
-				loaded.paused = append(loaded.paused, jobs[i].rawJob.ID)
+				loaded.paused[jobs[i].rawJob.ID] = jobs[i].rawJob.CreatedAt.UnixMicro()
 			} else {
 				loaded.jobs = append(loaded.jobs, jobs[i])
 			}
@@ -312,11 +312,13 @@ func (s *SmallBen) loadInReads(c *call) (loaded contents, err error) {
 		return contents{}, fmt.Errorf("load paused jobs: %w", err)
 	}
 	paused, undecodable := decodeRows(rows)
-	loaded.paused = jobIDs(paused)
+	loaded.paused = make(map[int64]int64, len(paused))
+	for i := range paused {
+		loaded.paused[paused[i].rawJob.ID] = paused[i].rawJob.CreatedAt.UnixMicro()
+	}
 	loaded.heldBack = append(loaded.heldBack, undecodable...)
-	pausedSince := idSet(loaded.paused)
 	loaded.jobs = slices.DeleteFunc(loaded.jobs, func(job JobWithSchedule) bool {
-		_, ok := pausedSince[job.rawJob.ID]
+		_, ok := loaded.paused[job.rawJob.ID]
 		return ok
 	})
 	return loaded, s.loadResumed(&loaded, pausedBefore)
@@ -326,7 +328,7 @@ func (s *SmallBen) loadInReads(c *call) (loaded contents, err error) {
 // were paused before, and are in none of the reads.
 func (s *SmallBen) loadResumed(loaded *contents, pausedBefore []int64) error {
 	resumed := idSet(pausedBefore)
-	for _, id := range slices.Concat(loaded.paused, jobIDs(loaded.jobs)) {
+	for _, id := range slices.AppendSeq(jobIDs(loaded.jobs), maps.Keys(loaded.paused)) {
 		delete(resumed, id)
 	}
 	for _, err := range loaded.heldBack {
@@ -343,7 +345,7 @@ func (s *SmallBen) loadResumed(loaded *contents, pausedBefore []int64) error {
 	}
 	for i := range jobs {
 		if jobs[i].rawJob.Paused {
-			loaded.paused = append(loaded.paused, jobs[i].rawJob.ID)
+			loaded.paused[jobs[i].rawJob.ID] = jobs[i].rawJob.CreatedAt.UnixMicro()
 		} else {
 			loaded.jobs = append(loaded.jobs, jobs[i])
 		}
@@ -423,7 +425,7 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 			delete(s.record.heldBack, id)
 		}
 		if jobs[i].rawJob.Paused {
-			s.paused[id] = struct{}{}
+			s.paused[id] = jobs[i].rawJob.CreatedAt.UnixMicro()
 		} else {
 			delete(s.paused, id)
 		}
