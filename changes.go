@@ -612,7 +612,7 @@ func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
 	if len(parts.add)+len(parts.replace) > 0 {
 		s.log.Report(func(sink cron.Logger) {
 			if len(parts.held) > 0 {
-				sink.Info("jobs replaced that did not decode", "count", len(parts.held), "jobs", idText(parts.held))
+				parts.reportHeld(sink)
 			}
 			sink.Info("jobs upserted", "added", len(parts.add), "replaced", len(parts.replace), "unchanged", len(parts.unchanged))
 		})
@@ -682,6 +682,10 @@ type upsertParts struct {
 	held                    []int64   // of these, those that do not decode
 }
 
+func (p *upsertParts) reportHeld(sink cron.Logger) {
+	sink.Info("jobs replaced that did not decode", "count", len(p.held), "jobs", idText(p.held))
+}
+
 // upsertOf compares jobs that were built with the rows of those that are stored.
 func (c *change) upsertOf(jobs []JobWithSchedule, rows []RawJob) (parts upsertParts, err error) {
 	byID := make(map[int64]*RawJob, len(rows))
@@ -731,7 +735,7 @@ func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error
 	if s.record == nil || len(parts.retyped) == 0 {
 		return nil
 	}
-	recordTx := tx.(changeTx)
+	recordTx := tx.(formerJobs)
 	former, decoding, err := recordTx.FormerJobs(parts.held, s.record.timing.DeadAfter)
 	if err != nil {
 		return err

@@ -81,7 +81,12 @@ type changeTx interface {
 	Repository
 	Upserter
 	ledger.Tx
+	formerJobs
+}
 
+// formerJobs is a transaction that knows of jobs what was stored before another type
+// took its place.
+type formerJobs interface {
 	// FormerJobs returns what SetFormerJobs has kept of those of the jobs, and whether
 	// a process that was heard of in the last maxSilence claims and decodes every job.
 	FormerJobs(jobIDs []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/robfig/cron/v3"
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben/internal/ledger"
@@ -20,6 +21,7 @@ type appTx struct {
 	Repository // in the transaction
 	Upserter
 	record  *ledgersql.Store // nil: runs are not recorded
+	former  map[int64]string // what SetFormerJobs was given, for announce
 	tx      *sqltx.Borrowed
 	decided func(id string) (bool, error) // nil: nobody can ask the database
 }
@@ -50,7 +52,19 @@ func (in *appTx) announce(effects ledgersql.Effects) error {
 	if in.record == nil || len(effects) == 0 {
 		return nil
 	}
-	return in.record.Announce(in.tx.Tx, effects)
+	return in.record.Announce(in.tx.Tx, effects, in.former)
+}
+
+// FormerJobs implements formerJobs.
+func (in *appTx) FormerJobs(jobIDs []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error) {
+	return in.record.In(in.tx.Tx).FormerJobs(jobIDs, maxSilence)
+}
+
+// SetFormerJobs implements formerJobs, with the next announce: the states of jobs are
+// not to be locked for as long as the transaction is open.
+func (in *appTx) SetFormerJobs(former map[int64]string) error {
+	in.former = former
+	return nil
 }
 
 // effectsOf are the same on all ids.
@@ -104,13 +118,21 @@ func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
 		return nil
 	}
 	built, err := s.build(jobs, true)
+	var parts upsertParts
 	if err == nil {
 		err = s.within(tx, func(in *appTx, c *change) error {
 			rows, err := s.find(in, ListJobsOptions{JobIDs: jobIDs(built)})
 			if err != nil && !s.isMismatch(err) {
 				return err
 			}
-			parts, err := c.upsertOf(built, rows)
+			if parts, err = c.upsertOf(built, rows); err != nil {
+				return err
+			}
+			err = s.keepNewer(in, c, &parts)
+			for errors.Is(err, errUndecided) {
+				c.decodeAsked()
+				err = s.keepNewer(in, c, &parts)
+			}
 			if err != nil {
 				return err
 			}
@@ -123,6 +145,9 @@ func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
 			}
 			return in.UpsertJobs(parts.add, parts.replace)
 		})
+	}
+	if err == nil && len(parts.held) > 0 {
+		s.log.Report(func(sink cron.Logger) { parts.reportHeld(sink) })
 	}
 	return wrap("upsert", err)
 }

@@ -2,6 +2,7 @@ package smallben_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"sync"
@@ -504,5 +505,81 @@ func TestTheTicksOfAJobThatATransactionAddedRunOnceAcrossProcesses(t *testing.T)
 			assert.Equal(t, smallben.OutcomeOK, run.Outcome)
 			assert.Equal(t, time.Second, recorded[i].Tick.Sub(run.Tick))
 		}
+	})
+}
+
+// formerJobs is what the record knows of the former jobs.
+func formerJobs(t testing.TB, store smallben.RunStore) (former map[int64]string) {
+	t.Helper()
+	_, err := store.Change(func(tx ledger.Tx) (err error) {
+		former, _, err = tx.(smallben.ChangeTx).FormerJobs([]int64{1, 2}, time.Minute)
+		return err
+	})
+	require.NoError(t, err)
+	return former
+}
+
+func TestAnUpsertInATransactionLeavesTheRowOfANewerProgramAsItIs(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		app := newApplication(t, db, true)
+		var lines logLines
+		config := app.config()
+		config.Logger = lines.logger()
+		s := create(t, app.open(t), config)
+		require.NoError(t, s.Start())
+		mine := job(1, "@yearly", idle())
+		require.NoError(t, s.AddJobs([]smallben.Job{mine}))
+		s.Stop()
+		store, former := app.store(t), list(t, app.open(t))[0].SerializedJob
+		newer := base64.StdEncoding.EncodeToString([]byte("a type that is not registered here"))
+		app.exec(t, "UPDATE jobs SET serialized_job = '"+newer+"'")
+		_, err := store.Change(func(tx ledger.Tx) error {
+			return tx.(smallben.ChangeTx).SetFormerJobs(map[int64]string{1: former})
+		})
+		require.NoError(t, err)
+		require.NoError(t, store.Join("newer"))
+		beat := func(standing ledger.Standing) {
+			_, err := store.Beat("newer", standing)
+			require.NoError(t, err)
+		}
+		beat(ledger.Standing{Claims: true})
+		tx := app.begin(t, 7)
+		err = s.UpsertJobsTx(tx, []smallben.Job{job(2, "@yearly", idle()), mine})
+		require.ErrorIs(t, err, smallben.ErrUndecodable)
+		require.ErrorContains(t, err, "job 1: ")
+		require.NoError(t, tx.Commit().Error)
+		rows := list(t, app.open(t))
+		require.Len(t, rows, 1, "nothing of the batch is written")
+		require.Equal(t, newer, rows[0].SerializedJob)
+
+		beat(ledger.Standing{Claims: true, Partial: true})
+		tx = app.begin(t, 8)
+		require.NoError(t, s.UpsertJobsTx(tx, []smallben.Job{mine}), "nobody decodes it")
+		require.NoError(t, tx.Commit().Error)
+		require.Equal(t, former, list(t, app.open(t))[0].SerializedJob)
+		assert.Eventually(t, func() bool { return len(lines.with("jobs replaced that did not decode")) > 0 }, 5*time.Second, time.Millisecond)
+		// That was a rollback: what it replaced is forgotten.
+		assert.Empty(t, formerJobs(t, store))
+		_, _, err = store.TakeOutbox()
+		require.NoError(t, err)
+		assert.Empty(t, formerJobs(t, store))
+	})
+}
+
+func TestAnUpsertInATransactionKeepsWhatItReplacesByAnotherType(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		app := newApplication(t, db, true)
+		s := app.start(t)
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle()), job(2, "@yearly", idle())}))
+		s.Stop()
+		store, before := app.store(t), list(t, app.open(t))
+		tx := app.begin(t, 7)
+		require.NoError(t, s.UpsertJobsTx(tx, []smallben.Job{job(1, "@yearly", newContextProbe(succeeds)), job(2, "@daily", idle())}))
+		require.NoError(t, tx.Commit().Error)
+		want := map[int64]string{1: before[0].SerializedJob}
+		assert.Equal(t, want, formerJobs(t, store), "nobody has followed yet")
+		_, _, err := store.TakeOutbox()
+		require.NoError(t, err)
+		assert.Equal(t, want, formerJobs(t, store))
 	})
 }

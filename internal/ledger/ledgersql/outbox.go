@@ -27,18 +27,23 @@ const (
 type Effects map[int64]Effect
 
 // Announce leaves in the outbox what a transaction of the application is about to do to
-// jobs. It is called in that transaction, before the rows of the jobs are written.
-func (s *Store) Announce(tx *sqltx.Tx, effects Effects) error {
+// jobs, and what is to be kept of some of them as SetFormerJobs does. It is called in
+// that transaction, before the rows of the jobs are written.
+func (s *Store) Announce(tx *sqltx.Tx, effects Effects, former map[int64]string) error {
 	if err := s.supported("announce changes"); err != nil {
 		return err
 	}
 	values := make([][]any, 0, len(effects))
 	for id, effect := range effects {
-		values = append(values, []any{id, string(effect)})
+		var kept any // NULL
+		if job, ok := former[id]; ok {
+			kept = job
+		}
+		values = append(values, []any{id, string(effect), kept})
 	}
 	token := rand.Text()
-	for chunk := range slices.Chunk(values, jobChunk) {
-		err := statements{tx}.exec(announce, token, time.Now().UnixMicro(), rowsOf("job_id bigint, effect text", chunk))
+	for chunk := range chunks(values, func(value *[]any) int { return len(former[(*value)[0].(int64)]) }) {
+		err := statements{tx}.exec(announce, token, time.Now().UnixMicro(), rowsOf("job_id bigint, effect text, former_job text", chunk))
 		if err != nil {
 			return fmt.Errorf("announce changes: %w", err)
 		}
@@ -80,6 +85,7 @@ type announced struct {
 	token  string
 	at     int64 // Unix microseconds
 	effect Effect
+	former *string // nil: it stays
 }
 
 // outbox are rows of the outbox, and what they are about.
@@ -127,6 +133,15 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 	if err := tx.Touch(there, false); err != nil {
 		return nil, err
 	}
+	former := make(map[int64]string)
+	for i := range box.rows {
+		if row := &box.rows[i]; row.former != nil && existing[row.jobID] {
+			former[row.jobID] = *row.former
+		}
+	}
+	if err := tx.SetFormerJobs(former); err != nil {
+		return nil, err
+	}
 	gone := slices.DeleteFunc(slices.Clone(box.ids), func(id int64) bool { return existing[id] })
 	if err := tx.Delete(gone); err != nil {
 		return nil, err
@@ -153,7 +168,7 @@ func (tx *Tx) readOutbox() (*outbox, error) {
 	box := &outbox{}
 	err := tx.each(readOutbox, nil, func(rows *sql.Rows) error {
 		var row announced
-		err := rows.Scan(&row.jobID, &row.token, &row.at, &row.effect)
+		err := rows.Scan(&row.jobID, &row.token, &row.at, &row.effect, &row.former)
 		if last := len(box.ids) - 1; last < 0 || box.ids[last] != row.jobID {
 			box.ids = append(box.ids, row.jobID)
 		}
@@ -199,11 +214,11 @@ func (tx *Tx) eachAnnounced(all []announced, use func(rows sqltx.Rows) error) er
 
 // announce writes the outbox. $1 is a token of the call, $2 the time where the database
 // has no clock. What a row is before the change stands beside it.
-const announce = `INSERT INTO {smallben_outbox} (job_id, token, at, effect, paused, created_at, expression, group_id, super_group_id)
-SELECT v.job_id, CAST($1 AS text), coalesce({clock}, CAST($2 AS bigint)), v.effect, coalesce(j.paused, true), j.created_at, coalesce(j.cron_expression, ''), coalesce(j.group_id, 0), coalesce(j.super_group_id, 0)
+const announce = `INSERT INTO {smallben_outbox} (job_id, token, at, effect, paused, created_at, expression, group_id, super_group_id, former_job)
+SELECT v.job_id, CAST($1 AS text), coalesce({clock}, CAST($2 AS bigint)), v.effect, coalesce(j.paused, true), j.created_at, coalesce(j.cron_expression, ''), coalesce(j.group_id, 0), coalesce(j.super_group_id, 0), v.former_job
 FROM {rows} LEFT JOIN {jobs} j ON j.id = v.job_id`
 
-const readOutbox = `SELECT o.job_id, o.token, o.at, o.effect FROM {smallben_outbox} o ORDER BY o.job_id, o.at, o.token`
+const readOutbox = `SELECT o.job_id, o.token, o.at, o.effect, o.former_job FROM {smallben_outbox} o ORDER BY o.job_id, o.at, o.token`
 
 // closeAnnounced leaves the time of jobs from their watermarks as closed spans of
 // revision $1, up to $2 for those that were rescheduled.

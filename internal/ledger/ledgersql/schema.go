@@ -8,7 +8,7 @@ var Tables = []struct{ Name, Fields string }{
 	{"smallben_locks", "process text, " + keyFields},
 	{"smallben_processes", "process text, version text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
 	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
-	{"smallben_outbox", "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint"},
+	{"smallben_outbox", "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, former_job text"},
 }
 
 // TableNames are the names of the tables. In statements they stand in braces, and so
@@ -114,7 +114,8 @@ var Schema = []string{
 	leader text NOT NULL
 )`,
 	// What transactions of the application have changed and nobody has followed yet:
-	// the jobs as they were before.
+	// the jobs as they were before. former_job is what that of the job's state is to be:
+	// NULL if it stays, and empty if there is to be none.
 	`CREATE TABLE IF NOT EXISTS {smallben_outbox} (
 	job_id bigint NOT NULL,
 	token text NOT NULL,
@@ -125,6 +126,7 @@ var Schema = []string{
 	expression text NOT NULL,
 	group_id bigint NOT NULL,
 	super_group_id bigint NOT NULL,
+	former_job text,
 	PRIMARY KEY (job_id, token)
 )`,
 }

@@ -189,6 +189,10 @@ ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision, deleted_at = ex
 
 const readFormer = `SELECT m.job_id, m.former_job FROM {rows} JOIN {smallben_job_state} m ON m.job_id = v.job_id WHERE m.former_job IS NOT NULL`
 
+// readAnnouncedFormer gives what readFormer gives once the outbox is followed: the latest
+// value last, and an empty one where there is to be none.
+const readAnnouncedFormer = `SELECT o.job_id, o.former_job FROM {rows} JOIN {smallben_outbox} o ON o.job_id = v.job_id WHERE o.former_job IS NOT NULL ORDER BY o.job_id, o.at, o.token`
+
 const setFormer = "UPDATE {smallben_job_state} AS m SET former_job = nullif(v.former_job, '') FROM {rows} WHERE m.job_id = v.job_id"
 
 const lockStates = `SELECT job_id FROM {smallben_job_state} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`

@@ -251,17 +251,29 @@ func (tx *Tx) Lead(process string) (bool, error) {
 	return leads, nil
 }
 
-// FormerJobs implements the transaction of a change of jobs.
+// In is a transaction of the application as one in which FormerJobs can be asked for.
+func (s *Store) In(tx *sqltx.Tx) *Tx {
+	return &Tx{statements: statements{tx}, store: s, now: databaseTime(nil)}
+}
+
+// FormerJobs implements the transaction of a change of jobs. What a transaction of the
+// application has changed, and nobody has followed yet, counts.
 func (tx *Tx) FormerJobs(jobIDs []int64, maxSilence time.Duration) (former map[int64]string, decoding bool, err error) {
 	former = make(map[int64]string)
 	for _, rows := range chunksOf(jobIDs) {
-		err := tx.each(readFormer, []any{rows}, func(rows *sql.Rows) error {
+		scan := func(rows *sql.Rows) error {
 			var id int64
 			var job string
 			err := rows.Scan(&id, &job)
-			former[id] = job
+			if former[id] = job; job == "" {
+				delete(former, id)
+			}
 			return err
-		})
+		}
+		err := tx.each(readFormer, []any{rows}, scan)
+		if err == nil {
+			err = tx.each(readAnnouncedFormer, []any{rows}, scan)
+		}
 		if err != nil {
 			return nil, false, fmt.Errorf("read former jobs: %w", err)
 		}
