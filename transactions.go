@@ -181,7 +181,8 @@ func (s *SmallBen) UpdateJobsTx(tx *gorm.DB, scheduleInfo []UpdateOption) error 
 
 // PauseJobsTx is PauseJobs within tx. AddJobsTx says how that goes. With
 // Config.Runs.Record no tick is won after the COMMIT. Without it, ticks start until
-// the COMMIT has been followed.
+// the COMMIT has been followed, and a triggered run that waits of a job that was paused
+// already goes on waiting.
 func (s *SmallBen) PauseJobsTx(tx *gorm.DB, options *PauseResumeOptions) error {
 	if options == nil {
 		return errors.New("pause jobs: nil options")
@@ -192,7 +193,9 @@ func (s *SmallBen) PauseJobsTx(tx *gorm.DB, options *PauseResumeOptions) error {
 			return err
 		}
 		unpaused := slices.DeleteFunc(rows, func(row RawJob) bool { return row.Paused })
-		if err := in.announce(effectsOf(idsOf(unpaused), ledgersql.Ends)); err != nil {
+		effects := effectsOf(c.ids, ledgersql.StaysPaused)
+		maps.Copy(effects, effectsOf(idsOf(unpaused), ledgersql.Ends))
+		if err := in.announce(effects); err != nil {
 			return err
 		}
 		return in.PauseJobs(unpaused)

@@ -376,6 +376,27 @@ func TestNoClaimIsWonAfterTheCommitOfAPauseOrADelete(t *testing.T) {
 	})
 }
 
+func TestAPauseInATransactionEndsTriggeredRunsThatWaitOfAJobThatIsPausedAlready(t *testing.T) {
+	eachShared(t, func(t *testing.T, db *database) {
+		app := newApplication(t, db, true)
+		s := app.start(t)
+		require.NoError(t, s.AddJobs([]smallben.Job{startPaused(job(1, "@daily", idle()), true)}))
+		s.Stop()
+		store := app.store(t)
+		_, err := store.Change(func(tx ledger.Tx) error {
+			at := time.Now().UTC().Truncate(time.Microsecond)
+			return tx.Record(nil, []ledger.Run{{Key: ledger.Key{JobID: 1, Tick: at, Triggered: true, Attempt: 1}, Outcome: ledger.Waiting, Due: at}})
+		})
+		require.NoError(t, err)
+		tx := app.begin(t, 7)
+		require.NoError(t, s.PauseJobsTx(tx, &smallben.PauseResumeOptions{}))
+		require.NoError(t, tx.Commit().Error)
+		_, _, err = store.TakeOutbox()
+		require.NoError(t, err)
+		assert.Equal(t, []string{"skipped"}, app.strings(t, "SELECT outcome FROM smallben_runs"))
+	})
+}
+
 func TestFollowingATransactionKeepsAccountOfTheTicksBefore(t *testing.T) {
 	eachShared(t, func(t *testing.T, db *database) {
 		app := newApplication(t, db, true)

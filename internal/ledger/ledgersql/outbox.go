@@ -17,10 +17,11 @@ type Effect string
 
 // The effects.
 const (
-	Begins      Effect = "begins"      // the job is added or resumed: its ticks count from the call on
-	Ends        Effect = "ends"        // it is paused or deleted: its ticks count up to the call
-	Rescheduled Effect = "rescheduled" // its expression is replaced
-	Touched     Effect = "touched"     // its ticks stay
+	Begins      Effect = "begins"       // the job is added or resumed: its ticks count from the call on
+	Ends        Effect = "ends"         // it is paused or deleted: its ticks count up to the call
+	StaysPaused Effect = "stays paused" // it is paused and was: only its waiting runs end
+	Rescheduled Effect = "rescheduled"  // its expression is replaced
+	Touched     Effect = "touched"      // its ticks stay
 )
 
 // Effects are those on jobs, by id.
@@ -157,7 +158,7 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 	if _, err := tx.Cancel(box.idsOf(Rescheduled), false, "the expression of its job was changed while it waited"); err != nil {
 		return nil, err
 	}
-	if _, err := tx.Cancel(append(box.idsOf(Ends), gone...), true, "its job was paused or deleted while it waited"); err != nil {
+	if _, err := tx.Cancel(slices.Concat(box.idsOf(Ends), box.idsOf(StaysPaused), gone), true, "its job was paused or deleted while it waited"); err != nil {
 		return nil, err
 	}
 	return begun, tx.eachAnnounced(box.rows, func(rows sqltx.Rows) error { return tx.exec(removeAnnounced, rows) })
