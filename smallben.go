@@ -192,7 +192,7 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	session := s.scheduler.start(loaded.jobs, joined, host)
-	s.paused = loaded.paused
+	s.paused = maps.Clone(loaded.paused) // changes change it
 	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
 	for _, err := range loaded.heldBack {
 		s.undecodable[jobID(err)] = struct{}{}

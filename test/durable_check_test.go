@@ -830,6 +830,8 @@ func (c *checker) checkAttempt(run *smallben.Run) {
 	}
 	before := c.attemptOf(run, run.Attempt-1)
 	switch {
+	case run.Outcome == smallben.OutcomeSkipped && before != nil && before.Attempt == most && c.excused(c.traceOf(before.Process), before):
+		// Who found it lost did not know the options of the job; who claimed it did.
 	case most == 1:
 		c.report(baselessAttempt, run.JobID, run.Tick, "%s: its runs are not tried again", run)
 	case run.Attempt > most:
@@ -1528,6 +1530,11 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 		"a run is lost with its process": func(t *handmade) {
 			t.dies(10.05)
 			t.lose(10)
+		},
+		"an attempt of a lost run ends where it is known that there is to be none": func(t *handmade) {
+			t.dies(10.05)
+			t.lose(10)
+			t.unstarted(10, smallben.OutcomeSkipped, 15.1)
 		},
 		"a lost run is run again": func(t *handmade) {
 			t.rerunLost = true
