@@ -10,10 +10,9 @@ import (
 )
 
 const (
-	insertChunk   = 1000    // rows of one INSERT: 10 binds each, of SQLite's 32,766
-	changeChunk   = 10_000  // rows of one UPDATE or DELETE, which takes them as one parameter
-	portableChunk = 200     // rows of one portable statement: SQL Server allows 2,100 binds
-	chunkBytes    = 8 << 20 // text of one statement, about
+	insertChunk   = 1000   // rows of one INSERT: 10 binds each, of SQLite's 32,766
+	changeChunk   = 10_000 // rows of one UPDATE or DELETE, which takes them as one parameter
+	portableChunk = 200    // rows of one portable statement: SQL Server allows 2,100 binds
 	columns       = "id, group_id, super_group_id, cron_id, cron_expression, paused, created_at, updated_at, serialized_job, serialized_job_input"
 	// timeFormat is how the original wrote times to SQLite, and how mattn's
 	// driver reads them first. PostgreSQL reads it as well.

@@ -8,7 +8,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -193,7 +192,7 @@ func (t *Table) Store(ctx context.Context, op string, add, replace []Row, now ti
 	err = t.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
 		refused = nil
 		limit, _ := t.statements.chunks()
-		for chunk := range chunks(add, limit, func(row *Row) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
+		for chunk := range sqltx.Chunks(add, limit, func(row *Row) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
 			if err = t.statements.insert(tx, chunk); err != nil {
 				refused = err
 				return err
@@ -237,7 +236,7 @@ func (t *Table) Change(ctx context.Context, op string, kind Kind, targets []Targ
 // changeRows changes targets chunk by chunk. It returns the ids that do not exist.
 func (t *Table) changeRows(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
 	_, limit := t.statements.chunks()
-	for chunk := range chunks(targets, limit, (*Target).size) {
+	for chunk := range sqltx.Chunks(targets, limit, (*Target).size) {
 		lost, err := t.statements.change(tx, kind, chunk, now)
 		if err != nil {
 			return nil, err
@@ -363,24 +362,4 @@ func (t *Table) narrowColumns(tx *sqltx.Tx, names []string) ([]bool, error) {
 		clear(narrow)
 	}
 	return narrow, result.Err()
-}
-
-// chunks cuts values into slices of at most limit values and about chunkBytes.
-func chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
-	return func(yield func([]T) bool) {
-		start, bytes := 0, 0
-		for i := range values {
-			n := size(&values[i])
-			if i > start && (i-start == limit || bytes+n > chunkBytes) {
-				if !yield(values[start:i]) {
-					return
-				}
-				start, bytes = i, 0
-			}
-			bytes += n
-		}
-		if start < len(values) {
-			yield(values[start:])
-		}
-	}
 }

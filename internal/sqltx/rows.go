@@ -3,6 +3,7 @@ package sqltx
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -122,4 +123,28 @@ func appendQuoted(b []byte, text string) []byte {
 		b = append(b, text[i])
 	}
 	return append(b, '"')
+}
+
+// chunkBytes is how much text of rows one statement has, about.
+const chunkBytes = 8 << 20
+
+// Chunks cuts values into slices for one statement each: of at most limit values, and of
+// about 8 MiB of text, of which size gives a value's.
+func Chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		start, bytes := 0, 0
+		for i := range values {
+			n := size(&values[i])
+			if i > start && (i-start == limit || bytes+n > chunkBytes) {
+				if !yield(values[start:i]) {
+					return
+				}
+				start, bytes = i, 0
+			}
+			bytes += n
+		}
+		if start < len(values) {
+			yield(values[start:])
+		}
+	}
 }

@@ -43,7 +43,7 @@ func (s *Store) Announce(tx *sqltx.Tx, effects Effects, former map[int64]string)
 		values = append(values, []any{id, string(effect), kept})
 	}
 	token := rand.Text()
-	for chunk := range chunks(values, func(value *[]any) int { return len(former[(*value)[0].(int64)]) }) {
+	for chunk := range sqltx.Chunks(values, runChunk, func(value *[]any) int { return len(former[(*value)[0].(int64)]) }) {
 		err := statements{tx}.exec(announce, token, time.Now().UnixMicro(), rowsOf("job_id bigint, effect text, former_job text", chunk))
 		if err != nil {
 			return fmt.Errorf("announce changes: %w", err)

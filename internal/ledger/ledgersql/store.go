@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"math"
 	"runtime/debug"
 	"slices"
@@ -26,7 +25,6 @@ import (
 const (
 	runChunk   = 2000             // claims and ends of one statement
 	jobChunk   = 10_000           // jobs of one statement
-	chunkBytes = 8 << 20          // text of one statement, about
 	claimLimit = 5 * time.Second  // of a call of Claim, where connections break
 	claimQueue = 10 * time.Second // of one on SQLite, where writers queue
 	beatLimit  = 6 * time.Second  // of a heartbeat
@@ -367,7 +365,7 @@ func (s *Store) Finish(process string, ends []ledger.End) error {
 	ends = slices.Clone(ends)
 	slices.SortStableFunc(ends, func(a, b ledger.End) int { return a.Key.Compare(b.Key) })
 	return s.over(s.urgent).write("finish runs", func(on statements) error {
-		for chunk := range chunks(ends, func(end *ledger.End) int { return len(end.Error) }) {
+		for chunk := range sqltx.Chunks(ends, runChunk, func(end *ledger.End) int { return len(end.Error) }) {
 			if err := finish(on, process, chunk); err != nil {
 				return err
 			}
@@ -655,23 +653,3 @@ func (s *Store) WithContext(ctx context.Context) *Store {
 
 // over is the store over another view of its database, without what is kept for it.
 func (s *Store) over(db *sqltx.DB) *Store { return &Store{db: db, options: s.options} }
-
-// chunks cuts values into slices of at most runChunk values and about chunkBytes.
-func chunks[T any](values []T, size func(*T) int) iter.Seq[[]T] {
-	return func(yield func([]T) bool) {
-		start, bytes := 0, 0
-		for i := range values {
-			n := size(&values[i])
-			if i > start && (i-start == runChunk || bytes+n > chunkBytes) {
-				if !yield(values[start:i]) {
-					return
-				}
-				start, bytes = i, 0
-			}
-			bytes += n
-		}
-		if start < len(values) {
-			yield(values[start:])
-		}
-	}
-}

@@ -93,7 +93,7 @@ func (tx *Tx) Record(marks []ledger.Watermark, runs []ledger.Run) error {
 	// Not with the watermarks: PostgreSQL would remember for each of them who had
 	// locked it before the savepoint.
 	err := tx.Savepoint(func() error {
-		for chunk := range chunks(runs, func(run *ledger.Run) int { return len(run.Error) }) {
+		for chunk := range sqltx.Chunks(runs, runChunk, func(run *ledger.Run) int { return len(run.Error) }) {
 			if err := tx.addRuns(chunk); err != nil {
 				return err
 			}
@@ -294,7 +294,7 @@ func (tx *Tx) SetFormerJobs(former map[int64]string) error {
 	for _, id := range slices.Sorted(maps.Keys(former)) {
 		values = append(values, []any{id, former[id]})
 	}
-	for chunk := range chunks(values, func(value *[]any) int { return len((*value)[1].(string)) }) {
+	for chunk := range sqltx.Chunks(values, runChunk, func(value *[]any) int { return len((*value)[1].(string)) }) {
 		if err := tx.exec(setFormer, rowsOf("job_id bigint, former_job text", chunk)); err != nil {
 			return fmt.Errorf("keep former jobs: %w", err)
 		}
