@@ -871,6 +871,25 @@ func TestALostRunIsTriedAgainByAProcessThatKnowsItsType(t *testing.T) {
 	}
 }
 
+func TestALostRunIsLeftToAProcessThatKnowsTheOptionsOfItsJob(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		_, j := trying(smallben.RunOptions{}, always)
+		author := processes(t, recorder, 1)[0]
+		require.NoError(t, author.AddJobs([]smallben.Job{job(1, "0 0 0 1 6 *", j)}))
+		pass(time.Hour)
+		author.Stop()
+		claimAsOneThatIsGone(t, recorder, ledger.Key{JobID: 1, Tick: time.Now().UTC(), Triggered: true, Attempt: 1})
+		setBuild(j.Key, func() smallben.RunOptions { panic("a version that does not know the type") })
+		processes(t, recorder, 1)
+		builds.Delete(j.Key)
+		pass(time.Second) // the older one would be the first to find it
+		newer := processes(t, recorder, 1)[0]
+		pass(time.Minute)
+		assert.Equal(t, []string{"01:00/1 lost"}, attemptsOf(listRuns(t, newer)), "and no attempt that would be skipped")
+	})
+}
+
 func TestAnAttemptWaitsForAProcessThatKnowsItsType(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()

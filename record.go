@@ -447,7 +447,7 @@ func (h *ledgerHost) start(grant *ledger.Grant) {
 
 var (
 	errGone     = errors.New("its job was paused or deleted, or SmallBen stopped, before it started")
-	errNotAgain = errors.New("its job is not tried so often")
+	errNotAgain = errors.New("its job is not tried so often, which the process that let it wait did not know")
 )
 
 // entry returns the entry that runs a grant: one in no page for the triggered run of

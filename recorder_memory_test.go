@@ -488,11 +488,10 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	result := ledger.Won
 	if claim.Overlap != ledger.Allow {
 		_, busy := d.running[key.JobID]
-		waits := d.anotherWaits(claim, now)
 		switch {
-		case !busy && (claim.FromQueue || !waits):
+		case !busy && (claim.FromQueue || d.waitingBefore(claim, now) == 0):
 			d.running[key.JobID] = memoryHolder{process: process, run: key}
-		case claim.Overlap == ledger.Delay && !waits:
+		case claim.Overlap == ledger.Delay && d.hasRoom(claim, now):
 			run.Process, run.Start, run.Outcome, run.Due, result = "", time.Time{}, ledger.Waiting, now, ledger.Delayed
 		default:
 			run.Outcome, run.End, result = ledger.Skipped, now, ledger.Overlapped
@@ -502,8 +501,18 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	return result
 }
 
-// anotherWaits reports whether a run waits for the lock of a job, or is about to take it.
-func (d *memoryRecord) anotherWaits(claim ledger.Claim, now time.Time) bool {
+// hasRoom reports whether a claim may wait: one that holds the lock, or is about to take it,
+// and one that waits for that are all.
+func (d *memoryRecord) hasRoom(claim ledger.Claim, now time.Time) bool {
+	n := d.waitingBefore(claim, now)
+	if _, busy := d.running[claim.JobID]; busy {
+		n++
+	}
+	return n < 2
+}
+
+// waitingBefore counts the runs that wait for the lock of a job, or are about to take it.
+func (d *memoryRecord) waitingBefore(claim ledger.Claim, now time.Time) (n int) {
 	for key, run := range d.runs {
 		ends := claim.Overlap == ledger.Skip && !claim.Triggered && run.Missed == 0
 		if key.Attempt > 1 {
@@ -511,10 +520,10 @@ func (d *memoryRecord) anotherWaits(claim ledger.Claim, now time.Time) bool {
 		}
 		ends = ends && !key.Triggered && key.Tick.Before(claim.Tick)
 		if key.JobID == claim.JobID && run.Outcome == ledger.Waiting && run.Exclusive && !run.Due.After(now.Add(ledger.MaxClockLead)) && !ends {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // startedAfter reports whether a later tick of the job of a run has started.
@@ -1170,6 +1179,19 @@ func (tx *memoryTx) SetFormerJobs(former map[int64]string) error {
 		}
 		return nil
 	})
+}
+
+func (tx *memoryTx) Awaited(claims []ledger.Claim) (jobIDs []int64, err error) {
+	err = tx.do("Awaited", func(d *memoryRecord) error {
+		for _, claim := range claims {
+			if d.waitingBefore(claim, tx.now) > 0 && !slices.Contains(jobIDs, claim.JobID) {
+				jobIDs = append(jobIDs, claim.JobID)
+			}
+		}
+		slices.Sort(jobIDs)
+		return nil
+	})
+	return jobIDs, err
 }
 
 func (tx *memoryTx) Superseded(keys []ledger.Key) (superseded []int, err error) {

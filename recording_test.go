@@ -545,6 +545,26 @@ func TestASessionThatGivesUpTellsHowManyEndsAreNotRecorded(t *testing.T) {
 	}
 }
 
+func TestASessionThatGivesUpWithAllEndsRecordedTellsOfNone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		var lines logLines
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.Logger = lines.logger() })[0]
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "* * * * * *", newRecorder())}))
+		answer := make(chan struct{})
+		recorder.watch(func(call string, _ bool) {
+			if call == "Compare" { // of a sweep
+				<-answer
+			}
+		})
+		pass(time.Minute)
+		s.Stop()
+		assert.Empty(t, lines.with("ends of runs were not recorded"))
+		assert.Len(t, lines.with("the record of runs was not left"), 1)
+		close(answer)
+	})
+}
+
 func TestATriggerThatFailsLeavesNothingWaiting(t *testing.T) {
 	for name, fail := range map[string]func(recorder *memoryRecorder, s *smallben.SmallBen){
 		"the reply of the claim is lost": func(recorder *memoryRecorder, _ *smallben.SmallBen) { recorder.loseNext("Claim") },

@@ -925,6 +925,43 @@ func TestALaterTickTakesThePlaceOfOneThatWaitsForAPlace(t *testing.T) {
 	})
 }
 
+func TestOneTickOfADelayedJobWaitsHoweverLongThereIsNoPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := create(t, recorder, recordingConfig(func(c *smallben.Config) {
+			c.SchedulerConfig.MaxConcurrentRuns, c.SchedulerConfig.DelayIfStillRunning = 1, true
+		}))
+		require.NoError(t, s.Start())
+		release := make(chan struct{})
+		quick := newRecorder()
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", newProbe(func(*probe, smallben.CronJobInput) { <-release })), job(2, "*/5 * * * * *", quick)}))
+		require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+		pass(10*time.Minute + time.Second)
+		waiting, err := s.ListRuns(&smallben.ListRunsOptions{Outcomes: []smallben.Outcome{smallben.OutcomeWaiting}})
+		require.NoError(t, err)
+		require.Len(t, waiting, 1)
+		skipped := outcomes(recorder.runs())[smallben.OutcomeSkipped]
+		assert.InDelta(t, 117, skipped, 1, "all but the one that waits and those of the last ten seconds")
+		assert.EqualValues(t, skipped, gauges(t, s)["smallben_runs_skipped_total,overlap"])
+		close(release)
+		pass(time.Second)
+		assert.Contains(t, ticksOf(quick.runs()), waiting[0].Tick, "the oldest")
+	})
+}
+
+func TestATickOfAJobThatRunsForLongIsSkippedThoughItFoundNoPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		s := create(t, recorder, recordingConfig(skipBusy, func(c *smallben.Config) { c.SchedulerConfig.MaxConcurrentRuns = 1 }))
+		require.NoError(t, s.Start())
+		slow := newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(90 * time.Second) })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 * * * * *", slow)}))
+		pass(3*time.Minute - time.Second)
+		assert.Equal(t, map[smallben.Outcome]int{smallben.OutcomeOK: 1, smallben.OutcomeSkipped: 1}, outcomes(recorder.runs()))
+		assert.EqualValues(t, 1, gauges(t, s)["smallben_runs_skipped_total,overlap"])
+	})
+}
+
 // ranOf counts the runs of a job in the record that ended well.
 func ranOf(t *testing.T, s *smallben.SmallBen, id int64) (n int64) {
 	t.Helper()

@@ -150,12 +150,15 @@ func TestNoTickTakesTheLockBeforeARunThatWaits(t *testing.T) {
 		end.Overlap = ledger.Delay
 		require.NoError(t, r.Finish("a", []ledger.End{end}))
 
-		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 3)))))
 		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", exclusively(claimsOf(revision, triggered(runKey(1, 3))))))
+		require.Equal(t, []ledger.Result{ledger.Delayed, ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 3), runKey(1, 4)))),
+			"the lock is free, and so is the place to wait for the run that is about to take it")
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 5)))))
 		require.False(t, r.busy(t, 1))
 		require.Contains(t, r.waiting(t), runKey(1, 2))
+		require.NotContains(t, r.waiting(t), runKey(1, 3), "one after another")
 		r.win(t, "b", delayed(fromQueue(claimsOf(revision, runKey(1, 2)))))
-		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 4)))))
+		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 6)))))
 
 		r.win(t, "a", delayed(claimsOf(revision, runKey(2, 2)))) // the other is not due
 		r.win(t, "a", delayed(claimsOf(revision, runKey(3, 2)))) // the other needs no lock
@@ -169,11 +172,13 @@ func TestATickDoesNotWaitForAttemptsThatItEnds(t *testing.T) {
 		again.Exclusive = true
 		r.record(t, again)
 		claims := delayed(claimsOf(revision, runKey(1, 2)))
-		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", claims))
-		claims = delayed(claimsOf(revision, runKey(1, 3)))
 		claims[0].NewestCounts = true
 		r.win(t, "a", claims)
 		require.Equal(t, ledger.Skipped, r.runs(t)[again.Key].Outcome)
+
+		again.JobID = 2
+		r.record(t, again)
+		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(2, 2)))), "it ends none")
 	})
 }
 
@@ -184,8 +189,29 @@ func TestATickIsNotHeldUpByOneThatWaitsForAPlaceAndEnds(t *testing.T) {
 			return ledger.Run{Key: runKey(id, 1), Outcome: ledger.Waiting, Due: tickAt(1), Exclusive: true}
 		}
 		r.record(t, parked(1), parked(2))
-		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 2)))))
+		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 2)))), "it ends nothing")
+		require.Equal(t, []ledger.Key{runKey(1, 1), runKey(2, 1)}, r.waiting(t))
 		r.win(t, "a", exclusively(claimsOf(revision, runKey(2, 2))))
+	})
+}
+
+func TestAJobIsAwaitedIfARunWaitsForItsLock(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		revision := r.start(t, 1, 2, 3, 4, 5)
+		exclusive := func(run ledger.Run) ledger.Run {
+			run.Exclusive = true
+			return run
+		}
+		now := time.Now()
+		r.record(t, exclusive(waits(runKey(1, 1), now)), waits(runKey(2, 1), now), exclusive(waits(runKey(3, 1), now.Add(time.Hour))),
+			exclusive(waits(attempt(2, runKey(4, 1)), now)), exclusive(waits(attempt(2, runKey(5, 1)), now)))
+		claims := delayed(claimsOf(revision, runKey(1, 2), runKey(1, 3), runKey(2, 2), runKey(3, 2), runKey(4, 2), runKey(5, 2), runKey(9, 2)))
+		claims[5].NewestCounts = true // it ends the attempt
+		r.look(t, func(tx smallben.ChangeTx) {
+			awaited, err := tx.Awaited(claims)
+			require.NoError(t, err)
+			require.Equal(t, []int64{1, 4}, awaited)
+		})
 	})
 }
 

@@ -125,9 +125,13 @@ func (e *ends) postpone(end End, refused time.Time) {
 	})
 }
 
-// gaveUp says how many ends are not recorded.
+// gaveUp says how many ends are not recorded, or that it is something else that hangs.
 func (e *ends) gaveUp() {
-	e.config.Log.Error(errNotRecorded, "ends of runs were not recorded", "runs", e.unrecorded.Load())
+	if n := e.unrecorded.Load(); n > 0 {
+		e.config.Log.Error(errNoAnswer, "ends of runs were not recorded", "runs", n)
+	} else {
+		e.config.Log.Error(errNoAnswer, "the record of runs was not left", "process", e.process)
+	}
 }
 
-var errNotRecorded = errors.New("the database did not answer in time")
+var errNoAnswer = errors.New("the database did not answer in time")

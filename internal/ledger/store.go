@@ -163,6 +163,10 @@ type Tx interface {
 	// a later tick that has started or waits.
 	Superseded(keys []Key) ([]int, error)
 
+	// Awaited returns, in order, the jobs for whose locks a run waits that the claims would
+	// not end. Of the claims it takes what Claim goes by.
+	Awaited(claims []Claim) ([]int64, error)
+
 	// Lead makes process the leader if the leader is process, is not registered, or is
 	// Partial while process is not, and reports whether process leads.
 	Lead(process string) (bool, error)
@@ -227,7 +231,8 @@ const (
 	Allow Overlap = iota
 	// Skip records the run as skipped.
 	Skip
-	// Delay lets one run wait; more are skipped.
+	// Delay lets one run wait for the one that holds the lock, or is about to take it;
+	// more are skipped.
 	Delay
 )
 
@@ -267,8 +272,8 @@ const (
 	// Overlapped says that another run holds the lock of the job, or waits for it:
 	// this one is recorded as skipped.
 	Overlapped
-	// Delayed says that another run holds the lock of the job, and none waits for
-	// it: this one is recorded as waiting.
+	// Delayed says that another run holds the lock of the job, or is about to take it,
+	// and none waits for that one: this one is recorded as waiting.
 	Delayed
 	// Stale says that the job has no row or that its revision matters and is another,
 	// or, unless the run is triggered, that it is paused.

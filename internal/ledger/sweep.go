@@ -284,6 +284,9 @@ func (s *sweep) expire(dead []Member) {
 }
 
 func (s *sweep) expireOnce(dead []Member) error {
+	if s.host.Partial() && s.othersDecode.Load() {
+		return nil // one of them finds them too, and knows how often each job is tried
+	}
 	if !s.expiring.TryLock() {
 		return nil // the next heartbeat finds them again
 	}

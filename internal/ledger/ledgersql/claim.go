@@ -194,7 +194,7 @@ func (c *claiming) rows(indexes []int) sqltx.Rows {
 // lock takes the locks of jobs for claims that are won. Those that get none are skipped
 // or wait.
 func (c *claiming) lock(indexes []int) error {
-	taken, err := c.keys(takeLocks, c.now(), c.process, c.lockRows(indexes))
+	taken, err := c.keys(takeLocks, c.now(), c.process, lockRows(c.claims, indexes))
 	if err != nil {
 		return err
 	}
@@ -240,12 +240,12 @@ func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
 	if len(indexes) == 0 {
 		return nil, nil, nil
 	}
-	rows := c.lockRows(indexes)
+	rows := lockRows(c.claims, indexes)
 	if err := c.exec(lockLocks, rows); err != nil {
 		return nil, nil, err
 	}
 	// A statement of its own, which sees the claims that the locks waited for.
-	taken, err := c.ids(jobsWithWaiting, c.now(), rows)
+	taken, err := c.ids(fullJobs, c.now(), rows)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -262,11 +262,11 @@ func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
 	return waiting, full, nil
 }
 
-func (c *claiming) lockRows(indexes []int) sqltx.Rows {
-	values := c.keyValues(indexes)
+func lockRows(claims []ledger.Claim, indexes []int) sqltx.Rows {
+	values := make([][]any, len(indexes))
 	for i, n := range indexes {
-		claim := &c.claims[n]
-		values[i] = append(values[i], claim.FromQueue, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
+		claim := &claims[n]
+		values[i] = append(keyValues(&claim.Key), claim.FromQueue, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
 	}
 	return rowsOf(lockFields, values)
 }

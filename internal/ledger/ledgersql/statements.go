@@ -81,11 +81,13 @@ SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WH
 ` + keyOrder + `
 ON CONFLICT DO NOTHING RETURNING ` + keyColumns
 
-// anotherWaits tells whether a run waits for the lock of a job, or is about to take it. $1
-// is the time. Runs that end because the tick of the row has come do not count: attempts, if
+const anotherWaits = "EXISTS (SELECT 1 " + waitingBefore + ")"
+
+// waitingBefore are the runs that wait for the lock of a job, or are about to take it. $1 is
+// the time. Runs that end because the tick of the row has come do not count: attempts, if
 // newest, and ticks that wait for a place, if takes_turns.
-const anotherWaits = `EXISTS (SELECT 1 FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
-	AND NOT (o.tick < v.tick AND NOT o.triggered AND CASE WHEN o.attempt > 1 THEN v.newest ELSE v.takes_turns AND o.missed = 0 END))`
+const waitingBefore = `FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
+	AND NOT (o.tick < v.tick AND NOT o.triggered AND CASE WHEN o.attempt > 1 THEN v.newest ELSE v.takes_turns AND o.missed = 0 END)`
 
 const lockFields = keyFields + ", queued boolean, newest boolean, takes_turns boolean"
 
@@ -93,11 +95,18 @@ const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at 
 
 const delayRuns = `UPDATE {smallben_runs} AS r SET outcome = 'waiting', process = '', started_at = NULL, due_at = $1 FROM {rows} WHERE ` + sameRun
 
-// lockLocks lets claims look one after another whether a run waits.
+// lockLocks lets claims look one after another whether a run waits. A lock that is free
+// cannot be locked: of two claims that come in the moment before the run takes it that waits
+// for it, both may wait.
 const lockLocks = `SELECT job_id FROM {smallben_locks} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
 
-// jobsWithWaiting gives the jobs for whose locks another run waits. $1 is the time.
-const jobsWithWaiting = `SELECT v.job_id FROM {rows} WHERE ` + anotherWaits
+// awaitedJobs gives the jobs for whose locks another run waits. $1 is the time.
+const awaitedJobs = `SELECT v.job_id FROM {rows} WHERE ` + anotherWaits
+
+// fullJobs gives the jobs of which one run holds the lock, or is about to take it, and
+// another waits for that one. $1 is the time.
+const fullJobs = `SELECT v.job_id FROM {rows} WHERE (SELECT count(*) ` + waitingBefore + `)
+	+ (SELECT count(*) FROM {smallben_locks} k WHERE k.job_id = v.job_id) > 1`
 
 // endSuperseded ends the waiting attempts of ticks before those of the rows.
 const endSuperseded = endAttempts + ` WHERE r.job_id = v.job_id AND r.due_at IS NOT NULL AND r.attempt > 1 AND NOT r.triggered AND r.tick < v.tick`

@@ -241,6 +241,23 @@ func (tx *Tx) Superseded(keys []ledger.Key) (superseded []int, err error) {
 	return superseded, nil
 }
 
+// Awaited implements ledger.Tx.
+func (tx *Tx) Awaited(claims []ledger.Claim) ([]int64, error) {
+	awaited := make(map[int64]bool)
+	indexes := make([]int, len(claims))
+	for i := range indexes {
+		indexes[i] = i
+	}
+	for chunk := range slices.Chunk(indexes, runChunk) {
+		found, err := tx.ids(awaitedJobs, tx.now.UnixMicro(), lockRows(claims, chunk))
+		if err != nil {
+			return nil, fmt.Errorf("look for waiting runs: %w", err)
+		}
+		maps.Copy(awaited, found)
+	}
+	return slices.Sorted(maps.Keys(awaited)), nil
+}
+
 // Lead implements ledger.Tx.
 func (tx *Tx) Lead(process string) (bool, error) {
 	leads := false
