@@ -22,7 +22,8 @@ type RunOptions struct {
 	Timeout time.Duration
 
 	// Missed says what becomes of ticks that no process ran. It matters where runs
-	// are recorded: without the record nobody knows what was missed.
+	// are recorded: without the record nobody knows what was missed. What was missed
+	// while the job decoded in no process is treated as RunsConfig.Missed says.
 	// Zero means RunsConfig.Missed.
 	Missed MissedPolicy
 

@@ -195,6 +195,82 @@ func TestATickIsNotHeldUpByOneThatWaitsForAPlaceAndEnds(t *testing.T) {
 	})
 }
 
+// TestTheEndOfARunAndTheClaimOfTheNextTickCross has a run end while the next tick of its
+// delayed job is claimed: the tick runs or waits, and then it can be taken.
+func TestTheEndOfARunAndTheClaimOfTheNextTickCross(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const rounds = 30
+		other := records{recordStore: r.another(t)}
+		revision := r.start(t, 1)
+		results := make(map[ledger.Result]int)
+		for round := range rounds {
+			running, next := runKey(1, 2*round+1), runKey(1, 2*round+2)
+			r.win(t, "a", delayed(claimsOf(revision, running)))
+			end := finished(running)
+			end.Overlap = ledger.Delay
+			var wg sync.WaitGroup
+			var result []ledger.Result
+			var endErr, claimErr error
+			wg.Go(func() { endErr = r.Finish("a", []ledger.End{end}) })
+			wg.Go(func() { result, claimErr = other.Claim("b", delayed(claimsOf(revision, next))) })
+			wg.Wait()
+			require.NoError(t, errors.Join(endErr, claimErr))
+			results[result[0]]++
+			if result[0] == ledger.Delayed {
+				require.Equal(t, []ledger.Key{next}, r.waiting(t))
+				r.win(t, "b", delayed(fromQueue(claimsOf(revision, next))))
+			}
+			end.Key = next
+			require.NoError(t, r.Finish("b", []ledger.End{end}))
+			require.False(t, r.busy(t, 1))
+			require.Empty(t, r.waiting(t))
+		}
+		t.Log(results)
+		require.Equal(t, rounds, results[ledger.Won]+results[ledger.Delayed])
+	})
+}
+
+// TestAPauseAndTheClaimOfARunThatWaitsCross has a job paused while the tick is claimed that
+// waits for the end of a run: it runs, or ends with the pause, and does not wait on.
+func TestAPauseAndTheClaimOfARunThatWaitsCross(t *testing.T) {
+	eachRecorder(t, func(t *testing.T, r records) {
+		const rounds = 20
+		other := records{recordStore: r.another(t)}
+		results := make(map[ledger.Result]int)
+		for id := int64(1); id <= rounds; id++ {
+			revision := r.start(t, id)
+			require.Equal(t, []ledger.Result{ledger.Won, ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(id, 1), runKey(id, 2)))))
+			end := finished(runKey(id, 1))
+			end.Overlap = ledger.Delay
+			require.NoError(t, r.Finish("a", []ledger.End{end}))
+			var wg sync.WaitGroup
+			var result []ledger.Result
+			var pauseErr, claimErr error
+			wg.Go(func() {
+				_, pauseErr = r.Change(inJobs(func(tx smallben.ChangeTx) error {
+					if _, err := tx.Watermarks([]int64{id}); err != nil {
+						return err
+					}
+					_, err := tx.Cancel([]int64{id}, false, "it was paused")
+					return errors.Join(err, tx.PauseJobs(rawJobs(id)))
+				}))
+			})
+			wg.Go(func() { result, claimErr = other.Claim("b", delayed(fromQueue(claimsOf(revision, runKey(id, 2))))) })
+			wg.Wait()
+			require.NoError(t, errors.Join(pauseErr, claimErr))
+			results[result[0]]++
+			require.Empty(t, r.waiting(t))
+			require.Equal(t, result[0] == ledger.Won, r.busy(t, id))
+			want := ledger.Skipped
+			if result[0] == ledger.Won {
+				want = ledger.Running
+			}
+			require.Equal(t, want, r.runs(t)[runKey(id, 2)].Outcome)
+		}
+		t.Log(results)
+	})
+}
+
 func TestAJobIsAwaitedIfARunWaitsForItsLock(t *testing.T) {
 	eachRecorder(t, func(t *testing.T, r records) {
 		revision := r.start(t, 1, 2, 3, 4, 5)
