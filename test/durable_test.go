@@ -31,6 +31,7 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/insides"
@@ -430,6 +431,7 @@ func TestTheProcessOfDurableRuns(t *testing.T) {
 	}, funcr.Options{})
 	s := smallben.New(repository, settings)
 	*insides.Timing(s) = config.Timing
+	before := goleak.IgnoreCurrent() // those of the pool
 	attempt(s.Start)
 	reply(durableReply{})
 
@@ -448,6 +450,10 @@ func TestTheProcessOfDurableRuns(t *testing.T) {
 	}
 	commands.Wait()
 	s.Stop()
+	// Stop gives up on a file that a stopped process has locked. The calls that it
+	// leaves behind end with their Timeout, of half a minute by default.
+	for end := time.Now().Add(time.Minute); goleak.Find(before) != nil && time.Now().Before(end); {
+	}
 }
 
 func (o durableOperation) call(s *smallben.SmallBen) (seen map[int64]jobState, err error) {
