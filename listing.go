@@ -64,7 +64,7 @@ func (s *SmallBen) jobsOf(c *call, rows []RawJob, n int) (jobs []Job, undecodabl
 		jobs = append(jobs, Job{ID: jobID(err)})
 	}
 	if s.record != nil && len(jobs) > 0 {
-		err = s.record.describe(c, jobs, n)
+		err = s.record.addRuns(c, jobs, n)
 	}
 	return jobs, undecodable, err
 }

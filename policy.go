@@ -274,8 +274,7 @@ type attempts struct {
 
 // attempt is one that waits.
 type attempt struct {
-	entry *entry
-	tick  tick
+	waitingTick
 	due   time.Time
 	timer *time.Timer
 }
@@ -314,7 +313,7 @@ func (s *scheduler) tryAgain(state *jobState, r *run, due time.Time) bool {
 	if !at.triggered && at.at.Before(state.attempts.newest) {
 		return false
 	}
-	a := &attempt{entry: e, tick: at, due: due}
+	a := &attempt{waitingTick: waitingTick{e, at}, due: due}
 	a.timer = time.AfterFunc(time.Until(due), func() { s.fireAndExecute(e, at) })
 	state.attempts.waiting = append(state.attempts.waiting, a)
 	return true
@@ -352,9 +351,9 @@ func (a *attempts) end(match func(w *attempt) bool) (n int) {
 
 func anyAttempt(*attempt) bool { return true }
 
-// began notes that a tick of the schedule has started, which ends the attempts of the
-// ticks before it. It expects the shard's mu.
-func (state *jobState) began(at tick, options *RunOptions) {
+// endOlderAttempts ends the attempts of the ticks before one of the schedule that has
+// started. It expects the shard's mu.
+func (state *jobState) endOlderAttempts(at tick, options *RunOptions) {
 	if at.triggered || at.tried > 0 || state.attempts == nil && options.Attempts <= 1 {
 		return
 	}

@@ -107,7 +107,7 @@ func (r *record) holdBackLocked(rows []RawJob, undecodable []error) {
 			delete(r.heldBack, row.ID)
 			continue
 		}
-		r.heldBack[row.ID] = r.host.scheduler.defaults.recorded(ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID,
+		r.heldBack[row.ID] = r.host.scheduler.defaults.ledgerJob(ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID,
 			CreatedAt: row.CreatedAt.UnixMicro(), Revision: row.revision, Schedule: r.schedule(row.CronExpression, row.CreatedAt), Undecodable: true})
 	}
 }
@@ -146,8 +146,8 @@ func (r *record) runs(rows []ledger.Run) []Run {
 	return runs
 }
 
-// describe gives jobs their newest n recorded runs, the last one, and what waits.
-func (r *record) describe(c *call, jobs []Job, n int) error {
+// addRuns gives jobs their newest n recorded runs, the last one, and what waits.
+func (r *record) addRuns(c *call, jobs []Job, n int) error {
 	if err := c.await(r.open); err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 		}
 		ticks, _ := ledger.TicksIn(e.slot.Schedule, began.In(s.scheduler.location), now, most)
 		for _, at := range ticks {
-			e.session.ledger.Ask(e.recorded(), at)
+			e.session.ledger.Ask(e.ledgerJob(), at)
 		}
 	}
 }
@@ -279,19 +279,19 @@ func (s *SmallBen) cancelWaiting(tx Repository, ids []int64, triggered bool, rea
 	return err
 }
 
-// recorded is an entry as the ledger sees it.
-func (e *entry) recorded() ledger.Job {
+// ledgerJob is an entry as the ledger sees it.
+func (e *entry) ledgerJob() ledger.Job {
 	s := e.session.scheduler
 	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	return e.options.recorded(ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
+	return e.options.ledgerJob(ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
 		Schedule: e.slot.Schedule})
 }
 
-// recorded tells the ledger how the runs of a job are treated. It expects options that
+// ledgerJob tells the ledger how the runs of a job are treated. It expects options that
 // are resolved.
-func (o *RunOptions) recorded(job ledger.Job) ledger.Job {
+func (o *RunOptions) ledgerJob(job ledger.Job) ledger.Job {
 	switch o.Overlap {
 	case OverlapSkip:
 		job.Overlap = ledger.Skip
@@ -319,7 +319,7 @@ func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
 	e, createdAt, paused := h.known(jobID)
 	switch {
 	case e != nil:
-		return e.recorded(), true
+		return e.ledgerJob(), true
 	case triggered && paused:
 		// The run itself says whether it is exclusive.
 		return ledger.Job{ID: jobID, CreatedAt: createdAt}, true
@@ -362,7 +362,7 @@ func (h *ledgerHost) Jobs() []ledger.Job {
 	jobs := make([]ledger.Job, 0, len(h.s.scheduler.entries))
 	for _, e := range h.s.scheduler.entries {
 		if e.session == h.session {
-			jobs = append(jobs, e.recorded())
+			jobs = append(jobs, e.ledgerJob())
 		}
 	}
 	return slices.AppendSeq(jobs, maps.Values(h.s.record.heldBack))
@@ -410,7 +410,7 @@ func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {
 // Unreserve implements ledger.Host.
 func (h *ledgerHost) Unreserve(n int) {
 	for range n {
-		h.s.scheduler.leave()
+		h.s.scheduler.freePlace()
 	}
 }
 
@@ -419,18 +419,18 @@ func (h *ledgerHost) Start(grant *ledger.Grant) { go h.start(grant) }
 
 func (h *ledgerHost) start(grant *ledger.Grant) {
 	s := h.s.scheduler
-	at := tick{at: grant.Tick.In(s.location), triggered: grant.Triggered, grant: grant, placed: true}
-	for {
+	at := tick{at: grant.Tick.In(s.location), triggered: grant.Triggered, grant: grant}
+	for placed := true; ; placed = false {
 		e, err := h.entry(grant)
 		if err != nil {
 			grant.Skip(err.Error())
-			if at.placed {
-				s.leave()
+			if placed {
+				s.freePlace()
 			}
 			return
 		}
-		r, admission := s.admit(e, at)
-		switch admission {
+		r, decision := s.admit(e, at, placed)
+		switch decision {
 		case admitted:
 			s.execute(r)
 			return
@@ -440,8 +440,7 @@ func (h *ledgerHost) start(grant *ledger.Grant) {
 			grant.Skip(stillRunning)
 			return
 		}
-		// The entry was replaced, and the place was left.
-		at.placed = false
+		// The entry was replaced, and the place was given back.
 	}
 }
 
@@ -462,7 +461,7 @@ func (h *ledgerHost) entry(grant *ledger.Grant) (e *entry, err error) {
 			return nil, err
 		}
 	}
-	if grant.Attempt > 1 && !h.wants(grant.Attempt, e.recorded().Attempts) {
+	if grant.Attempt > 1 && !h.wants(grant.Attempt, e.ledgerJob().Attempts) {
 		return nil, errNotAgain
 	}
 	return e, nil
@@ -502,7 +501,7 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 	asked := make([]ledger.Job, len(jobs))
 	for i := range jobs {
 		row := &jobs[i].rawJob
-		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).recorded(
+		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).ledgerJob(
 			ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro()})
 	}
 	granted, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
@@ -519,9 +518,3 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 }
 
 var errStopped = ledger.ErrStopped
-
-// finish records how a claimed run ended. A retry that is not zero is when its next
-// attempt is due.
-func finish(grant *ledger.Grant, result *runResult, retry time.Time) {
-	grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
-}

@@ -116,8 +116,8 @@ type run struct {
 	cause  error                   // why it was canceled, or nil
 }
 
-// began sets the result of a run that has started and not ended.
-func (r *runResult) began(input *CronJobInput, start time.Time) {
+// start sets the result to that of a run that has started and not ended.
+func (r *runResult) start(input *CronJobInput, start time.Time) {
 	r.Tick, r.Triggered, r.Attempt, r.Start = input.ScheduledAt, input.Triggered, int32(input.Attempt), start
 }
 
@@ -125,15 +125,14 @@ func (r *runResult) began(input *CronJobInput, start time.Time) {
 // job from overlapping itself across updates, pauses and a deletion, and
 // remembers the last run. It exists from the first run on.
 type jobState struct {
-	running []*run // those in progress
-	queued  int    // ticks that wait for a place
-	waiting *entry // whose tick waits for the end of a run, if any
-	tick    tick
-	last    runResult // of the job that was created at createdAt
-	skipped int       // ticks, since the job fell behind its schedule
-	behind  bool      // some of them since a run ended
-	gone    bool      // the job was deleted: the state goes with its last run
-	loose   *entry    // through which the paused job runs when it is triggered, if it was
+	running []*run      // those in progress
+	queued  int         // ticks that wait for a place
+	waiting waitingTick // for the end of a run; its entry is nil if none does
+	last    runResult   // of the job that was created at createdAt
+	skipped int         // ticks, since the job fell behind its schedule
+	behind  bool        // some of them since a run ended
+	gone    bool        // the job was deleted: the state goes with its last run
+	loose   *entry      // through which the paused job runs when it is triggered, if it was
 
 	createdAt int64     // as entry.createdAt
 	attempts  *attempts // nil if there never was any to wait in memory
@@ -143,12 +142,12 @@ type jobState struct {
 type tick struct {
 	at        time.Time
 	triggered bool          // by TriggerJobs, not by the schedule
-	placed    bool          // it has one of the places already
 	tried     int32         // attempts before this one, where runs are not recorded
 	grant     *ledger.Grant // nil: runs are not recorded
 }
 
-// waitingTick is a tick of an entry that waits for something.
+// waitingTick is a tick of an entry that waits: for the end of a run, for a place, or, if
+// it is a further attempt, for its time.
 type waitingTick struct {
 	entry *entry
 	tick  tick
@@ -198,7 +197,7 @@ func (e *entry) fire(at time.Time) {
 // starts with, and copying it takes a quarter of the CPU of a burst.
 //
 //go:noinline
-func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.recorded(), at) }
+func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.ledgerJob(), at) }
 
 func (s *scheduler) fireAndExecute(e *entry, at tick) {
 	if r := s.fire(e, at); r != nil {
@@ -209,8 +208,8 @@ func (s *scheduler) fireAndExecute(e *entry, at tick) {
 // fire is the one way for a job to run: it admits the tick, or lets it wait, or
 // skips it. A run that is admitted is for the caller to execute.
 func (s *scheduler) fire(e *entry, at tick) *run {
-	r, admission := s.admit(e, at)
-	switch admission {
+	r, decision := s.admit(e, at, false)
+	switch decision {
 	case refused:
 		at.skip(stillRunning)
 	case gone:
@@ -219,10 +218,11 @@ func (s *scheduler) fire(e *entry, at tick) *run {
 	return r
 }
 
-const changedBefore = "its job was paused, changed or deleted before it started"
-
-// stillRunning is why most ticks are skipped.
-const stillRunning = "the job is still running"
+// Why ticks are skipped.
+const (
+	stillRunning  = "the job is still running"
+	changedBefore = "its job was paused, changed or deleted before it started"
+)
 
 // countSkipped counts a tick that is skipped because the job is still running. A
 // line says when that begins, and another one when it is over. It expects the
@@ -256,18 +256,18 @@ const (
 	gone               // the entry is, or its session
 )
 
-// admit decides on a tick. A run that is admitted has a place.
-func (s *scheduler) admit(e *entry, at tick) (*run, admission) {
-	placed := at.placed
-	at.placed = false
-	r, admission := s.decide(e, at, placed)
-	if placed && admission != admitted {
-		s.leave()
+// admit decides on a tick, which may have a place already. A run that is admitted has one;
+// otherwise the place is given back.
+func (s *scheduler) admit(e *entry, at tick, placed bool) (*run, admission) {
+	r, decision := s.decide(e, at, &placed)
+	if placed && decision != admitted {
+		s.freePlace()
 	}
-	return r, admission
+	return r, decision
 }
 
-func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
+// decide is admit, but for the place of a run that is not admitted.
+func (s *scheduler) decide(e *entry, at tick, placed *bool) (*run, admission) {
 	shard := s.shard(e.id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -279,22 +279,22 @@ func (s *scheduler) decide(e *entry, at tick, placed bool) (*run, admission) {
 		switch {
 		case e.options.Overlap == OverlapAllow:
 		case (e.options.Overlap == OverlapDelay || at.tried > 0) && state.hasRoom(at):
-			state.waiting, state.tick = e, at
+			state.waiting = waitingTick{e, at}
 			return nil, waits
 		default:
 			s.countSkipped(state, e, at.at)
 			return nil, refused
 		}
 	}
-	if !placed && !s.places.Enter(e.id, at.at, waitingTick{e, at}) {
-		state.queued++
-		return nil, waits
+	if !*placed {
+		if !s.places.Enter(e.id, at.at, waitingTick{e, at}) {
+			state.queued++
+			return nil, waits
+		}
+		*placed = true
 	}
 	if r := state.begin(e, at); r != nil {
 		return r, admitted
-	}
-	if !placed {
-		s.leave()
 	}
 	return nil, gone
 }
@@ -307,11 +307,12 @@ func (s *shard) takeAttempt(e *entry, at tick) bool {
 
 // hasRoom reports whether a tick may wait for the end of a run.
 func (state *jobState) hasRoom(at tick) bool {
-	return state.waiting == nil || !state.waiting.live(state.tick) || state.tick.supersededBy(at)
+	w := state.waiting
+	return w.entry == nil || !w.entry.live(w.tick) || w.tick.supersededBy(at)
 }
 
-// leave gives the place of a run to the next tick that waits for one.
-func (s *scheduler) leave() {
+// freePlace gives the place of a run to the next tick that waits for one.
+func (s *scheduler) freePlace() {
 	if next, ok := s.places.Leave(); ok {
 		go s.runNext(next)
 	}
@@ -334,7 +335,7 @@ func (s *scheduler) runNext(w waitingTick) {
 		w.tick.skip(changedBefore)
 	}
 	if next == nil {
-		s.leave()
+		s.freePlace()
 		return
 	}
 	s.execute(next)
@@ -372,7 +373,7 @@ func (state *jobState) begin(e *entry, at tick) *run {
 		return nil
 	}
 	if at.grant == nil {
-		state.began(at, e.options)
+		state.endOlderAttempts(at, e.options)
 	}
 	r := &run{entry: e, state: state, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, given: e.given}
 	e.setInput(&r.input, at)
@@ -398,7 +399,7 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 // if that may still start. A retry that is not zero is when the run may be tried again:
 // it is set to zero if the run is not to be. It returns false if the run has been
 // removed already.
-func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run, ok bool) {
+func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run, ended bool) {
 	id, state := r.input.JobID, r.state
 	shard := s.shard(id)
 	shard.mu.Lock()
@@ -421,7 +422,7 @@ func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run,
 	default:
 		*retry = time.Time{}
 	}
-	if state.waiting != nil || state.gone {
+	if state.waiting.entry != nil || state.gone {
 		next = s.promote(shard, state, id)
 	}
 	return next, true
@@ -433,12 +434,11 @@ func (s *scheduler) promote(shard *shard, state *jobState, id int64) (next *run)
 	if state.busy() {
 		return nil
 	}
-	if state.waiting != nil {
-		if next = state.begin(state.waiting, state.tick); next == nil && state.tick.grant != nil {
-			dropped := state.tick
-			go dropped.skip("its job was deleted while it waited")
+	if w := state.waiting; w.entry != nil {
+		if next = state.begin(w.entry, w.tick); next == nil && w.tick.grant != nil {
+			go w.tick.skip("its job was deleted while it waited")
 		}
-		state.waiting = nil
+		state.waiting = waitingTick{}
 	}
 	if state.gone && next == nil {
 		delete(shard.states, id)
@@ -485,7 +485,7 @@ func (r *run) Abandon() {
 		start = now
 	}
 	var result runResult
-	result.began(&r.input, start)
+	result.start(&r.input, start)
 	result.Duration, result.Outcome, result.Error = now.Sub(start), OutcomeAbandoned, "it went on after it was canceled"
 	if _, ok := s.finish(r, &result); ok {
 		s.log.Info("run abandoned", "job", r.input.JobID, "tick", result.Tick)
@@ -495,17 +495,17 @@ func (r *run) Abandon() {
 // finish ends a run, and starts the one that waited for it. It returns
 // when the run is tried again, or the zero time if it is not, and false if it was
 // abandoned before.
-func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool) {
+func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ended bool) {
 	retry = r.retry(result)
 	wanted := !retry.IsZero()
-	next, ok := s.end(r, result, &retry)
-	if !ok {
+	next, ended := s.end(r, result, &retry)
+	if !ended {
 		return time.Time{}, false
 	}
 	if r.grant == nil {
 		r.entry.session.release()
 	} else {
-		finish(r.grant, result, retry)
+		r.grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
 	}
 	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
 	if retry.IsZero() && wanted && r.grant == nil && r.entry.session.stopped.Load() {
@@ -514,7 +514,7 @@ func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ok bool)
 	if next != nil {
 		go s.execute(next) // in the same place
 	} else {
-		s.leave()
+		s.freePlace()
 	}
 	return retry, true
 }
@@ -539,9 +539,9 @@ func newRunner(config *Config) runner {
 // that blocks holds up nothing else.
 func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.Decode(r.input.stored)
-	began := time.Now()
+	begin := time.Now()
 	result := &r.result
-	result.began(&r.input, began.Add(r.entry.session.timetable.Ahead()))
+	result.start(&r.input, begin.Add(r.entry.session.timetable.Ahead()))
 	r.metrics.Started(result.Attempt, result.Start.Sub(result.Tick))
 	r.mu.Lock()
 	r.start = result.Start
@@ -555,9 +555,9 @@ func (s *scheduler) execute(r *run) {
 		if v := recover(); v != nil {
 			err = panicked(v)
 		}
-		result.Duration = time.Since(began)
+		result.Duration = time.Since(begin)
 		if err != nil {
-			s.failed(r, err, timedOut)
+			s.finishFailed(r, err, timedOut)
 			return
 		}
 		result.Outcome = OutcomeOK
@@ -566,18 +566,18 @@ func (s *scheduler) execute(r *run) {
 	err, timedOut = s.runs.call(r)
 }
 
-// failed ends a run that returned an error, or panicked.
-func (s *scheduler) failed(r *run, err error, timedOut bool) {
+// finishFailed is finish for a run that returned an error, or panicked: it logs that.
+func (s *scheduler) finishFailed(r *run, err error, timedOut bool) {
 	result := &r.result
-	failure, err := result.fail(err, timedOut)
+	failure, err := result.setError(err, timedOut)
 	s.log.Begin() // so that Stop waits for the line
 	retry, _ := s.finish(r, result)
 	s.logFailure(r, result, retry, err, failure)
 }
 
-// fail notes what went wrong. It returns the panic, if it was one, and the error
+// setError notes what went wrong. It returns the panic, if it was one, and the error
 // to log. The error is the job's own, and so are its methods: they may panic.
-func (r *runResult) fail(err error, timedOut bool) (failure *panicError, logged error) {
+func (r *runResult) setError(err error, timedOut bool) (failure *panicError, logged error) {
 	defer func() {
 		if v := recover(); v != nil {
 			r.Outcome = OutcomeError
@@ -645,7 +645,7 @@ func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedO
 		ctx, cancel = context.WithTimeout(ctx, r.options.Timeout)
 		defer cancel()
 	}
-	call := func(ctx context.Context, input CronJobInput) error {
+	var wrapped RunFunc = func(ctx context.Context, input CronJobInput) error {
 		return recovered(func() error {
 			if contextJob != nil {
 				return contextJob.RunContext(ctx, input)
@@ -655,9 +655,9 @@ func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedO
 		})
 	}
 	if c.wrap != nil {
-		call = c.wrap(call)
+		wrapped = c.wrap(wrapped)
 	}
-	err = call(ctx, r.input)
+	err = wrapped(ctx, r.input)
 	return err, errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
@@ -674,13 +674,13 @@ func (c *runner) loggerOf(r *run) (logger logr.Logger) {
 
 // recovered makes a panic of the job an error, innermost, so that wrappers see
 // it.
-func recovered(call func() error) (err error) {
+func recovered(do func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = panicked(v)
 		}
 	}()
-	return call()
+	return do()
 }
 
 // panicError is the error of a run that panicked.

@@ -216,12 +216,11 @@ func (s *session) hold() bool {
 // release takes back a hold, or what a run that ended held.
 func (s *session) release() {
 	s.running.Add(-1)
-	s.settle()
+	s.closeIdle()
 }
 
-// settle closes idle when it is time. It is called when a run of the session has
-// ended, and when the session has.
-func (s *session) settle() {
+// closeIdle closes idle if the session was stopped and nothing runs any more.
+func (s *session) closeIdle() {
 	if s.stopped.Load() && s.running.Load() == 0 {
 		s.closing.Do(func() {
 			close(s.idle)
@@ -299,7 +298,7 @@ func (s *scheduler) stop() (sessions []*session, stopped bool) {
 		if ending.ledger != nil {
 			ending.ledger.Stop()
 		}
-		ending.settle()
+		ending.closeIdle()
 		ending.timetable.Stop()
 	}
 	return slices.Clone(s.ended), stopped
@@ -402,8 +401,8 @@ func (s *scheduler) describeWaiting(job *JobWithSchedule) {
 	if state == nil {
 		return
 	}
-	if state.waiting != nil {
-		s.describe(&state.waiting.work, job)
+	if e := state.waiting.entry; e != nil {
+		s.describe(&e.work, job)
 	}
 	if state.attempts != nil {
 		for _, a := range state.attempts.waiting {
@@ -473,19 +472,19 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 	if state := shard.states[id]; state != nil {
 		waited = s.places.Remove(id)
 		state.queued -= len(waited)
-		if state.waiting != nil {
-			waited = append(waited, waitingTick{state.waiting, state.tick})
-			state.waiting = nil
+		if state.waiting.entry != nil {
+			waited = append(waited, state.waiting)
+			state.waiting = waitingTick{}
 		}
 		state.attempts.end(anyAttempt)
+		waited = slices.DeleteFunc(waited, func(w waitingTick) bool { return !w.entry.live(w.tick) })
+		if state.loose != nil {
+			state.loose.dead = true
+			state.loose = nil
+		}
 	}
-	waited = slices.DeleteFunc(waited, func(w waitingTick) bool { return !w.entry.live(w.tick) })
 	if e != nil {
 		e.dead = true
-	}
-	if state := shard.states[id]; state != nil && state.loose != nil {
-		state.loose.dead = true
-		state.loose = nil
 	}
 	return waited
 }
@@ -633,11 +632,11 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 		return nil, nil, false
 	}
 	for i := range jobs {
-		e, ok := s.entries[jobs[i].rawJob.ID]
-		if !ok {
+		e, scheduled := s.entries[jobs[i].rawJob.ID]
+		if !scheduled {
 			e = s.looseEntry(&jobs[i], s.session)
 		}
-		at := at
+		own := at
 		if s.recorded {
 			grant, claimed := grants[e.id]
 			switch {
@@ -649,12 +648,11 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 				report = append(report, Triggered{JobID: e.id, Tick: at.at, Waiting: true})
 				continue
 			}
-			at.grant = grant
-			at.at = at.grant.Tick.In(s.location)
+			own.grant, own.at = grant, grant.Tick.In(s.location)
 		}
-		one := Triggered{JobID: e.id, Tick: at.at}
-		r, admission := s.admit(e, at)
-		switch admission {
+		one := Triggered{JobID: e.id, Tick: own.at}
+		r, decision := s.admit(e, own, false)
+		switch decision {
 		case admitted:
 			begun = append(begun, r)
 		case waits:
@@ -665,7 +663,7 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 			one.Skipped = "SmallBen was stopped"
 		}
 		if one.Skipped != "" {
-			at.skip(one.Skipped)
+			own.skip(one.Skipped)
 		}
 		report = append(report, one)
 	}
