@@ -72,6 +72,16 @@ func (s *SmallBen) leave(c *call) {
 	c.end()
 }
 
+// takeTurn calls do when it is its turn to change jobs.
+func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
+	c, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.leave(c)
+	return do(c)
+}
+
 // allJobs reads all jobs with their revisions.
 func (c *call) allJobs() (changedRows, error) {
 	if store, ok := c.store.(interface{ jobs() (changedRows, error) }); ok {

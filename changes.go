@@ -73,7 +73,7 @@ func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err er
 		})
 	}
 	if err != nil && c.written {
-		s.failed(c.call, err, c.ids)
+		s.writeFailed(c.call, err, c.ids)
 	}
 	return err
 }
@@ -176,13 +176,11 @@ func (s *SmallBen) perform(ctx context.Context, verb, done string, do func(c *ch
 
 // inTurn makes a change when it is its turn, and returns the ids that it is about.
 func (s *SmallBen) inTurn(ctx context.Context, do func(c *change) error) ([]int64, error) {
-	call, err := s.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.leave(call)
-	c := &change{call: call}
-	err = do(c)
+	c := &change{}
+	err := s.takeTurn(ctx, func(turn *call) error {
+		c.call = turn
+		return do(c)
+	})
 	return c.ids, err
 }
 
@@ -374,10 +372,8 @@ func (s *SmallBen) pauseJobs(c *change, options ListJobsOptions) error {
 		}
 	}
 	s.mu.Unlock()
-	if len(undecodable) > 0 {
-		// They decode now if it was a column that a pause writes.
-		s.reread(c.call, unsettledWrite{ids: slices.Sorted(maps.Keys(undecodable))})
-	}
+	// They decode now if it was a column that a pause writes.
+	s.reread(c.call, slices.Sorted(maps.Keys(undecodable)))
 	return nil
 }
 
@@ -661,14 +657,12 @@ func (s *SmallBen) upsertJobs(c *change, jobs []JobWithSchedule) (parts upsertPa
 		return parts, err
 	}
 	s.project(c, parts.add, parts.replace)
-	if len(parts.undecodable) > 0 {
-		// They still do not decode if it is a column that stays.
-		s.reread(c.call, unsettledWrite{ids: parts.undecodable})
-	}
+	// They still do not decode if it is a column that stays.
+	s.reread(c.call, parts.undecodable)
 	// The values given are run from here on, even those of rows that need no
 	// change.
 	if err := s.adopt(c.call, parts.unchanged); err != nil {
-		s.reread(c.call, unsettledWrite{ids: jobIDs(parts.unchanged)})
+		s.reread(c.call, jobIDs(parts.unchanged))
 	}
 	return parts, nil
 }

@@ -257,7 +257,7 @@ func (s *SmallBen) Status() Status {
 		Paused:          len(s.paused),
 		Undecodable:     slices.Sorted(maps.Keys(s.undecodable)),
 		Running:         s.scheduler.running(s.scheduler.sessions()),
-		Unsettled:       len(s.unsettled),
+		Unsettled:       s.refusingLocked(),
 	}
 	status.SchedulerConfig.WithLocation = s.scheduler.location
 	return status

@@ -1,147 +1,253 @@
 package smallben
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// unsettledWrite is a write of which it is not known whether it happened.
+// unsettledWrite is a write whose rows are to be read again: memory does not know yet what
+// became of it.
 type unsettledWrite struct {
 	ids []int64
-	// settled reports whether the database has decided. Nil means that it has.
+
+	// ended reports whether the transaction of the application that made the write has
+	// ended, as far as can be told without the database. It was made at began. Nil means
+	// that SmallBen made the write itself.
+	ended func() bool
+	began time.Time
+
+	// settled asks the database whether what the rows hold is the outcome. Nil means that
+	// it is, or that nobody can be asked.
 	settled func() (bool, error)
+	answer  atomic.Bool // settled has said that it is
+
+	// untold says that nobody can be asked: the network or the server may hold a COMMIT up
+	// for a while. The rows are read again every watchEvery then, for watchFor.
+	untold bool
+
+	// SmallBen.mu guards the fields below.
+	until time.Time     // when watchFor has passed; zero until the rows have been read
+	next  time.Time     // when the background looks at it again
+	delay time.Duration // from the last look of the background to next
 }
 
-// failed follows a write of the repository that returned err. Most
-// errors mean that nothing changed. After the others the rows are read again:
-// at once if the database said that ids were missing, and in the background if
-// it did not say what happened.
-func (s *SmallBen) failed(c *call, err error, ids []int64) {
-	unknown := errors.Is(err, ErrOutcomeUnknown)
-	write := unsettledWrite{ids: ids}
-	var outcome interface{ Settled() (bool, error) }
-	if unknown && errors.As(err, &outcome) {
-		write.settled = outcome.Settled
-	} else if unknown {
-		s.watch(ids)
-	}
-	switch {
-	case unknown:
-		s.mu.Lock()
-		s.unsettled = append(s.unsettled, write)
-		s.mu.Unlock()
-		s.wakeReconciliation()
-	case s.isMismatch(err):
-		s.reread(c, write)
-	}
-}
-
-// reread reads the rows of a write again, and leaves that to the background if
-// the database does not answer.
-func (s *SmallBen) reread(c *call, write unsettledWrite) {
-	s.mu.Lock()
-	s.unsettled = append(s.unsettled, write)
-	s.mu.Unlock()
-	if s.settle(c, nil) != nil {
-		s.wakeReconciliation()
-	}
-}
-
-// A COMMIT of which nobody can tell may yet happen: the network or the server may
-// hold it up for a while. Its rows are read again every watchEvery until watchFor
-// has passed.
 const (
 	watchEvery = 2 * time.Second
 	watchFor   = 5 * time.Minute
 )
 
-// watchedWrite is a write that may yet happen, until an instant.
-type watchedWrite struct {
-	ids   []int64
-	until time.Time
-}
+// refusesLocked reports whether the jobs of the write may not be changed until their
+// rows have been read again.
+func (w *unsettledWrite) refusesLocked() bool { return w.ended == nil && w.until.IsZero() }
 
-func (s *SmallBen) watch(ids []int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.watched = append(s.watched, watchedWrite{ids, time.Now().Add(watchFor)})
-}
-
-// lookAtWatched reads the rows of watched writes again, and reports whether any are
-// left.
-func (s *SmallBen) lookAtWatched() bool {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	s.mu.RLock()
-	watched := s.watched
-	s.mu.RUnlock()
-	for _, write := range watched {
-		// A database that does not answer is asked the next time.
-		_, _ = s.settleWrite(s.background(), unsettledWrite{ids: write.ids})
+// isSettled asks the database, unless it has answered.
+func (w *unsettledWrite) isSettled(c *call) (bool, error) {
+	if w.settled == nil || w.answer.Load() {
+		return true, nil
 	}
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.watched = slices.DeleteFunc(slices.Clone(s.watched), func(write watchedWrite) bool { return now.After(write.until) })
-	return len(s.watched) > 0
+	settled, err := c.ask(w.settled)
+	if settled {
+		w.answer.Store(true)
+	}
+	return settled, err
 }
 
-func (s *SmallBen) wakeReconciliation() {
+// writeFailed follows a write of the repository that returned err. Most
+// errors mean that nothing changed. After the others the rows are read again:
+// at once if the database said that ids were missing, and in the background if
+// it did not say what happened.
+func (s *SmallBen) writeFailed(c *call, err error, ids []int64) {
+	if !errors.Is(err, ErrOutcomeUnknown) {
+		if s.isMismatch(err) {
+			s.reread(c, ids)
+		}
+		return
+	}
+	write := &unsettledWrite{ids: ids, untold: true}
+	var outcome interface{ Settled() (bool, error) }
+	if errors.As(err, &outcome) {
+		write.settled, write.untold = outcome.Settled, false
+	}
+	s.addUnsettled(write)
+}
+
+// reread reads rows again, and leaves that to the background if the database does not
+// answer.
+func (s *SmallBen) reread(c *call, ids []int64) {
+	if len(ids) > 0 && s.readAgain(c, ids) != nil {
+		s.addUnsettled(&unsettledWrite{ids: ids})
+	}
+}
+
+// addUnsettled leaves a write to the background.
+func (s *SmallBen) addUnsettled(write *unsettledWrite) {
+	s.mu.Lock()
+	if !s.started() {
+		// Start reads what the application has committed.
+		s.unsettled = slices.DeleteFunc(s.unsettled, func(other *unsettledWrite) bool {
+			return other.ended != nil && other.ended()
+		})
+	}
+	s.unsettled = append(s.unsettled, write)
+	s.mu.Unlock()
 	select {
 	case s.reconcile <- struct{}{}:
 	default:
 	}
 }
 
-// settle reads the rows of unsettled writes again and makes the scheduler agree
-// with them. It is called at the start of each change, with the ids that the
-// change is about: an error refuses the change.
-func (s *SmallBen) settle(c *call, ids []int64) error {
+// unsettledWrites returns those that match, which is called with mu.
+func (s *SmallBen) unsettledWrites(match func(w *unsettledWrite) bool) (writes []*unsettledWrite) {
 	s.mu.RLock()
-	writes := s.unsettled
-	s.mu.RUnlock()
-	if len(writes) == 0 {
-		return nil
-	}
-	var remaining []unsettledWrite
-	var failure error
-	for _, write := range writes {
-		if failure == nil {
-			var settled bool
-			if settled, failure = s.settleWrite(c, write); settled {
-				continue
-			}
+	defer s.mu.RUnlock()
+	for _, write := range s.unsettled {
+		if match(write) {
+			writes = append(writes, write)
 		}
-		remaining = append(remaining, write)
 	}
-	s.mu.Lock()
-	s.unsettled = remaining
-	s.mu.Unlock()
-	if failure != nil {
-		return fmt.Errorf("learn the outcome of an earlier write: %w", failure)
+	return writes
+}
+
+// refusingLocked counts the writes that refuse changes of their jobs.
+func (s *SmallBen) refusingLocked() (n int) {
+	for _, write := range s.unsettled {
+		if write.refusesLocked() {
+			n++
+		}
+	}
+	return n
+}
+
+// settle reads the rows of the writes that refuse changes again. It is called at the
+// start of each change, with the ids that the change is about: an error refuses the
+// change.
+func (s *SmallBen) settle(c *call, ids []int64) error {
+	for _, write := range s.unsettledWrites((*unsettledWrite).refusesLocked) {
+		settled, err := write.isSettled(c)
+		if settled {
+			err = s.readUnsettled(c, write)
+		}
+		if err != nil {
+			return fmt.Errorf("learn the outcome of an earlier write: %w", err)
+		}
 	}
 	return s.refuseUnsettled(ids)
 }
 
-func (s *SmallBen) settleWrite(c *call, write unsettledWrite) (bool, error) {
-	if write.settled != nil {
-		if settled, err := c.ask(write.settled); !settled {
-			return false, err
+// refuseUnsettled returns an error if one of the ids has a write that refuses changes.
+func (s *SmallBen) refuseUnsettled(ids []int64) error {
+	writes := s.unsettledWrites((*unsettledWrite).refusesLocked)
+	if len(writes) == 0 {
+		return nil
+	}
+	named := idSet(ids)
+	for _, write := range writes {
+		for _, id := range write.ids {
+			if _, ok := named[id]; ok {
+				return jobErrorf(id, "the outcome of an earlier write is not known yet: try again")
+			}
 		}
 	}
+	return nil
+}
+
+// readUnsettled reads the rows of a write again whose outcome they hold, as far as
+// anybody can tell. It expects changeMu.
+func (s *SmallBen) readUnsettled(c *call, write *unsettledWrite) error {
+	now := time.Now()
+	unscheduled := slices.DeleteFunc(slices.Clone(write.ids), s.scheduler.has)
+	if err := s.readAgain(c, write.ids); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	first := write.until.IsZero()
+	if first {
+		write.until = now.Add(watchFor)
+	}
+	if !write.untold || now.After(write.until) {
+		s.unsettled = slices.DeleteFunc(s.unsettled, func(other *unsettledWrite) bool { return other == write })
+	}
+	s.mu.Unlock()
+	if first && write.ended != nil {
+		s.scheduler.catchUp(unscheduled, write.began, now)
+	}
+	return nil
+}
+
+// readAgain makes memory agree with the rows of ids. It expects changeMu.
+func (s *SmallBen) readAgain(c *call, ids []int64) error {
 	if s.record != nil {
-		err := s.follow(c, 0, write.ids)
-		return err == nil, err
+		return s.follow(c, 0, ids)
 	}
-	rows, err := s.find(c.repository, ListJobsOptions{JobIDs: write.ids})
+	rows, err := s.find(c.repository, ListJobsOptions{JobIDs: ids})
 	if err != nil && !s.isMismatch(err) {
-		return false, err
+		return err
 	}
-	err = s.meet(c, rows, write.ids)
-	return err == nil, err
+	return s.meet(c, rows, ids)
+}
+
+// reconcileUntil settles writes in the background as soon as the database answers.
+func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
+	for {
+		now := time.Now()
+		for _, write := range s.unsettledWrites(func(w *unsettledWrite) bool { return !now.Before(w.next) }) {
+			// A database that does not answer is asked the next time.
+			_ = s.reconcileWrite(write)
+		}
+		var again <-chan time.Time
+		if writes := s.unsettledWrites(func(*unsettledWrite) bool { return true }); len(writes) > 0 {
+			again = time.After(s.untilNext(writes))
+		}
+		select {
+		case <-stop:
+			return
+		case <-s.reconcile:
+		case <-again:
+		}
+	}
+}
+
+// untilNext is the time until the background looks at one of the writes.
+func (s *SmallBen) untilNext(writes []*unsettledWrite) time.Duration {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	next := slices.MinFunc(writes, func(a, b *unsettledWrite) int { return a.next.Compare(b.next) }).next
+	return time.Until(next)
+}
+
+// reconcileWrite looks once what became of a write, and at its rows if that is known. It
+// asks the database before it waits for its turn, so that changes do not queue behind
+// one that does not answer.
+func (s *SmallBen) reconcileWrite(write *unsettledWrite) error {
+	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
+	if write.ended != nil && !write.ended() {
+		s.lookAgainIn(write, shortest)
+		return nil
+	}
+	settled, err := write.isSettled(s.background())
+	if settled {
+		err = s.takeTurn(context.Background(), func(c *call) error { return s.readUnsettled(c, write) })
+	}
+	if settled && err == nil {
+		s.lookAgainIn(write, watchEvery)
+		return nil
+	}
+	s.mu.RLock()
+	delay := write.delay
+	s.mu.RUnlock()
+	s.lookAgainIn(write, min(max(2*delay, shortest), longest))
+	return err
+}
+
+func (s *SmallBen) lookAgainIn(write *unsettledWrite, delay time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	write.next, write.delay = time.Now().Add(delay), delay
 }
 
 // meet makes the scheduler agree with rows, which are those of the ids that exist.
@@ -170,71 +276,6 @@ func (s *SmallBen) meet(c *call, rows []RawJob, ids []int64) error {
 		s.log.Error(err, "row held back", "job", jobID(err))
 	}
 	return s.adopt(c, jobs)
-}
-
-// refuseUnsettled returns an error if one of the ids has an unsettled write.
-func (s *SmallBen) refuseUnsettled(ids []int64) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if len(s.unsettled) == 0 {
-		return nil
-	}
-	named := idSet(ids)
-	for _, write := range s.unsettled {
-		for _, id := range write.ids {
-			if _, ok := named[id]; ok {
-				return jobErrorf(id, "the outcome of an earlier write is not known yet: try again")
-			}
-		}
-	}
-	return nil
-}
-
-// reconcileUntil settles writes in the background as soon as the database
-// answers.
-func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
-	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
-	var watch <-chan time.Time // nil: no write is watched
-	for {
-		select {
-		case <-stop:
-			return
-		case <-watch:
-			watch = nil
-			if s.lookAtWatched() {
-				watch = time.After(watchEvery)
-			}
-			continue
-		case <-s.reconcile:
-		}
-		watch = time.After(watchEvery)
-		for delay := shortest; !s.reconciled(); delay = min(2*delay, longest) {
-			select {
-			case <-stop:
-				return
-			case <-time.After(delay):
-			}
-		}
-	}
-}
-
-// reconciled tries once. It asks the database before it takes the lock, so that
-// changes do not queue behind one that does not answer.
-func (s *SmallBen) reconciled() bool {
-	s.mu.RLock()
-	writes := s.unsettled
-	s.mu.RUnlock()
-	for _, write := range writes {
-		if write.settled == nil {
-			continue
-		}
-		if settled, err := write.settled(); err != nil || !settled {
-			return false
-		}
-	}
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	return s.settle(s.background(), nil) == nil && s.count().unsettled == 0
 }
 
 // adopt makes the scheduler agree with rows that another process may have

@@ -69,7 +69,6 @@ type SmallBen struct {
 	log        *eventlog.Log
 	types      sync.Map      // reflect.Type of the jobs that were added, to true
 	reconcile  chan struct{} // wakes the reconciliation of the session; holds 1
-	opened     chan struct{} // something was added to open; holds 1
 	record     *record       // nil: runs are not recorded
 	scheduler  *scheduler
 
@@ -89,9 +88,7 @@ type SmallBen struct {
 	starting    chan struct{}   // while Start loads: closed at its end
 	paused      map[int64]int64 // when they were created, in Unix microseconds
 	undecodable map[int64]struct{}
-	unsettled   []unsettledWrite
-	watched     []watchedWrite
-	open        []*openTx // transactions of the application that are to be followed
+	unsettled   []*unsettledWrite
 }
 
 // New returns a SmallBen that schedules the jobs of repository, without doing
@@ -112,7 +109,6 @@ func New(repository Repository, config *Config) *SmallBen {
 		undecodable: make(map[int64]struct{}),
 		reconcile:   make(chan struct{}, 1),
 		changeMu:    make(turn, 1),
-		opened:      make(chan struct{}, 1),
 	}
 	s.scheduler = newScheduler(config, s.log)
 	if config.Runs.Record {
@@ -200,10 +196,6 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 	}
 	s.scheduler.forget(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
 	go s.reconcileUntil(session.stop)
-	go s.followTxUntil(session.stop)
-	if len(s.unsettled)+len(s.watched) > 0 {
-		s.wakeReconciliation()
-	}
 	return true, loaded, nil
 }
 
@@ -452,7 +444,7 @@ type known struct{ scheduled, paused, undecodable, unsettled int }
 func (s *SmallBen) count() known {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return known{s.scheduler.count(), len(s.paused), len(s.undecodable), len(s.unsettled)}
+	return known{s.scheduler.count(), len(s.paused), len(s.undecodable), s.refusingLocked()}
 }
 
 func logHeldBack(sink cron.Logger, undecodable []error) {

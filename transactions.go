@@ -274,11 +274,11 @@ func (s *SmallBen) within(tx *gorm.DB, write func(in *appTx, c *change) error) e
 	if err != nil {
 		return err
 	}
-	open := &openTx{ids: c.ids, began: c.now, ended: in.tx.Ended}
+	unsettled := &unsettledWrite{ids: c.ids, began: c.now, ended: in.tx.Ended, untold: in.decided == nil}
 	if in.decided != nil {
-		open.decided = func() (bool, error) { return in.decided(id) }
+		unsettled.settled = func() (bool, error) { return in.decided(id) }
 	}
-	s.watchTx(open)
+	s.addUnsettled(unsettled)
 	return nil
 }
 
@@ -295,31 +295,6 @@ func (s *SmallBen) explain(in *appTx, err error) error {
 	return err
 }
 
-// openTx is a transaction of the application in which jobs were changed, where runs are
-// not recorded. It does not change.
-type openTx struct {
-	ids     []int64
-	began   time.Time            // before the change
-	ended   func() bool          // its COMMIT, or its end without one, is over or under way
-	decided func() (bool, error) // it is over. Nil: nobody can tell
-}
-
-// watchTx notes a transaction that is to be followed.
-func (s *SmallBen) watchTx(tx *openTx) {
-	started := s.started()
-	s.mu.Lock()
-	if !started {
-		// Start reads what they have committed.
-		s.open = slices.DeleteFunc(s.open, func(other *openTx) bool { return other.ended() })
-	}
-	s.open = append(s.open, tx)
-	s.mu.Unlock()
-	select {
-	case s.opened <- struct{}{}:
-	default:
-	}
-}
-
 // Committed makes this process follow at once what …Tx methods have changed in
 // transactions that have been committed. It is not needed: without it the process
 // follows within Runs.SyncInterval. Its error says that the database did not answer,
@@ -332,79 +307,13 @@ func (s *SmallBen) Committed() error {
 	case session.ledger != nil:
 		return session.ledger.FollowOutbox()
 	}
-	return s.followTxs()
-}
-
-// followTxUntil follows the transactions of the application that have ended. While none
-// is open it does nothing.
-func (s *SmallBen) followTxUntil(stop <-chan struct{}) {
-	const lookEvery, lookAgain = 100 * time.Millisecond, time.Second
-	for {
-		for delay := lookEvery; len(s.openTxs()) > 0; {
-			select {
-			case <-stop:
-				return
-			case <-time.After(delay):
-			}
-			delay = lookEvery
-			if s.followTxs() != nil {
-				delay = lookAgain // the database does not answer
-			}
-		}
-		select {
-		case <-stop:
-			return
-		case <-s.opened:
-		}
-	}
-}
-
-func (s *SmallBen) openTxs() []*openTx {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return slices.Clone(s.open)
-}
-
-// followTxs makes memory agree with the transactions of the application that are over.
-func (s *SmallBen) followTxs() error {
 	var failures []error
-	for _, tx := range s.openTxs() {
-		if !tx.ended() {
-			continue
+	for _, write := range s.unsettledWrites(func(w *unsettledWrite) bool { return w.ended != nil }) {
+		if write.ended() {
+			failures = append(failures, s.reconcileWrite(write))
 		}
-		if over, err := s.followTx(tx); !over {
-			failures = append(failures, err)
-			continue
-		}
-		s.mu.Lock()
-		s.open = slices.DeleteFunc(slices.Clone(s.open), func(other *openTx) bool { return other == tx })
-		s.mu.Unlock()
 	}
 	return errors.Join(failures...)
-}
-
-// followTx makes memory agree with a transaction if that is over.
-func (s *SmallBen) followTx(tx *openTx) (over bool, err error) {
-	if tx.decided != nil {
-		if over, err := tx.decided(); !over {
-			return false, err
-		}
-	}
-	c, err := s.enter(context.Background())
-	if err != nil {
-		return false, err
-	}
-	defer s.leave(c)
-	if tx.decided == nil {
-		s.watch(tx.ids)
-		s.wakeReconciliation()
-	}
-	unscheduled := slices.DeleteFunc(slices.Clone(tx.ids), s.scheduler.has)
-	now := time.Now()
-	if over, err = s.settleWrite(c, unsettledWrite{ids: tx.ids}); over {
-		s.scheduler.catchUp(unscheduled, tx.began, now)
-	}
-	return over, err
 }
 
 // catchUp fires the latest tick of each of the jobs that came after an instant, up to
