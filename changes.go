@@ -14,49 +14,97 @@ import (
 
 	"github.com/nbena/smallben/internal/cronexpr"
 	"github.com/nbena/smallben/internal/ledger"
+	"github.com/nbena/smallben/internal/ledger/ledgersql"
 	"github.com/nbena/smallben/internal/stored"
 )
 
-// change is one change of jobs: what it is about, and what came of it.
+// change is one change of jobs: what it looks at and writes, and what came of it. perform
+// makes it in a transaction of its own, and performTx in one of the application. The
+// functions that make a change run code of the user: they hold no lock. They return nil
+// if there is nothing to change.
 type change struct {
-	*call
-	lock     *ListJobsOptions          // which rows it will look at, if it knows
+	verb    string // for errors, such as "pause"
+	done    string // for the log, such as "jobs paused"
+	refused error  // why it is refused before anything is read, or nil
+
+	look    *ListJobsOptions // which rows it looks at; nil: none
+	decodes bool             // it decodes them
+	reason  string           // why runs that wait do not run any more, if it ends their jobs
+
+	// decide says what is to be written, by the rows of a transaction.
+	decide func(tx Repository) (decision, error)
+	// follow makes memory agree once decision has been written. It expects changeMu.
+	follow func()
+	// report logs what was done. Nil means done, with the ids.
+	report func(sink cron.Logger)
+
+	*call                              // nil in a transaction of the application
 	ids      []int64                   // of the jobs, as soon as they are known
 	written  bool                      // a write was tried
 	revision int64                     // in the record of runs, if there is one
 	now      time.Time                 // of its database, from which accounts begin
 	ahead    map[int64]JobWithSchedule // what rows decoded to before the transaction, by id
-	stored   map[string]bool           // which stored jobs decode: see decodes
+	stored   map[string]bool           // which stored jobs decode: see decodesStored
+	held     []int64                   // replaced rows that did not decode
 }
 
-// wrote notes that a write was tried, with this error.
-func (c *change) wrote(err error) error {
-	c.written = true
-	return err
+// decision is what a change writes.
+type decision struct {
+	effects ledgersql.Effects         // on the ticks of its jobs
+	known   []JobWithSchedule         // stay as they are, and may have no entry here
+	number  [][]JobWithSchedule       // are given cron ids
+	write   func(tx Repository) error // nil: nothing is to be written
 }
 
-// change lets write look at rows and write them: through the repository or, if
-// runs are recorded, in one transaction. It expects changeMu.
-func (s *SmallBen) change(c *change, write func(tx Repository) error) error {
-	err := s.tryChange(c, write)
-	if err == nil {
+// perform makes a change when it is its turn, and logs it.
+func (s *SmallBen) perform(ctx context.Context, c *change) error {
+	if c == nil {
 		return nil
 	}
-	if !c.written && errors.Is(err, ErrOutcomeUnknown) {
-		err = unwritten{err}
+	err := c.refused
+	if err == nil {
+		err = s.takeTurn(ctx, func(turn *call) error {
+			c.call = turn
+			return s.changeInTurn(c)
+		})
 	}
-	if s.isMismatch(err) && !errors.Is(err, ErrJobNotFound) {
-		err = notFound{err}
+	if err != nil {
+		return wrap(c.verb, err)
+	}
+	if c.report != nil {
+		s.log.Report(c.report)
+	} else {
+		s.logChange(c.done, c.ids)
+	}
+	return nil
+}
+
+// changeInTurn makes a change in the repository, and then in memory.
+func (s *SmallBen) changeInTurn(c *change) error {
+	err := s.lookAhead(c)
+	if err == nil {
+		err = c.decided(func() error { return s.write(c) })
+	}
+	switch {
+	case err == nil, errors.Is(err, errNothingToWrite):
+		c.follow()
+		return nil
+	case !c.written && errors.Is(err, ErrOutcomeUnknown):
+		return unwritten{err}
+	case s.isMismatch(err) && !errors.Is(err, ErrJobNotFound):
+		return notFound{err}
 	}
 	return err
 }
 
-func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err error) {
+// write looks at rows and writes them: through the repository or, if runs are recorded,
+// in one transaction. It expects changeMu.
+func (s *SmallBen) write(c *change) (err error) {
 	if err := s.settle(c.call, c.ids); err != nil {
 		return err
 	}
 	if s.record == nil {
-		err = write(c.repository)
+		err = s.writeIn(c, c.repository)
 	} else {
 		if err := c.await(s.record.open); err != nil {
 			return err
@@ -64,18 +112,77 @@ func (s *SmallBen) tryChange(c *change, write func(tx Repository) error) (err er
 		store := c.store
 		if locker, ok := store.(interface {
 			locking(options ListJobsOptions) runStore
-		}); ok && c.lock != nil {
-			store = locker.locking(*c.lock)
+		}); ok && c.look != nil {
+			store = locker.locking(*c.look)
 		}
 		c.revision, err = s.record.ledger.ChangeIn(store, func(tx ledger.Tx) error {
 			c.now = tx.Now()
-			return write(tx.(changeTx))
+			return s.writeIn(c, tx.(changeTx))
 		})
 	}
 	if err != nil && c.written {
 		s.writeFailed(c.call, err, c.ids)
 	}
 	return err
+}
+
+func (s *SmallBen) writeIn(c *change, tx Repository) error {
+	decided, err := c.decide(tx)
+	if err != nil {
+		return err
+	}
+	if decided.write == nil {
+		return errNothingToWrite
+	}
+	if err := s.endTicks(tx, c, decided.effects); err != nil {
+		return err
+	}
+	if err := s.adopt(c.call, decided.known); err != nil {
+		return err
+	}
+	for _, jobs := range decided.number {
+		s.scheduler.number(jobs)
+	}
+	c.written = true
+	return decided.write(tx)
+}
+
+// errNothingToWrite ends a change that has nothing to write.
+var errNothingToWrite = errors.New("nothing to write")
+
+// endTicks ends what the record of runs has of jobs as they were before a change: the
+// time under their expressions, and the runs that wait.
+func (s *SmallBen) endTicks(tx Repository, c *change, effects ledgersql.Effects) error {
+	if err := s.reschedule(tx, c, idsWith(effects, ledgersql.Rescheduled)); err != nil {
+		return err
+	}
+	ended := idsWith(effects, ledgersql.Ends)
+	if err := s.closeSpans(tx, c, ended, false); err != nil {
+		return err
+	}
+	return s.cancelWaiting(tx, idsWith(effects, ledgersql.Ends, ledgersql.StaysPaused), true, c.reason)
+}
+
+// effectsOf adds one effect on all ids.
+func effectsOf(effects ledgersql.Effects, ids []int64, effect ledgersql.Effect) ledgersql.Effects {
+	if effects == nil {
+		effects = make(ledgersql.Effects, len(ids))
+	}
+	for _, id := range ids {
+		effects[id] = effect
+	}
+	return effects
+}
+
+// idsWith returns the ids that have one of the effects, in order.
+func idsWith(effects ledgersql.Effects, wanted ...ledgersql.Effect) (ids []int64) {
+	for id, effect := range effects {
+		if slices.Contains(wanted, effect) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // project makes memory agree with the jobs that a change has written.
@@ -96,10 +203,10 @@ func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
 	}
 }
 
-// look is find for a change, which learns the ids: rows that are missing, or none
-// at all, refuse it, and so does a row whose last write is not settled.
-func (s *SmallBen) look(repository Repository, c *change, options ListJobsOptions) ([]RawJob, error) {
-	rows, err := s.find(repository, options)
+// rowsOf reads the rows that a change is about, and sets c.ids: rows that are missing, or
+// none at all, refuse it, and so does a row whose last write is not settled.
+func (s *SmallBen) rowsOf(repository Repository, c *change) ([]RawJob, error) {
+	rows, err := s.find(repository, *c.look)
 	if err != nil {
 		return nil, err
 	}
@@ -118,12 +225,11 @@ func (s *SmallBen) look(repository Repository, c *change, options ListJobsOption
 // lookAhead decodes the rows that a change is about before its transaction, if runs
 // are recorded: GobDecode is code of the user, and locks of the database are not to
 // wait for it.
-func (s *SmallBen) lookAhead(c *change, options ListJobsOptions) error {
-	c.lock = &options
-	if s.record == nil {
+func (s *SmallBen) lookAhead(c *change) error {
+	if s.record == nil || !c.decodes {
 		return nil
 	}
-	rows, err := c.repository.ListJobs(&options)
+	rows, err := c.repository.ListJobs(c.look)
 	if err != nil && !s.isMismatch(err) {
 		return err
 	}
@@ -135,7 +241,7 @@ func (s *SmallBen) lookAhead(c *change, options ListJobsOptions) error {
 	return nil
 }
 
-// decode decodes the rows of a look, those that lookAhead has not seen as they are.
+// decode decodes rows, those that lookAhead has not seen as they are.
 func (c *change) decode(rows []RawJob) (jobs []JobWithSchedule, undecodable []error) {
 	var unseen []RawJob
 	for i := range rows {
@@ -162,26 +268,6 @@ func (s *SmallBen) unlessNone(err error) error {
 		return nil
 	}
 	return err
-}
-
-// perform makes a change when it is its turn, and logs it.
-func (s *SmallBen) perform(ctx context.Context, verb, done string, do func(c *change) error) error {
-	ids, err := s.inTurn(ctx, do)
-	if err != nil {
-		return wrap(verb, err)
-	}
-	s.logChange(done, ids)
-	return nil
-}
-
-// inTurn makes a change when it is its turn, and returns the ids that it is about.
-func (s *SmallBen) inTurn(ctx context.Context, do func(c *change) error) ([]int64, error) {
-	c := &change{}
-	err := s.takeTurn(ctx, func(turn *call) error {
-		c.call = turn
-		return do(c)
-	})
-	return c.ids, err
 }
 
 // logChange logs a change of jobs, with their ids if they are few.
@@ -212,14 +298,25 @@ func (s *SmallBen) AddJobs(jobs []Job) error {
 
 // AddJobsContext is AddJobs, and ends with ctx.
 func (s *SmallBen) AddJobsContext(ctx context.Context, jobs []Job) error {
+	return s.perform(ctx, s.addition(jobs))
+}
+
+func (s *SmallBen) addition(jobs []Job) *change {
 	if len(jobs) == 0 {
 		return nil
 	}
+	c := &change{verb: "add", done: "jobs added"}
 	built, err := s.build(jobs, false)
-	if err != nil {
-		return wrap("add", err)
+	c.refused, c.ids = err, jobIDs(built)
+	c.decide = func(Repository) (decision, error) {
+		return decision{
+			effects: effectsOf(nil, c.ids, ledgersql.Begins),
+			number:  [][]JobWithSchedule{built},
+			write:   func(tx Repository) error { return tx.AddJobs(built) },
+		}, nil
 	}
-	return s.perform(ctx, "add", "jobs added", func(c *change) error { return s.addJobs(c, built) })
+	c.follow = func() { s.project(c, built) }
+	return c
 }
 
 // build validates and encodes the jobs, which runs code of the user: no lock is
@@ -259,19 +356,6 @@ func (s *SmallBen) now() time.Time {
 	return time.Now().UTC().Truncate(time.Microsecond)
 }
 
-func (s *SmallBen) addJobs(c *change, jobs []JobWithSchedule) error {
-	c.ids = jobIDs(jobs)
-	err := s.change(c, func(tx Repository) error {
-		s.scheduler.number(jobs)
-		return c.wrote(tx.AddJobs(jobs))
-	})
-	if err != nil {
-		return err
-	}
-	s.project(c, jobs)
-	return nil
-}
-
 // DeleteJobs deletes the jobs that match options. Nil options are refused; THE
 // ZERO DeleteOptions DELETES EVERY JOB; where that is meant, DeleteAll says so. A run
 // that has started goes on, though it may still be on its way to the first statement
@@ -285,38 +369,42 @@ func (s *SmallBen) DeleteJobs(options *DeleteOptions) error {
 
 // DeleteJobsContext is DeleteJobs, and ends with ctx.
 func (s *SmallBen) DeleteJobsContext(ctx context.Context, options *DeleteOptions) error {
-	if options == nil {
-		return errors.New("delete jobs: nil options")
-	}
-	return s.perform(ctx, "delete", "jobs deleted", func(c *change) error { return s.deleteJobs(c, options.toListOptions()) })
+	return s.perform(ctx, s.deletion(options))
 }
 
 // DeleteAll deletes every job, as DeleteJobs with the zero DeleteOptions does. It
 // is no error if there is none.
 func (s *SmallBen) DeleteAll() error { return s.unlessNone(s.DeleteJobs(&DeleteOptions{})) }
 
-func (s *SmallBen) deleteJobs(c *change, options ListJobsOptions) error {
-	c.lock = &options
-	err := s.change(c, func(tx Repository) error {
-		if _, err := s.look(tx, c, options); err != nil {
-			return err
-		}
-		if err := s.closeSpans(tx, c, c.ids, false); err != nil {
-			return err
-		}
-		if err := s.cancelWaiting(tx, c.ids, true, "its job was deleted while it waited"); err != nil {
-			return err
-		}
-		return c.wrote(tx.DeleteJobsByIds(c.ids))
-	})
-	if err != nil {
-		return err
+func (s *SmallBen) deletion(options *DeleteOptions) *change {
+	c := &change{verb: "delete", done: "jobs deleted", reason: "its job was deleted while it waited"}
+	if options == nil {
+		c.refused = errNilOptions
+		return c
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.forgetLocked(c.ids)
-	s.scheduler.forget(c.ids)
-	return nil
+	c.selects(options)
+	c.decide = func(tx Repository) (decision, error) {
+		_, err := s.rowsOf(tx, c)
+		return decision{
+			effects: effectsOf(nil, c.ids, ledgersql.Ends),
+			write:   func(tx Repository) error { return tx.DeleteJobsByIds(c.ids) },
+		}, err
+	}
+	c.follow = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.forgetLocked(c.ids)
+		s.scheduler.forget(c.ids)
+	}
+	return c
+}
+
+var errNilOptions = errors.New("nil options")
+
+// selects says which rows a change looks at.
+func (c *change) selects(options ToListOptions) {
+	selected := options.toListOptions()
+	c.look = &selected
 }
 
 // PauseJobs pauses the jobs that match options; those that are paused already
@@ -332,35 +420,36 @@ func (s *SmallBen) PauseJobs(options *PauseResumeOptions) error {
 
 // PauseJobsContext is PauseJobs, and ends with ctx.
 func (s *SmallBen) PauseJobsContext(ctx context.Context, options *PauseResumeOptions) error {
-	if options == nil {
-		return errors.New("pause jobs: nil options")
-	}
-	return s.perform(ctx, "pause", "jobs paused", func(c *change) error { return s.pauseJobs(c, options.toListOptions()) })
+	return s.perform(ctx, s.pause(options))
 }
 
 // PauseAll pauses every job, as PauseJobs with the zero PauseResumeOptions does. It
 // is no error if there is none.
 func (s *SmallBen) PauseAll() error { return s.unlessNone(s.PauseJobs(&PauseResumeOptions{})) }
 
-func (s *SmallBen) pauseJobs(c *change, options ListJobsOptions) error {
-	c.lock = &options
-	var rows []RawJob
-	err := s.change(c, func(tx Repository) (err error) {
-		if rows, err = s.look(tx, c, options); err != nil {
-			return err
-		}
-		unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
-		if err := s.closeSpans(tx, c, idsOf(unpaused), false); err != nil {
-			return err
-		}
-		if err := s.cancelWaiting(tx, c.ids, true, "its job was paused while it waited"); err != nil {
-			return err
-		}
-		return c.wrote(tx.PauseJobs(unpaused))
-	})
-	if err != nil {
-		return err
+func (s *SmallBen) pause(options *PauseResumeOptions) *change {
+	c := &change{verb: "pause", done: "jobs paused", reason: "its job was paused while it waited"}
+	if options == nil {
+		c.refused = errNilOptions
+		return c
 	}
+	c.selects(options)
+	var rows []RawJob
+	c.decide = func(tx Repository) (_ decision, err error) {
+		rows, err = s.rowsOf(tx, c)
+		unpaused := slices.DeleteFunc(slices.Clone(rows), func(row RawJob) bool { return row.Paused })
+		effects := effectsOf(nil, c.ids, ledgersql.StaysPaused)
+		return decision{
+			effects: effectsOf(effects, idsOf(unpaused), ledgersql.Ends),
+			write:   func(tx Repository) error { return tx.PauseJobs(unpaused) },
+		}, err
+	}
+	c.follow = func() { s.followPause(c, rows) }
+	return c
+}
+
+// followPause makes memory agree with rows that were paused.
+func (s *SmallBen) followPause(c *change, rows []RawJob) {
 	undecodable := s.undecodableOf(rows)
 	s.mu.Lock()
 	s.forgetLocked(c.ids)
@@ -374,7 +463,6 @@ func (s *SmallBen) pauseJobs(c *change, options ListJobsOptions) error {
 	s.mu.Unlock()
 	// They decode now if it was a column that a pause writes.
 	s.reread(c.call, slices.Sorted(maps.Keys(undecodable)))
-	return nil
 }
 
 // ResumeJobs resumes the jobs that match options. One that is not paused stays
@@ -391,50 +479,51 @@ func (s *SmallBen) ResumeJobs(options *PauseResumeOptions) error {
 
 // ResumeJobsContext is ResumeJobs, and ends with ctx.
 func (s *SmallBen) ResumeJobsContext(ctx context.Context, options *PauseResumeOptions) error {
-	if options == nil {
-		return errors.New("resume jobs: nil options")
-	}
-	return s.perform(ctx, "resume", "jobs resumed", func(c *change) error { return s.resumeJobs(c, options.toListOptions()) })
+	return s.perform(ctx, s.resumption(options))
 }
 
 // ResumeAll resumes every job, as ResumeJobs with the zero PauseResumeOptions does.
 // It is no error if there is none.
 func (s *SmallBen) ResumeAll() error { return s.unlessNone(s.ResumeJobs(&PauseResumeOptions{})) }
 
-func (s *SmallBen) resumeJobs(c *change, options ListJobsOptions) error {
-	if err := s.lookAhead(c, options); err != nil {
-		return err
+func (s *SmallBen) resumption(options *PauseResumeOptions) *change {
+	c := &change{verb: "resume", done: "jobs resumed", decodes: true}
+	if options == nil {
+		c.refused = errNilOptions
+		return c
 	}
-	var paused, unpaused []JobWithSchedule
-	err := s.change(c, func(tx Repository) error {
-		rows, err := s.look(tx, c, options)
+	c.selects(options)
+	var paused []JobWithSchedule
+	c.decide = func(tx Repository) (decision, error) {
+		rows, err := s.rowsOf(tx, c)
 		if err != nil {
-			return err
+			return decision{}, err
 		}
 		jobs, undecodable := c.decode(rows)
 		if err := join(undecodable); err != nil {
-			return err
+			return decision{}, err
 		}
-		paused, unpaused = nil, nil
+		paused = nil
+		var unpaused []JobWithSchedule
 		for i := range jobs {
 			if jobs[i].rawJob.Paused {
-				jobs[i].rawJob.Paused = false
 				paused = append(paused, jobs[i])
 			} else {
 				unpaused = append(unpaused, jobs[i])
 			}
 		}
-		if err := s.adopt(c.call, unpaused); err != nil {
-			return err
+		for i := range paused {
+			paused[i].rawJob.Paused = false
 		}
-		s.scheduler.number(paused)
-		return c.wrote(tx.ResumeJobs(paused))
-	})
-	if err != nil {
-		return err
+		return decision{
+			effects: effectsOf(nil, jobIDs(paused), ledgersql.Begins),
+			known:   unpaused,
+			number:  [][]JobWithSchedule{paused},
+			write:   func(tx Repository) error { return tx.ResumeJobs(paused) },
+		}, nil
 	}
-	s.project(c, paused)
-	return nil
+	c.follow = func() { s.project(c, paused) }
+	return c
 }
 
 // UpdateJobs changes the expression, the input or both of each job that
@@ -452,14 +541,37 @@ func (s *SmallBen) UpdateJobs(scheduleInfo []UpdateOption) error {
 
 // UpdateJobsContext is UpdateJobs, and ends with ctx.
 func (s *SmallBen) UpdateJobsContext(ctx context.Context, scheduleInfo []UpdateOption) error {
+	return s.perform(ctx, s.update(scheduleInfo))
+}
+
+func (s *SmallBen) update(scheduleInfo []UpdateOption) *change {
 	if len(scheduleInfo) == 0 {
 		return nil
 	}
+	c := &change{verb: "update", done: "jobs updated", decodes: true}
 	updates, err := s.prepareUpdates(scheduleInfo)
 	if err != nil {
-		return wrap("update", err)
+		c.refused = err
+		return c
 	}
-	return s.perform(ctx, "update", "jobs updated", func(c *change) error { return s.updateJobs(c, updates) })
+	c.selects(ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
+	var jobs []JobWithSchedule
+	c.decide = func(tx Repository) (decision, error) {
+		rows, err := s.rowsOf(tx, c)
+		if err != nil {
+			return decision{}, err
+		}
+		var rescheduled []int64
+		jobs, rescheduled, err = c.updated(rows, updates)
+		effects := effectsOf(nil, c.ids, ledgersql.Touched)
+		return decision{
+			effects: effectsOf(effects, rescheduled, ledgersql.Rescheduled),
+			number:  [][]JobWithSchedule{jobs},
+			write:   func(tx Repository) error { return tx.SetCronIdAndChangeScheduleAndJobInput(jobs) },
+		}, err
+	}
+	c.follow = func() { s.project(c, jobs) }
+	return c
 }
 
 // preparedUpdate is an UpdateOption with its input encoded.
@@ -499,34 +611,6 @@ func (s *SmallBen) prepareUpdates(options []UpdateOption) (map[int64]preparedUpd
 		updates[option.JobID] = update
 	}
 	return updates, join(refused)
-}
-
-func (s *SmallBen) updateJobs(c *change, updates map[int64]preparedUpdate) error {
-	options := ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))}
-	if err := s.lookAhead(c, options); err != nil {
-		return err
-	}
-	var jobs []JobWithSchedule
-	err := s.change(c, func(tx Repository) error {
-		rows, err := s.look(tx, c, options)
-		if err != nil {
-			return err
-		}
-		var rescheduled []int64
-		if jobs, rescheduled, err = c.updated(rows, updates); err != nil {
-			return err
-		}
-		if err := s.reschedule(tx, c, rescheduled); err != nil {
-			return err
-		}
-		s.scheduler.number(jobs)
-		return c.wrote(tx.SetCronIdAndChangeScheduleAndJobInput(jobs))
-	})
-	if err != nil {
-		return err
-	}
-	s.project(c, jobs)
-	return nil
 }
 
 // updated changes rows that were read into the jobs to store. It returns the ids of
@@ -590,72 +674,55 @@ func (s *SmallBen) UpsertJobs(jobs []Job) error {
 
 // UpsertJobsContext is UpsertJobs, and ends with ctx.
 func (s *SmallBen) UpsertJobsContext(ctx context.Context, jobs []Job) error {
+	return s.perform(ctx, s.upsert(jobs))
+}
+
+func (s *SmallBen) upsert(jobs []Job) *change {
 	if len(jobs) == 0 {
 		return nil
 	}
+	c := &change{verb: "upsert", decodes: true}
 	built, err := s.build(jobs, true)
 	if err != nil {
-		return wrap("upsert", err)
+		c.refused = err
+		return c
 	}
+	c.ids = jobIDs(built)
+	c.selects(ListJobsOptions{JobIDs: c.ids})
 	var parts upsertParts
-	_, err = s.inTurn(ctx, func(c *change) (err error) {
-		parts, err = s.upsertJobs(c, built)
-		return err
-	})
-	if err != nil {
-		return wrap("upsert", err)
-	}
-	if len(parts.add)+len(parts.replace) > 0 {
-		s.log.Report(func(sink cron.Logger) {
-			if len(parts.held) > 0 {
-				parts.reportHeld(sink)
-			}
-			sink.Info("jobs upserted", "added", len(parts.add), "replaced", len(parts.replace), "unchanged", len(parts.unchanged))
-		})
-	}
-	return nil
-}
-
-func (s *SmallBen) upsertJobs(c *change, jobs []JobWithSchedule) (parts upsertParts, err error) {
-	c.ids = jobIDs(jobs)
-	if err := s.lookAhead(c, ListJobsOptions{JobIDs: c.ids}); err != nil {
-		return parts, err
-	}
-	upsert := func(tx Repository) error {
-		rows, err := s.find(tx, ListJobsOptions{JobIDs: c.ids})
+	c.decide = func(tx Repository) (decision, error) {
+		rows, err := s.find(tx, *c.look)
 		if err != nil && !s.isMismatch(err) {
-			return err
+			return decision{}, err
 		}
-		if parts, err = c.upsertOf(jobs, rows); err != nil {
-			return err
+		if parts, err = c.upsertOf(built, rows); err != nil {
+			return decision{}, err
 		}
 		if err := s.keepNewer(tx, c, &parts); err != nil {
-			return err
+			return decision{}, err
 		}
-		if len(parts.add)+len(parts.replace) == 0 {
-			return errNothingToWrite
-		}
-		if err := s.reschedule(tx, c, parts.rescheduled); err != nil {
-			return err
-		}
-		s.scheduler.number(parts.add)
-		s.scheduler.number(parts.replace)
-		if len(parts.replace) == 0 {
-			return c.wrote(tx.AddJobs(parts.add))
-		}
-		if upserter, ok := tx.(Upserter); ok {
-			return c.wrote(upserter.UpsertJobs(parts.add, parts.replace))
-		}
-		return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
+		c.held = parts.held
+		return parts.decision(), nil
 	}
-	err = s.change(c, upsert)
-	for errors.Is(err, errUndecided) {
-		c.decodeAsked()
-		err = s.change(c, upsert)
+	c.follow = func() { s.followUpsert(c, &parts) }
+	c.report = func(sink cron.Logger) {
+		if len(parts.add)+len(parts.replace) > 0 {
+			c.reportHeld(sink)
+			sink.Info("jobs upserted", "added", len(parts.add), "replaced", len(parts.replace), "unchanged", len(parts.unchanged))
+		}
 	}
-	if err != nil && !errors.Is(err, errNothingToWrite) {
-		return parts, err
+	return c
+}
+
+// reportHeld logs which of the replaced rows did not decode.
+func (c *change) reportHeld(sink cron.Logger) {
+	if len(c.held) > 0 {
+		sink.Info("jobs replaced that did not decode", "count", len(c.held), "jobs", idText(c.held))
 	}
+}
+
+// followUpsert makes memory agree with the rows of an upsert.
+func (s *SmallBen) followUpsert(c *change, parts *upsertParts) {
 	s.project(c, parts.add, parts.replace)
 	// They still do not decode if it is a column that stays.
 	s.reread(c.call, parts.undecodable)
@@ -664,7 +731,6 @@ func (s *SmallBen) upsertJobs(c *change, jobs []JobWithSchedule) (parts upsertPa
 	if err := s.adopt(c.call, parts.unchanged); err != nil {
 		s.reread(c.call, jobIDs(parts.unchanged))
 	}
-	return parts, nil
 }
 
 // upsertParts are what becomes of the jobs of an upsert.
@@ -676,8 +742,26 @@ type upsertParts struct {
 	held                    []int64   // of these, those that do not decode
 }
 
-func (p *upsertParts) reportHeld(sink cron.Logger) {
-	sink.Info("jobs replaced that did not decode", "count", len(p.held), "jobs", idText(p.held))
+// decision is what they write.
+func (p *upsertParts) decision() decision {
+	if len(p.add)+len(p.replace) == 0 {
+		return decision{}
+	}
+	effects := effectsOf(nil, jobIDs(p.add), ledgersql.Begins)
+	effects = effectsOf(effects, jobIDs(p.replace), ledgersql.Touched)
+	return decision{
+		effects: effectsOf(effects, p.rescheduled, ledgersql.Rescheduled),
+		number:  [][]JobWithSchedule{p.add, p.replace},
+		write: func(tx Repository) error {
+			if len(p.replace) == 0 {
+				return tx.AddJobs(p.add)
+			}
+			if upserter, ok := tx.(Upserter); ok {
+				return upserter.UpsertJobs(p.add, p.replace)
+			}
+			return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
+		},
+	}
 }
 
 // upsertOf compares jobs that were built with the rows of those that are stored.
@@ -742,7 +826,7 @@ func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error
 		if !replaced {
 			continue
 		}
-		older, newer, known := c.decodes(before, row.SerializedJob)
+		older, newer, known := c.decodesStored(before, row.SerializedJob)
 		switch {
 		case !known:
 			undecided = append(undecided, errUndecided)
@@ -760,9 +844,9 @@ func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error
 	return recordTx.SetFormerJobs(keep)
 }
 
-// decodes reports which of two stored jobs decode, if decodeAsked has learned it. It
-// notes them for it: no transaction is to wait for the code of users that is called.
-func (c *change) decodes(one, other string) (oneDoes, otherDoes, known bool) {
+// decodesStored reports which of two stored jobs decode, if decided has learned it. It
+// notes them for it: no transaction of ours is to wait for the code of users.
+func (c *change) decodesStored(one, other string) (oneDoes, otherDoes, known bool) {
 	oneDoes, knowsOne := c.stored[one]
 	otherDoes, knowsOther := c.stored[other]
 	if c.stored == nil {
@@ -772,19 +856,23 @@ func (c *change) decodes(one, other string) (oneDoes, otherDoes, known bool) {
 	return oneDoes, otherDoes, knowsOne && knowsOther
 }
 
-// decodeAsked learns what decodes was asked for.
-func (c *change) decodeAsked() {
-	for job := range c.stored {
-		_, err := storedJobs.Decode(job)
-		c.stored[job] = err == nil
+// decided calls try until it knows of all stored jobs that it asks decodesStored for
+// whether they decode.
+func (c *change) decided(try func() error) error {
+	for {
+		err := try()
+		if !errors.Is(err, errUndecided) {
+			return err
+		}
+		for job := range c.stored {
+			_, err := storedJobs.Decode(job)
+			c.stored[job] = err == nil
+		}
 	}
 }
 
-// errUndecided ends a change that is to be made again after decodeAsked.
+// errUndecided ends a change that is to be tried again: see decided.
 var errUndecided = errors.New("stored jobs are to be decoded")
-
-// errNothingToWrite ends a change that has nothing to write.
-var errNothingToWrite = errors.New("nothing to write")
 
 // replace makes a job that was built anew into the one to store in place of row,
 // and reports whether they differ, and whether the row does not decode.
@@ -867,21 +955,28 @@ func (s *SmallBen) reportTriggered(ctx context.Context, options *PauseResumeOpti
 		return nil, errors.New("trigger jobs: nil options")
 	}
 	at := tick{at: s.scheduler.now(), triggered: true}
-	err = s.perform(ctx, "trigger", "jobs triggered", func(c *change) error {
-		report, err = s.triggerJobs(c, options.toListOptions(), at)
+	c := &change{}
+	c.selects(options)
+	err = s.takeTurn(ctx, func(turn *call) (err error) {
+		c.call = turn
+		report, err = s.triggerJobs(c, at)
 		return err
 	})
-	return report, err
+	if err != nil {
+		return report, wrap("trigger", err)
+	}
+	s.logChange("jobs triggered", c.ids)
+	return report, nil
 }
 
-func (s *SmallBen) triggerJobs(c *change, options ListJobsOptions, at tick) (report []Triggered, err error) {
+func (s *SmallBen) triggerJobs(c *change, at tick) (report []Triggered, err error) {
 	if !s.started() {
 		return nil, errors.New("SmallBen is not started")
 	}
 	if err := s.settle(c.call, nil); err != nil {
 		return nil, err
 	}
-	rows, err := s.look(c.repository, c, options)
+	rows, err := s.rowsOf(c.repository, c)
 	if err != nil {
 		return nil, err
 	}

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
-	"github.com/robfig/cron/v3"
 	"gorm.io/gorm"
 
 	"github.com/nbena/smallben/internal/ledger"
@@ -67,15 +64,6 @@ func (in *appTx) SetFormerJobs(former map[int64]string) error {
 	return nil
 }
 
-// effectsOf are the same on all ids.
-func effectsOf(ids []int64, effect ledgersql.Effect) ledgersql.Effects {
-	effects := make(ledgersql.Effects, len(ids))
-	for _, id := range ids {
-		effects[id] = effect
-	}
-	return effects
-}
-
 // AddJobsTx is AddJobs within tx, a transaction of the application on the database of
 // the repository: what gorm's Transaction gives to its function, or Begin returns. The
 // jobs are there if it is committed, and if it is rolled back nothing has happened.
@@ -95,88 +83,18 @@ func effectsOf(ids []int64, effect ledgersql.Effect) ledgersql.Effects {
 // but that of tx. AddJobs takes one of its own: called within a transaction on the
 // same pool, it may wait for a connection that only its caller can give back.
 func (s *SmallBen) AddJobsTx(tx *gorm.DB, jobs []Job) error {
-	if len(jobs) == 0 {
-		return nil
-	}
-	built, err := s.build(jobs, false)
-	if err == nil {
-		err = s.within(tx, func(in *appTx, c *change) error {
-			c.ids = jobIDs(built)
-			if err := in.announce(effectsOf(c.ids, ledgersql.Begins)); err != nil {
-				return err
-			}
-			return in.AddJobs(built)
-		})
-	}
-	return wrap("add", err)
+	return s.performTx(tx, s.addition(jobs))
 }
 
 // UpsertJobsTx is UpsertJobs within tx. AddJobsTx says how that goes. It refuses no row
 // of a newer program: what does not decode is replaced.
 func (s *SmallBen) UpsertJobsTx(tx *gorm.DB, jobs []Job) error {
-	if len(jobs) == 0 {
-		return nil
-	}
-	built, err := s.build(jobs, true)
-	var parts upsertParts
-	if err == nil {
-		err = s.within(tx, func(in *appTx, c *change) error {
-			rows, err := s.find(in, ListJobsOptions{JobIDs: jobIDs(built)})
-			if err != nil && !s.isMismatch(err) {
-				return err
-			}
-			if parts, err = c.upsertOf(built, rows); err != nil {
-				return err
-			}
-			err = s.keepNewer(in, c, &parts)
-			for errors.Is(err, errUndecided) {
-				c.decodeAsked()
-				err = s.keepNewer(in, c, &parts)
-			}
-			if err != nil {
-				return err
-			}
-			effects := effectsOf(jobIDs(parts.add), ledgersql.Begins)
-			maps.Copy(effects, effectsOf(jobIDs(parts.replace), ledgersql.Touched))
-			maps.Copy(effects, effectsOf(parts.rescheduled, ledgersql.Rescheduled))
-			c.ids = slices.Sorted(maps.Keys(effects))
-			if err := in.announce(effects); err != nil {
-				return err
-			}
-			return in.UpsertJobs(parts.add, parts.replace)
-		})
-	}
-	if err == nil && len(parts.held) > 0 {
-		s.log.Report(func(sink cron.Logger) { parts.reportHeld(sink) })
-	}
-	return wrap("upsert", err)
+	return s.performTx(tx, s.upsert(jobs))
 }
 
 // UpdateJobsTx is UpdateJobs within tx. AddJobsTx says how that goes.
 func (s *SmallBen) UpdateJobsTx(tx *gorm.DB, scheduleInfo []UpdateOption) error {
-	if len(scheduleInfo) == 0 {
-		return nil
-	}
-	updates, err := s.prepareUpdates(scheduleInfo)
-	if err == nil {
-		err = s.within(tx, func(in *appTx, c *change) error {
-			rows, err := s.look(in, c, ListJobsOptions{JobIDs: slices.Sorted(maps.Keys(updates))})
-			if err != nil {
-				return err
-			}
-			jobs, rescheduled, err := c.updated(rows, updates)
-			if err != nil {
-				return err
-			}
-			effects := effectsOf(c.ids, ledgersql.Touched)
-			maps.Copy(effects, effectsOf(rescheduled, ledgersql.Rescheduled))
-			if err := in.announce(effects); err != nil {
-				return err
-			}
-			return in.SetCronIdAndChangeScheduleAndJobInput(jobs)
-		})
-	}
-	return wrap("update", err)
+	return s.performTx(tx, s.update(scheduleInfo))
 }
 
 // PauseJobsTx is PauseJobs within tx. AddJobsTx says how that goes. With
@@ -184,67 +102,40 @@ func (s *SmallBen) UpdateJobsTx(tx *gorm.DB, scheduleInfo []UpdateOption) error 
 // the COMMIT has been followed, and a triggered run that waits of a job that was paused
 // already goes on waiting.
 func (s *SmallBen) PauseJobsTx(tx *gorm.DB, options *PauseResumeOptions) error {
-	if options == nil {
-		return errors.New("pause jobs: nil options")
-	}
-	return wrap("pause", s.within(tx, func(in *appTx, c *change) error {
-		rows, err := s.look(in, c, options.toListOptions())
-		if err != nil {
-			return err
-		}
-		unpaused := slices.DeleteFunc(rows, func(row RawJob) bool { return row.Paused })
-		effects := effectsOf(c.ids, ledgersql.StaysPaused)
-		maps.Copy(effects, effectsOf(idsOf(unpaused), ledgersql.Ends))
-		if err := in.announce(effects); err != nil {
-			return err
-		}
-		return in.PauseJobs(unpaused)
-	}))
+	return s.performTx(tx, s.pause(options))
 }
 
 // ResumeJobsTx is ResumeJobs within tx. AddJobsTx says how that goes.
 func (s *SmallBen) ResumeJobsTx(tx *gorm.DB, options *PauseResumeOptions) error {
-	if options == nil {
-		return errors.New("resume jobs: nil options")
-	}
-	return wrap("resume", s.within(tx, func(in *appTx, c *change) error {
-		rows, err := s.look(in, c, options.toListOptions())
-		if err != nil {
-			return err
-		}
-		jobs, undecodable := decodeRows(rows)
-		if err := join(undecodable); err != nil {
-			return err
-		}
-		paused := slices.DeleteFunc(jobs, func(job JobWithSchedule) bool { return !job.rawJob.Paused })
-		if err := in.announce(effectsOf(jobIDs(paused), ledgersql.Begins)); err != nil {
-			return err
-		}
-		return in.ResumeJobs(paused)
-	}))
+	return s.performTx(tx, s.resumption(options))
 }
 
 // DeleteJobsTx is DeleteJobs within tx, in the words of AddJobsTx. With
 // Config.Runs.Record no tick is won after the COMMIT. Without it, ticks start until
 // the COMMIT has been followed.
 func (s *SmallBen) DeleteJobsTx(tx *gorm.DB, options *DeleteOptions) error {
-	if options == nil {
-		return errors.New("delete jobs: nil options")
-	}
-	return wrap("delete", s.within(tx, func(in *appTx, c *change) error {
-		if _, err := s.look(in, c, options.toListOptions()); err != nil {
-			return err
-		}
-		if err := in.announce(effectsOf(c.ids, ledgersql.Ends)); err != nil {
-			return err
-		}
-		return in.DeleteJobsByIds(c.ids)
-	}))
+	return s.performTx(tx, s.deletion(options))
 }
 
-// within lets write change jobs in a transaction of the application. No lock is held
+// performTx makes a change in a transaction of the application. No lock is held
 // meanwhile.
-func (s *SmallBen) within(tx *gorm.DB, write func(in *appTx, c *change) error) error {
+func (s *SmallBen) performTx(tx *gorm.DB, c *change) error {
+	if c == nil {
+		return nil
+	}
+	if c.refused != nil {
+		return wrap(c.verb, c.refused)
+	}
+	if err := s.changeWithin(tx, c); err != nil {
+		return wrap(c.verb, err)
+	}
+	if len(c.held) > 0 {
+		s.log.Report(c.reportHeld)
+	}
+	return nil
+}
+
+func (s *SmallBen) changeWithin(tx *gorm.DB, c *change) error {
 	repository, ok := s.repository.(interface {
 		inTransaction(tx *gorm.DB) (*appTx, context.CancelFunc, error)
 	})
@@ -262,19 +153,32 @@ func (s *SmallBen) within(tx *gorm.DB, write func(in *appTx, c *change) error) e
 	if s.record == nil {
 		in.record = nil
 	}
-	c := &change{now: time.Now()}
-	err = in.tx.Savepoint(func() error { return write(in, c) })
+	began := time.Now()
+	written := false
+	err = in.tx.Savepoint(func() error {
+		return c.decided(func() error {
+			decided, err := c.decide(in)
+			if err != nil || decided.write == nil {
+				return err
+			}
+			if err := in.announce(decided.effects); err != nil {
+				return err
+			}
+			written = true
+			return decided.write(in)
+		})
+	})
 	if err != nil {
 		return s.explain(in, err)
 	}
-	if s.record != nil || len(c.ids) == 0 {
+	if s.record != nil || !written {
 		return nil
 	}
 	id, err := in.tx.ID()
 	if err != nil {
 		return err
 	}
-	unsettled := &unsettledWrite{ids: c.ids, began: c.now, ended: in.tx.Ended, untold: in.decided == nil}
+	unsettled := &unsettledWrite{ids: c.ids, began: began, ended: in.tx.Ended, untold: in.decided == nil}
 	if in.decided != nil {
 		unsettled.settled = func() (bool, error) { return in.decided(id) }
 	}
