@@ -195,6 +195,7 @@ func ExampleNewRepositoryGorm() {
 
 // With seconds, expressions have five fields or six. Without, they have five.
 func ExampleConfig() {
+	gob.Register(&Reminder{})
 	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{
 		Dialector: sqlite.Open(":memory:"),
 	})
