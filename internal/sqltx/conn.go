@@ -211,13 +211,22 @@ func (db *DB) borrowSQLite(ctx context.Context, conn *sql.Conn) error {
 // call may be up: it takes restoreTimeout more at most.
 func (db *DB) release(conn *sql.Conn) {
 	if s, found := db.borrowed.LoadAndDelete(conn); found {
-		ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
-		defer cancel()
-		_ = setSQLite(ctx, conn, s.(sqliteSettings))
+		restoreSQLite(conn, s.(sqliteSettings))
 	}
 	if !db.reserve.back(conn) {
 		_ = conn.Close()
 	}
+}
+
+// restoreSQLite gives a connection the settings that it had. database/sql closes the
+// connection of a transaction whose context has ended, in a goroutine of its own, and
+// dereferences nil if a statement begins at that moment. The connection is closed then,
+// and its settings went with it.
+func restoreSQLite(conn *sql.Conn, s sqliteSettings) {
+	defer func() { _ = recover() }()
+	ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
+	defer cancel()
+	_ = setSQLite(ctx, conn, s)
 }
 
 // overdue puts the end of ctx before what drivers and database/sql make of it: pgx

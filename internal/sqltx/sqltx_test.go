@@ -410,3 +410,39 @@ func TestACallOnASilentDatabaseEndsWithItsTimeout(t *testing.T) {
 	require.ErrorIs(t, db.Read(ctx, func(tx *sqltx.Tx) error { return add(1)(tx) }), context.DeadlineExceeded)
 	require.Less(t, time.Since(start), 2*time.Second)
 }
+
+// database/sql ends a transaction whose time is up, and closes its connection, at the
+// same time as the call gives that back.
+func TestACallWhoseTimeEndsInATransactionLeavesNoSettingsBehind(t *testing.T) {
+	t.Parallel()
+	const busyTimeout, calls = 1234, 2000
+	pool, err := sql.Open("sqlite3", fmt.Sprintf("file:%s?_busy_timeout=%d", filepath.Join(t.TempDir(), "things.db"), busyTimeout))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	db := open(t, sqlite.New(sqlite.Config{Conn: pool}), sqltx.Options{})
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for range calls / 4 {
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Microsecond)
+				wait := func(*sqltx.Tx) error { <-ctx.Done(); return ctx.Err() }
+				assert.ErrorIs(t, db.Write(ctx, "wait", wait, never), context.DeadlineExceeded)
+				assert.ErrorIs(t, db.Read(ctx, wait), context.DeadlineExceeded)
+				cancel()
+			}
+		})
+	}
+	callers.Wait()
+	var conns []*sql.Conn
+	for range max(1, pool.Stats().OpenConnections) {
+		conn, err := pool.Conn(t.Context())
+		require.NoError(t, err)
+		conns = append(conns, conn)
+		var timeout int
+		require.NoError(t, conn.QueryRowContext(t.Context(), "PRAGMA busy_timeout").Scan(&timeout))
+		assert.Equal(t, busyTimeout, timeout, "the user's setting")
+	}
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+}
