@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -998,6 +999,33 @@ func TestStopDoesNotHammerADatabaseThatIsAway(t *testing.T) {
 		assert.Less(t, recorder.calls()["Claim"]-before, 200)
 		recorder.away(false)
 	})
+}
+
+// Where the answer comes after Stop gave up, the next heartbeat is due already.
+func TestNoHeartbeatBeginsAfterStopGaveUp(t *testing.T) {
+	for n := range 10 { // a heartbeat that was due began in every second one
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				recorder := newMemoryRecorder()
+				s := processes(t, recorder, 1)[0]
+				var stopped atomic.Bool
+				var late atomic.Int64
+				recorder.watch(func(call string, happened bool) {
+					if call == "Beat" && !happened {
+						if stopped.Load() {
+							late.Add(1)
+						}
+						time.Sleep(30 * time.Second) // as long as a call may take
+					}
+				})
+				pass(3 * time.Second)
+				s.Stop()
+				stopped.Store(true)
+				pass(2 * time.Minute)
+				assert.Zero(t, late.Load())
+			})
+		})
+	}
 }
 
 func TestAnUnknownOutcomeOfOpeningTheRecordIsNotForEver(t *testing.T) {

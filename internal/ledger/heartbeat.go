@@ -50,13 +50,12 @@ func (h *heartbeat) wake() { wake(h.now) }
 func (h *heartbeat) run() {
 	ticker := time.NewTicker(h.config.SyncInterval)
 	defer ticker.Stop()
-	for {
+	for !closed(h.ended) {
 		h.beat()
 		select {
 		case <-ticker.C:
 		case <-h.now:
 		case <-h.ended:
-			return
 		}
 	}
 }
