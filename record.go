@@ -282,8 +282,7 @@ func (s *SmallBen) cancelWaiting(tx Repository, ids []int64, triggered bool, rea
 // ledgerJob is an entry as the ledger sees it.
 func (e *entry) ledgerJob() ledger.Job {
 	s := e.session.scheduler
-	shard := s.shard(e.id)
-	shard.mu.Lock()
+	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
 	return e.options.ledgerJob(ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
 		Schedule: e.slot.Schedule})
@@ -316,7 +315,7 @@ func (h *ledgerHost) Release() { h.session.release() }
 
 // Look implements ledger.Host.
 func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
-	e, createdAt, paused := h.known(jobID)
+	e, createdAt, paused := h.lookUp(jobID)
 	switch {
 	case e != nil:
 		return e.ledgerJob(), true
@@ -327,9 +326,9 @@ func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
 	return ledger.Job{}, false
 }
 
-// known returns the entry of a job, or nil, and whether it is paused, and when one that
+// lookUp returns the entry of a job, or nil, and whether it is paused, and when one that
 // is was created.
-func (h *ledgerHost) known(jobID int64) (e *entry, createdAt int64, paused bool) {
+func (h *ledgerHost) lookUp(jobID int64) (e *entry, createdAt int64, paused bool) {
 	h.s.mu.RLock()
 	defer h.s.mu.RUnlock()
 	createdAt, paused = h.s.paused[jobID]
@@ -393,8 +392,7 @@ func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
 		return
 	}
 	s := h.s.scheduler
-	shard := s.shard(jobID)
-	shard.mu.Lock()
+	shard := s.lockShard(jobID)
 	defer shard.mu.Unlock()
 	s.countSkipped(shard.state(e), e, at.In(s.location))
 }
@@ -421,7 +419,7 @@ func (h *ledgerHost) start(grant *ledger.Grant) {
 	s := h.s.scheduler
 	at := tick{at: grant.Tick.In(s.location), triggered: grant.Triggered, grant: grant}
 	for placed := true; ; placed = false {
-		e, err := h.entry(grant)
+		e, err := h.entryOf(grant)
 		if err != nil {
 			grant.Skip(err.Error())
 			if placed {
@@ -449,10 +447,10 @@ var (
 	errNotAgain = errors.New("its job is not tried so often, which the process that let it wait did not know")
 )
 
-// entry returns the entry that runs a grant: one in no page for the triggered run of
+// entryOf returns the entry that runs a grant: one in no page for the triggered run of
 // a paused job.
-func (h *ledgerHost) entry(grant *ledger.Grant) (e *entry, err error) {
-	e, _, paused := h.known(grant.JobID)
+func (h *ledgerHost) entryOf(grant *ledger.Grant) (e *entry, err error) {
+	e, _, paused := h.lookUp(grant.JobID)
 	if e == nil || e.createdAt != grant.CreatedAt {
 		if e != nil || !grant.Triggered || !paused {
 			return nil, errGone

@@ -268,8 +268,7 @@ func (s *scheduler) admit(e *entry, at tick, placed bool) (*run, admission) {
 
 // decide is admit, but for the place of a run that is not admitted.
 func (s *scheduler) decide(e *entry, at tick, placed *bool) (*run, admission) {
-	shard := s.shard(e.id)
-	shard.mu.Lock()
+	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
 	if !e.live(at) || at.tried > 0 && !shard.takeAttempt(e, at) {
 		return nil, gone
@@ -321,8 +320,7 @@ func (s *scheduler) freePlace() {
 // runNext runs a tick that has waited for a place, and has one now. If it may not
 // start any more, the place goes to the next.
 func (s *scheduler) runNext(w waitingTick) {
-	shard := s.shard(w.entry.id)
-	shard.mu.Lock()
+	shard := s.lockShard(w.entry.id)
 	state := shard.states[w.entry.id] // it is busy, and stays if its job is deleted
 	state.queued--
 	r := state.begin(w.entry, w.tick)
@@ -401,8 +399,7 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 // removed already.
 func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run, ended bool) {
 	id, state := r.input.JobID, r.state
-	shard := s.shard(id)
-	shard.mu.Lock()
+	shard := s.lockShard(id)
 	defer shard.mu.Unlock()
 	if r.over {
 		return nil, false

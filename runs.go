@@ -161,22 +161,21 @@ func (s *SmallBen) ListRunsContext(ctx context.Context, options *ListRunsOptions
 	if options == nil {
 		options = &ListRunsOptions{}
 	}
+	const op = "list runs"
 	if s.record == nil {
-		return nil, wrapRuns(errNotRecorded)
+		return nil, wrapRuns(op, errNotRecorded)
 	}
 	c := s.begin(ctx)
 	defer c.end()
 	if err := c.await(s.record.open); err != nil {
-		return nil, wrapRuns(err)
+		return nil, wrapRuns(op, err)
 	}
 	rows, err := c.store.ListRuns(options.query())
 	if err != nil {
-		return nil, wrapRuns(err)
+		return nil, wrapRuns(op, err)
 	}
 	return s.record.runs(rows), nil
 }
-
-func wrapRuns(err error) error { return fmt.Errorf("list runs: %w", err) }
 
 // Process is a process that shares the record of runs.
 type Process struct {
@@ -202,11 +201,8 @@ type Process struct {
 // Processes returns the processes that share the record of runs, in the order of their
 // names. Without Config.Runs.Record it returns an error.
 func (s *SmallBen) Processes() ([]Process, error) {
-	if s.record == nil {
-		return nil, fmt.Errorf("list processes: %w", errNotRecorded)
-	}
-	if err := s.record.open(); err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+	if err := s.openRecord("list processes"); err != nil {
+		return nil, err
 	}
 	found, err := s.record.store.Processes()
 	if err != nil {
@@ -223,6 +219,22 @@ func (s *SmallBen) Processes() ([]Process, error) {
 // errNotRecorded refuses what only the record of runs knows.
 var errNotRecorded = errors.New("runs are not recorded: Config.Runs.Record is not set")
 
+// openRecord makes sure that there is a record of runs.
+func (s *SmallBen) openRecord(op string) error {
+	if s.record == nil {
+		return wrapRuns(op, errNotRecorded)
+	}
+	return wrapRuns(op, s.record.open())
+}
+
+// wrapRuns says what could not be done of runs. Nil stays nil.
+func wrapRuns(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
+
 // RunCount is how many ticks within a step of time had an outcome.
 type RunCount struct {
 	From    time.Time
@@ -236,18 +248,16 @@ type RunCount struct {
 // all are counted: from, or a tick after it. Without Config.Runs.Record it returns
 // an error.
 func (s *SmallBen) CountRuns(from time.Time, step time.Duration, limit int) (counts []RunCount, since time.Time, err error) {
-	switch {
-	case s.record == nil:
-		return nil, from, wrap("count runs", errNotRecorded)
-	case step < time.Microsecond || limit <= 0:
-		return nil, from, errors.New("count runs: step and limit must be positive")
+	const op = "count runs"
+	if s.record != nil && (step < time.Microsecond || limit <= 0) {
+		return nil, from, wrapRuns(op, errors.New("step and limit must be positive"))
 	}
-	if err := s.record.open(); err != nil {
-		return nil, from, wrap("count runs", err)
+	if err := s.openRecord(op); err != nil {
+		return nil, from, err
 	}
 	found, since, err := s.record.store.CountRuns(from, step, limit)
 	if err != nil {
-		return nil, from, wrap("count runs", err)
+		return nil, from, wrapRuns(op, err)
 	}
 	for _, c := range found {
 		counts = append(counts, RunCount{from.Add(time.Duration(c.Step) * step), Outcome(c.Outcome), c.Ticks})
@@ -293,8 +303,8 @@ func (s *SmallBen) CancelRuns(options *CancelRunsOptions) error {
 		s.scheduler.cancelRuns(*options)
 		return nil
 	}
-	if err := s.record.open(); err != nil {
-		return fmt.Errorf("cancel runs: %w", err)
+	if err := s.openRecord("cancel runs"); err != nil {
+		return err
 	}
 	query := ledger.Query{JobIDs: options.JobIDs, GroupIDs: options.GroupIDs, SuperGroupIDs: options.SuperGroupIDs}
 	if err := s.record.store.CancelRuns(query, options.AbandonAfter); err != nil {
@@ -310,18 +320,14 @@ func (s *SmallBen) CancelRuns(options *CancelRunsOptions) error {
 func (s *scheduler) cancelRuns(options CancelRunsOptions) {
 	selects := func(ids []int64, id int64) bool { return ids == nil || slices.Contains(ids, id) }
 	var canceled []*run
-	for i := range s.shards {
-		shard := &s.shards[i]
-		shard.mu.Lock()
-		for id, state := range shard.states {
-			for _, r := range state.running {
-				if selects(options.JobIDs, id) && selects(options.GroupIDs, r.input.GroupID) && selects(options.SuperGroupIDs, r.input.SuperGroupID) {
-					canceled = append(canceled, r)
-				}
+	s.ran(func(id int64, state *jobState) bool {
+		for _, r := range state.running {
+			if selects(options.JobIDs, id) && selects(options.GroupIDs, r.input.GroupID) && selects(options.SuperGroupIDs, r.input.SuperGroupID) {
+				canceled = append(canceled, r)
 			}
 		}
-		shard.mu.Unlock()
-	}
+		return len(state.running) > 0
+	})
 	for _, r := range canceled {
 		r.Cancel(ErrRunCanceled)
 		if options.AbandonAfter > 0 {

@@ -63,7 +63,12 @@ type shard struct {
 	states map[int64]*jobState // by job id
 }
 
-func (s *scheduler) shard(id int64) *shard { return &s.shards[uint64(id)%uint64(len(s.shards))] }
+// lockShard returns the shard of a job, locked.
+func (s *scheduler) lockShard(id int64) *shard {
+	shard := &s.shards[uint64(id)%uint64(len(s.shards))]
+	shard.mu.Lock()
+	return shard
+}
 
 func newScheduler(config *Config, log *eventlog.Log) *scheduler {
 	s := &scheduler{
@@ -124,8 +129,7 @@ func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
 // changed.
 func (s *scheduler) rescheduled(old *entry, job *JobWithSchedule) *entry {
 	e := &entry{id: old.id, createdAt: old.createdAt, cronID: old.cronID}
-	shard := s.shard(old.id)
-	shard.mu.Lock()
+	shard := s.lockShard(old.id)
 	defer shard.mu.Unlock()
 	e.work = old.work
 	s.describe(&e.work, job)
@@ -386,16 +390,14 @@ func (s *scheduler) project(jobs []JobWithSchedule) {
 
 // describeLive changes an entry in place: its ticks go on.
 func (s *scheduler) describeLive(e *entry, job *JobWithSchedule) {
-	shard := s.shard(e.id)
-	shard.mu.Lock()
+	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
 	s.describe(&e.work, job)
 }
 
 // describeWaiting changes the run of a paused job that was triggered and waits.
 func (s *scheduler) describeWaiting(job *JobWithSchedule) {
-	shard := s.shard(job.rawJob.ID)
-	shard.mu.Lock()
+	shard := s.lockShard(job.rawJob.ID)
 	defer shard.mu.Unlock()
 	state := shard.states[job.rawJob.ID]
 	if state == nil {
@@ -466,8 +468,7 @@ func (s *scheduler) removeLocked(ids []int64) (waited []waitingTick) {
 // bar ends the starting of runs of a job, and returns its ticks that waited and
 // might have started. The job's own entry may be nil.
 func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
-	shard := s.shard(id)
-	shard.mu.Lock()
+	shard := s.lockShard(id)
 	defer shard.mu.Unlock()
 	if state := shard.states[id]; state != nil {
 		waited = s.places.Remove(id)
@@ -495,8 +496,7 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 func (s *scheduler) looseEntry(job *JobWithSchedule, session *session) *entry {
 	e := s.newEntry(job)
 	e.session = session
-	shard := s.shard(e.id)
-	shard.mu.Lock()
+	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
 	state := shard.state(e)
 	if known := state.loose; known != nil && known.createdAt == e.createdAt && known.session == session {
@@ -673,8 +673,7 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 // forget drops what is known of the runs of jobs that were deleted.
 func (s *scheduler) forget(ids []int64) {
 	for _, id := range ids {
-		shard := s.shard(id)
-		shard.mu.Lock()
+		shard := s.lockShard(id)
 		if state := shard.states[id]; state != nil {
 			state.gone = true
 			if !state.busy() {
@@ -688,8 +687,7 @@ func (s *scheduler) forget(ids []int64) {
 // runsOf returns the last run of a job in this process, whether it runs, and the
 // attempt that waits in memory, if one does.
 func (s *scheduler) runsOf(id int64) (last runResult, running bool, next Run) {
-	shard := s.shard(id)
-	shard.mu.Lock()
+	shard := s.lockShard(id)
 	defer shard.mu.Unlock()
 	if state := shard.states[id]; state != nil {
 		return state.last, len(state.running) > 0, state.attempts.next(id)
