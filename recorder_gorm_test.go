@@ -702,6 +702,20 @@ func TestACommitOfTheRecordWhoseReplyIsLostIsLearned(t *testing.T) {
 	}
 }
 
+// Each process looks at ticks each second.
+func TestALookAtTicksIsOneStatement(t *testing.T) {
+	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {
+		require.NoError(t, b.repository.Open(recordLocation))
+		b.reset(t)
+		b.faults.Reset()
+		_, err := b.repository.Unclaimed([]ledger.Key{runKey(1, 1), runKey(1, 2)})
+		require.NoError(t, err)
+		want := map[string]int{"SQLite": 2, "PostgreSQL": 1} // one of which reads the settings of the connection
+		require.Equal(t, want[b.name], b.faults.Count(faultsql.Query))
+		require.Zero(t, b.faults.Count(faultsql.Begin, faultsql.Commit, faultsql.Rollback))
+	})
+}
+
 // What another does to the rows before we ask must not hide that ours happened.
 func TestAChangeWhoseReplyIsLostIsLearnedThoughOthersFollow(t *testing.T) {
 	eachFaultyRecord(t, func(t *testing.T, b *faultyRecord) {

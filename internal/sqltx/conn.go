@@ -271,7 +271,7 @@ func (c connPool) with(args []any) []any {
 	return append([]any{*c.mode}, args...)
 }
 
-// learnPooler finds out whether there is a pooler between pgx and the server, whose
+// learnPooler finds out how pgx is told to prepare nothing, and whether there is a pooler between pgx and the server, whose
 // connections come and go with transactions: a statement that is prepared on one is
 // unknown to the next. Then each statement is parsed anew.
 func (db *DB) learnPooler(ctx context.Context) error {
@@ -290,9 +290,13 @@ func (db *DB) learnPooler(ctx context.Context) error {
 			return err
 		}
 		mode := c.Conn().Config().DefaultQueryExecMode
+		if mode != pgx.QueryExecModeCacheStatement && mode != pgx.QueryExecModeDescribeExec {
+			return nil
+		}
+		mode = pgx.QueryExecModeExec
+		db.unprepared = &mode
 		// A pooler makes up the process that it tells its clients.
-		if pid != c.Conn().PgConn().PID() && (mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec) {
-			mode = pgx.QueryExecModeExec
+		if pid != c.Conn().PgConn().PID() {
 			db.mode = &mode
 		}
 		return nil

@@ -72,6 +72,8 @@ type DB struct {
 	names   names
 	mode    *pgx.QueryExecMode // behind a pooler; else nil
 	timeout time.Duration      // 0: none
+	// unprepared has pgx prepare no statement. It is nil where that is so anyway.
+	unprepared *pgx.QueryExecMode
 	// turn holds one token, which a call has while it writes on SQLite: those of
 	// one process wait in a queue, and not asleep.
 	turn chan struct{}

@@ -287,6 +287,28 @@ func eachLossy(t *testing.T, test func(t *testing.T, db *sqltx.DB, faults *fault
 	}
 }
 
+// A prepared statement may keep a plan of when its tables were empty.
+func TestALookIsOneStatementThatIsNotPrepared(t *testing.T) {
+	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
+		look := func(use func(tx *sqltx.Tx) error) { require.NoError(t, db.Look(t.Context(), use)) }
+		for range 7 { // from the sixth on PostgreSQL may choose a plan that it keeps
+			look(func(tx *sqltx.Tx) error {
+				var n int
+				return tx.Row("SELECT count(*) FROM {things} WHERE id = $1 AND 'a look' <> ''", []any{int64(1)}, &n)
+			})
+		}
+		if db.Kind() != sqltx.Postgres {
+			return
+		}
+		require.NoError(t, db.Attempt(t.Context(), func(tx *sqltx.Tx) error {
+			var n int
+			err := tx.Row("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%''a look''%' AND statement NOT LIKE '%pg_prepared%'", nil, &n)
+			require.Zero(t, n)
+			return err
+		}))
+	})
+}
+
 func isCommit(op faultsql.Op) bool { return op.Kind == faultsql.Commit }
 
 func TestALostReplyToACommitIsLookedUp(t *testing.T) {

@@ -29,6 +29,17 @@ func (db *DB) Attempt(ctx context.Context, use func(tx *Tx) error) error {
 	return nil
 }
 
+// Look is Attempt for one query of tables that grow. PostgreSQL plans it anew each time,
+// as it does in a transaction: a statement that is prepared may keep the plan of a time
+// when the tables were empty.
+func (db *DB) Look(ctx context.Context, use func(tx *Tx) error) error {
+	view := *db
+	if db.unprepared != nil {
+		view.mode = db.unprepared
+	}
+	return view.Attempt(ctx, use)
+}
+
 // AttemptInTurn is Attempt for one statement that writes, and does no harm if it
 // happens twice.
 func (db *DB) AttemptInTurn(ctx context.Context, use func(tx *Tx) error) error {

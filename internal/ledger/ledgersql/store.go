@@ -287,28 +287,36 @@ func decodeMembers(text string) ([]ledger.Member, error) {
 	return members, nil
 }
 
-// Unclaimed implements ledger.Store.
+// Unclaimed implements ledger.Store. It needs no transaction: each look of each process
+// would open one.
 func (s *Store) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
-	err = s.over(s.urgent).read("look at ticks", func(on statements) error {
-		unclaimed = nil
-		values := make([][]any, len(keys))
-		for i := range keys {
-			values[i] = append(keyValues(&keys[i]), i)
-		}
-		for chunk := range slices.Chunk(values, runChunk) {
-			err := on.each(unclaimedKeys, []any{rowsOf(keyFields+", n bigint", chunk)}, func(rows *sql.Rows) error {
+	const op = "look at ticks"
+	if err := s.supported(op); err != nil {
+		return nil, err
+	}
+	values := make([][]any, len(keys))
+	for i := range keys {
+		values[i] = append(keyValues(&keys[i]), i)
+	}
+	ctx, cancel := s.urgent.Context()
+	defer cancel()
+	for chunk := range slices.Chunk(values, runChunk) {
+		var found []int
+		err := s.urgent.Look(ctx, func(tx *sqltx.Tx) error {
+			found = nil
+			return statements{tx}.each(unclaimedKeys, []any{rowsOf(keyFields+", n bigint", chunk)}, func(rows *sql.Rows) error {
 				var n int
 				err := rows.Scan(&n)
-				unclaimed = append(unclaimed, n)
+				found = append(found, n)
 				return err
 			})
-			if err != nil {
-				return err
-			}
+		})
+		if err != nil {
+			return nil, s.urgent.Failed(op, err)
 		}
-		return nil
-	})
-	return unclaimed, err
+		unclaimed = append(unclaimed, found...)
+	}
+	return unclaimed, nil
 }
 
 // Waiting implements ledger.Store.
