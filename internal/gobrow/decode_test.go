@@ -48,11 +48,9 @@ func TestDecodeCompilesDefinitionsOnce(t *testing.T) {
 	require.NoError(t, err)
 	_, err = d.Decode(row)
 	require.NoError(t, err)
-	require.Len(t, *d.entries.Load(), 1)
-
-	p, _ := split(row)
-	e := d.entry(p.key)
-	require.Equal(t, p.id, e.id)
+	require.Len(t, *d.plans.Load(), 1)
+	_, known := d.plan(newReader(row).head(false))
+	require.True(t, known)
 	other, err := Encode[job](reminder{"", 0})
 	require.NoError(t, err)
 	fewest := math.Inf(1) // a decoder may be lost now and then
@@ -78,7 +76,7 @@ func TestDecodeKeepsNoDefinitionsOfInterfacesOrRefusedRows(t *testing.T) {
 	require.NoError(t, err)
 	_, err = d.Decode(append(row, 0))
 	require.ErrorIs(t, err, errTrailing)
-	require.Nil(t, d.entries.Load())
+	require.Nil(t, d.plans.Load())
 }
 
 func TestRowsOfProcessesThatNumberTypesOtherwiseDecodeAsFast(t *testing.T) {
@@ -90,10 +88,10 @@ func TestRowsOfProcessesThatNumberTypesOtherwiseDecodeAsFast(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, survivor{Last: "last"}, v)
 		}
-		p, _ := split(row)
-		require.NotNil(t, d.entry(p.key))
+		_, known := d.plan(newReader(row).head(false))
+		require.True(t, known)
 	}
-	require.Len(t, *d.entries.Load(), 3)
+	require.Len(t, *d.plans.Load(), 3)
 }
 
 func TestTheCacheIsBounded(t *testing.T) {
@@ -104,12 +102,6 @@ func TestTheCacheIsBounded(t *testing.T) {
 		return rowOf(survivor{}, defs(structDef(t1, field, 6, "Last", 6)), t1, uints(2), str("last"), uints(0))
 	}
 	var d Decoder[job]
-	total := func() (n int) {
-		for key := range *d.entries.Load() {
-			n += len(key)
-		}
-		return n
-	}
 	decode := func(row []byte) {
 		for range 2 {
 			v, err := d.Decode(row)
@@ -117,19 +109,14 @@ func TestTheCacheIsBounded(t *testing.T) {
 			require.Equal(t, survivor{Last: "last"}, v)
 		}
 	}
-	for n := range 2 * maxKeys {
+	for n := range 2 * maxPlans {
 		decode(version(n, 0))
-		require.LessOrEqual(t, len(*d.entries.Load()), maxKeys)
+		require.LessOrEqual(t, len(*d.plans.Load()), maxPlans)
 	}
-	require.Len(t, *d.entries.Load(), maxKeys)
-	for n := range 40 {
-		decode(version(n, 100_000))
-		require.LessOrEqual(t, total(), maxKeyBytes)
-	}
-	require.NotZero(t, total())
-	before := total()
-	decode(version(0, 2*maxKeyBytes)) // too long to be kept
-	require.Equal(t, before, total())
+	require.Len(t, *d.plans.Load(), maxPlans)
+	d = Decoder[job]{}
+	decode(version(0, maxPlanBytes)) // too long to be kept
+	require.Nil(t, d.plans.Load())
 }
 
 func TestARowDecodesOnceItsTypeIsRegistered(t *testing.T) {
@@ -236,16 +223,19 @@ func TestAJobMayDecodeOthersWhileItIsDecoded(t *testing.T) {
 	}
 }
 
-func TestEncodeRefusesWhatDecodeWould(t *testing.T) {
+func TestWhatTakesTooMuchMemoryDoesNotComeBack(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("encodes four million empty strings")
 	}
-	// 17 bytes stand for a struct of 1 KiB.
-	_, err := Encode[job](sparse{make([]roomy, maxMemory/1024+1)})
-	require.ErrorIs(t, err, errMemory)
-	_, err = Encode[job](sparse{make([]roomy, 1000)})
-	require.NoError(t, err)
+	var d Decoder[job]
+	for n, want := range map[int]error{maxMemory/1024 + 1: errMemory, 1000: nil} {
+		// 17 bytes stand for a struct of 1 KiB.
+		row, err := Encode[job](sparse{make([]roomy, n)})
+		require.NoError(t, err)
+		_, err = d.Decode(row)
+		require.ErrorIs(t, err, want)
+	}
 }
 
 type (

@@ -5,10 +5,11 @@ import (
 	"encoding/gob"
 	"fmt"
 	"reflect"
+	"strings"
 )
 
 // Encode writes v as one row. Errors: v is nil, its type is not registered
-// with gob, it contains itself or is nested deeper than MaxDepth, gob cannot
+// with gob, it contains itself or is nested too deeply, gob cannot
 // encode it, or a method that gob calls on it panics.
 func Encode[I any](v I) (row []byte, err error) {
 	rv := reflect.ValueOf(v)
@@ -18,14 +19,12 @@ func Encode[I any](v I) (row []byte, err error) {
 	defer recoverTo(&err)
 	f := factsOf(rv.Type())
 	if f.mayRecur {
-		w := walker{left: maxEncoded}
-		if w.walk(rv, 0); w.err != nil {
-			return nil, w.err
-		}
+		(&walker{left: maxEncoded}).walk(rv, 0)
 	}
 	s, _ := f.idle.Get().(*sender)
 	if s == nil {
-		s = newSender()
+		s = &sender{}
+		s.enc = gob.NewEncoder(&s.buf)
 	}
 	// After an error it has sent who knows what, and is not used again.
 	s.buf.Reset()
@@ -33,14 +32,8 @@ func Encode[I any](v I) (row []byte, err error) {
 		return nil, explain(err, rv)
 	}
 	row = s.row()
-	if !f.mayRecur && s.sent && len(row) <= checkedLength {
+	if !f.mayRecur {
 		f.idle.Put(s)
-	}
-	if len(row) > checkedLength {
-		s := scanner{row: row, mem: maxMemory}
-		if err := s.scanRow(); err != nil {
-			return nil, err
-		}
 	}
 	return row, nil
 }
@@ -49,71 +42,45 @@ func Encode[I any](v I) (row []byte, err error) {
 // every value. gob sends them once for each encoder, and most of the time of the
 // first value goes into them; the sender puts them before each later one.
 type sender struct {
-	enc  *gob.Encoder
-	buf  bytes.Buffer // what enc has written since the last row
-	sent bool         // definitions and header are known
-	// definitions is the row up to the message of the value, and header what
-	// gob writes in their place once it has sent them. Without definitions
-	// every row is as gob writes it.
-	definitions, header []byte
-}
-
-func newSender() *sender {
-	s := &sender{}
-	s.enc = gob.NewEncoder(&s.buf)
-	return s
+	enc         *gob.Encoder
+	buf         bytes.Buffer // what enc has written since the last row
+	used        bool
+	definitions []byte // of the first row; nil if the type needs none
 }
 
 // row returns what a new encoder would have written for the value.
 func (s *sender) row() []byte {
-	if !s.sent {
-		p, ok := split(s.buf.Bytes())
-		if s.sent = ok; ok && len(p.key) > len(p.header) {
-			s.definitions, s.header = bytes.Clone(p.key), bytes.Clone(p.header)
-		}
+	h := newReader(s.buf.Bytes()).head(false)
+	if !s.used {
+		s.used, s.definitions = true, bytes.Clone(h.definitions)
 		return bytes.Clone(s.buf.Bytes())
 	}
 	if s.definitions == nil {
 		return bytes.Clone(s.buf.Bytes())
 	}
-	m := scanner{row: s.buf.Bytes()}
-	m.message()
-	body := bytes.TrimPrefix(m.row[m.pos:], s.header)
-	row := make([]byte, 0, len(s.definitions)+9+len(body))
+	value := s.buf.Bytes()[h.at:] // without the name, which the definitions begin with
+	row := make([]byte, 0, len(s.definitions)+9+len(value))
 	row = append(row, s.definitions...)
-	row = appendUint(row, uint64(len(body)))
-	return append(row, body...)
-}
-
-func recoverTo(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("panic: %v", r)
-	}
+	return append(appendUint(row, uint64(len(value))), value...)
 }
 
 // walker follows a value as gob would, with a bound on depth and work. left
-// counts down by no more than the bytes that gob is certain to write. The first
-// error stays in err and ends the walk.
-type walker struct {
-	left int
-	err  error
-}
+// counts down by no more than the bytes that gob is certain to write.
+type walker struct{ left int }
 
+// walk panics with a failure.
 func (w *walker) walk(v reflect.Value, depth int) {
 	for n := 0; v.Kind() == reflect.Pointer; v, n = v.Elem(), n+1 {
-		if n > MaxDepth { // type T *T
-			w.err = errDepth
-		}
-		if v.IsNil() || factsOf(v.Type()).writesItself || w.err != nil {
+		if v.IsNil() || factsOf(v.Type()).writesItself {
 			return
+		}
+		if n > maxDepth { // type T *T
+			fail(errDepth)
 		}
 	}
 	size := 1 // at least so many bytes
 	switch v.Kind() {
-	case reflect.String:
-		w.spend(v.Len())
-		return
-	case reflect.Map, reflect.Slice, reflect.Array:
+	case reflect.String, reflect.Map, reflect.Slice, reflect.Array:
 		size = v.Len()
 	case reflect.Struct:
 	case reflect.Interface:
@@ -126,23 +93,78 @@ func (w *walker) walk(v reflect.Value, depth int) {
 	if size == 0 || factsOf(v.Type()).writesItself {
 		return
 	}
-	if depth++; depth > MaxDepth {
-		w.err = errDepth
+	if w.left -= size; w.left < 0 {
+		fail(errEncodedSize)
 	}
-	w.spend(size)
-	if kind := v.Kind(); (kind == reflect.Slice || kind == reflect.Array) && v.Type().Elem().Kind() < reflect.Array {
-		return // numbers
+	if kind := v.Kind(); kind == reflect.String || (kind == reflect.Slice || kind == reflect.Array) && v.Type().Elem().Kind() < reflect.Array {
+		return // characters and numbers
+	}
+	if depth++; depth > maxDepth {
+		fail(errDepth)
 	}
 	for _, part := range inside(v) {
-		if w.err != nil {
-			return
-		}
 		w.walk(part, depth)
 	}
 }
 
-func (w *walker) spend(n int) {
-	if w.left -= n; w.left < 0 && w.err == nil {
-		w.err = errEncodedSize
+// UnregisteredError says that a type is not registered with gob.
+type UnregisteredError struct {
+	// Type is the type to register.
+	Type reflect.Type
+	// At leads to the value of that type, such as "field Payload[\"tags\"]". It
+	// is empty for the whole value.
+	At string
+	// Err is gob's error.
+	Err error
+}
+
+// Error names the type and where it stands.
+func (e *UnregisteredError) Error() string {
+	if e.At == "" {
+		return fmt.Sprintf("%s: %v", e.Type, e.Err)
 	}
+	return fmt.Sprintf("%s in %s: %v", e.Type, e.At, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *UnregisteredError) Unwrap() error { return e.Err }
+
+// explain says of gob's error which part of v it is about, if it is one of those
+// that do not say so.
+func explain(err error, v reflect.Value) error {
+	text := fmt.Sprint(err)
+	if _, name, ok := strings.Cut(text, "type not registered for interface: "); ok {
+		found, at := find(v, reflect.Interface, func(v reflect.Value, parent reflect.Kind) bool {
+			return parent == reflect.Interface && base(v.Type()).String() == name
+		})
+		if found.IsValid() {
+			return &UnregisteredError{Type: found.Type(), At: described(at, ""), Err: err}
+		}
+	}
+	if strings.Contains(text, "nil element") || strings.Contains(text, "nil pointer") {
+		_, at := find(v, reflect.Interface, func(v reflect.Value, parent reflect.Kind) bool {
+			return v.Kind() == reflect.Pointer && v.IsNil() && parent != reflect.Struct
+		})
+		if at != "" {
+			return fmt.Errorf("%s is nil: %w", described(at, ""), err)
+		}
+	}
+	return err
+}
+
+// find returns the first part of v that matches, in the order in which gob writes
+// them, and the path to it. The value must not contain itself.
+func find(v reflect.Value, parent reflect.Kind, match func(part reflect.Value, parent reflect.Kind) bool) (found reflect.Value, at string) {
+	if match(v, parent) {
+		return v, ""
+	}
+	if factsOf(v.Type()).writesItself {
+		return nothing, ""
+	}
+	for step, part := range inside(v) {
+		if found, at := find(part, v.Kind(), match); found.IsValid() {
+			return found, step.String() + at
+		}
+	}
+	return nothing, ""
 }

@@ -84,7 +84,7 @@ func TestEncodeRefusesWhatWouldEndTheProcess(t *testing.T) {
 		"a slice that holds itself":  {self, errDepth},
 		"a map that holds itself":    {branch, errDepth},
 		"an interface value's cycle": {anything, errDepth},
-		"a list that is too long":    {chainOf(MaxDepth + 1), errDepth},
+		"a list that is too long":    {chainOf(maxDepth + 1), errDepth},
 		"a graph of 2^60 paths":      {shared, errEncodedSize},
 		"a string on 2^12 paths":     {shades, errEncodedSize},
 		"a pointer to itself":        {looping{loop}, errDepth},
@@ -125,20 +125,20 @@ func TestEncodeAndDecodeGoEquallyDeep(t *testing.T) {
 	t.Parallel()
 	var d Decoder[job]
 	deepest := nests{nil, nests{}}
-	for range MaxDepth - 1 {
+	for range maxDepth - 1 {
 		deepest = nests{deepest}
 	}
 	forest := tree{}
-	for range MaxDepth/2 - 1 {
+	for range maxDepth/2 - 1 {
 		below := forest
 		forest = tree{ByID: map[int]*tree{0: &below}}
 	}
 	var boxed any = "core"
-	for range (MaxDepth - 4) / 2 { // a struct and an interface value each
+	for range (maxDepth - 4) / 2 { // a struct and an interface value each
 		boxed = bound{V: boxed}
 	}
 	for name, v := range map[string]job{
-		"list":             chainOf(MaxDepth),
+		"list":             chainOf(maxDepth),
 		"slices":           deepest,
 		"maps":             forest,
 		"interface values": bound{V: bound{V: boxed}},

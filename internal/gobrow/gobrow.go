@@ -2,61 +2,47 @@
 //
 // A row is what encoding/gob writes for a variable of an interface type: the
 // registered name of the concrete type, the definitions of the types that it
-// is made of, and one value. It knows gob's format, and nothing of jobs.
+// is made of, and one value. The package knows gob's format, and nothing of jobs.
 //
-// gob trusts what it reads: 55 bytes that claim a map of 2^30 entries end the
-// process. So Decode reads a row itself before gob does, along the row's
-// definitions and the local types, and counts what gob will allocate, how deep
-// it will go and how much it will compile. Before, gob sees no more of a row than
-// its definitions, with an empty value, when it is asked for the type of a name.
+// encoding/gob writes the rows. It does not read them: it trusts what it reads, and
+// 55 bytes that claim a map of 2^30 entries end the process. Decode reads the format,
+// which gob documents and keeps, by itself. It allocates nothing that it has not
+// counted before, and so it need not know how gob compiles types or allocates.
 //
-// Whether a row is read as gob would rests on gob's documented format, and on no
-// order in which gob compiles types: what such an order could matter for is
-// refused, two definitions for one local type above all. What gob and the runtime
-// allocate is documented nowhere. It is counted as in Go 1.26, but for what the
-// allocator adds, which is half as much at most; a test compares the two.
+// Only gob knows the type that is registered under a name. It is asked once for each
+// name, with an empty value: see registered.
 //
-// gob compiles the definitions of each stream, which takes most of the time of
-// a row. Encode and Decode keep encoders and decoders that have done so. Rows of
-// one type may begin with different bytes, since each process numbers types in
-// the order in which it meets them.
-//
-// What remains: the methods of users' types that gob calls (GobDecode, GobEncode
+// What remains: the methods of users' types that are called (GobDecode, GobEncode
 // and the like) are given what a row holds. A panic in them is an error. One that
 // recurses without end or allocates without bound ends the process, and so does
 // one that changes a map while Encode reads it.
 package gobrow
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 const (
-	// MaxDepth is how many structs, arrays, slices, maps and interface values
+	// maxDepth is how many structs, arrays, slices, maps and interface values
 	// may stand inside each other in one row. Pointers do not count: gob does
 	// not write them.
-	MaxDepth = 1000
+	maxDepth = 1000
 
 	// maxEncoded stops the walk of a value that shares its parts, which gob
 	// writes once for each path to them: 2^n bytes for n nodes. It is the cap
 	// on a stored job, so no job that could be stored is refused.
 	maxEncoded = 1 << 20
 
-	// maxMemory is what one row may make gob allocate, in bytes, by the sizes
-	// of the local types: one byte of a row can stand for a struct of any size.
+	// maxMemory is what one row may make Decode allocate, in bytes.
 	maxMemory = 64 << 20
 
-	// maxCompiled is how many types and fields gob may compile for one row. It
-	// compiles types anew for each field that it skips, so that without a bound
-	// a few hundred KiB of definitions take gigabytes.
-	maxCompiled = 1 << 16
+	// definitionMemory is what a definition, a field of it, and the plan of either
+	// count of that. It is more than they take: gob may have to read them as well.
+	definitionMemory = 1 << 10
 
-	maxKeys         = 256     // sets of definitions that a Decoder keeps,
-	maxKeyBytes     = 1 << 20 // their length together,
-	maxKeptCompiled = 1 << 10 // and the types and fields of one of them
-
-	// checkedLength is the length from which Encode scans what it has written,
-	// so that Decode accepts it. Shorter rows reach the limits above only where an
-	// element of their type takes 16 KiB.
-	checkedLength = 4 << 10
+	maxPlans     = 256     // rows with the same definitions, of which a Decoder keeps the plan,
+	maxPlanBytes = 8 << 10 // and the length of their definitions
 )
 
 var (
@@ -69,10 +55,23 @@ var (
 	errDepth       = errors.New("nested too deeply, or containing itself")
 	errMemory      = errors.New("the value takes too much memory")
 	errEncodedSize = errors.New("the encoded value is too long")
-	errDefinitions = errors.New("too many type definitions")
 	errAmbiguous   = errors.New("type definitions that contradict each other")
-	errUnreadable  = errors.New("something that gob writes but cannot read")
-	errReserved    = errors.New("a type that gob keeps to itself")
 	errUndefined   = errors.New("a type without definition")
-	errMismatch    = errors.New("a type that differs from the registered one")
+	errMismatch    = errors.New("a type that differs from the program's")
 )
+
+// failure is what a reader panics with.
+type failure struct{ error }
+
+func fail(err error) { panic(failure{err}) }
+
+// recoverTo turns a panic into an error. It is to be deferred.
+func recoverTo(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case failure:
+		*err = r.error
+	default:
+		*err = fmt.Errorf("panic: %v", r)
+	}
+}

@@ -109,28 +109,6 @@ func BenchmarkDecodeWithoutCache(b *testing.B) {
 
 func BenchmarkGobAlone(b *testing.B) { benchmarkDecode(b, fresh) }
 
-func BenchmarkScan(b *testing.B) {
-	benchmarkDecode(b, func(row []byte) (job, error) {
-		s := scanner{row: row, mem: maxMemory}
-		return nil, s.scanRow()
-	})
-}
-
-func BenchmarkScanOfTheValueAlone(b *testing.B) {
-	row, err := Encode[job](benchJob)
-	require.NoError(b, err)
-	s := scanner{row: row, mem: maxMemory}
-	require.NoError(b, s.scanRow())
-	p, ok := split(row)
-	require.True(b, ok)
-	root := s.root
-	b.ReportAllocs()
-	for b.Loop() {
-		s := scanner{row: row, pos: p.value, end: len(row), mem: maxMemory}
-		_ = s.scanValue(root)
-	}
-}
-
 func BenchmarkCyclicCheck(b *testing.B) {
 	for _, v := range []job{benchJob, &recursive{1, &recursive{2, &recursive{3, nil}}}} {
 		b.Run(reflect.TypeOf(v).String(), func(b *testing.B) {
@@ -138,8 +116,7 @@ func BenchmarkCyclicCheck(b *testing.B) {
 			for b.Loop() {
 				rv := reflect.ValueOf(v)
 				if factsOf(rv.Type()).mayRecur {
-					w := walker{left: maxEncoded}
-					w.walk(rv, 0)
+					(&walker{left: maxEncoded}).walk(rv, 0)
 				}
 			}
 		})

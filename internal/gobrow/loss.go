@@ -31,15 +31,17 @@ func (e *LossError) Error() string { return strings.Join(e.Parts, "; ") }
 func Loss(given, got any) (err error) {
 	defer recoverTo(&err) // the value may be changing
 	a, b := indirect(reflect.ValueOf(given)), indirect(reflect.ValueOf(got))
-	if a.Type() != b.Type() || !factsOf(a.Type()).mayLose {
+	if a.Type() != b.Type() {
 		return nil
 	}
-	var c comparison
-	c.compare(a, b)
-	if len(c.parts) == 0 {
+	parts := lost(a, b)
+	if len(parts) == 0 {
 		return nil
 	}
-	return &LossError{c.parts}
+	for i, part := range parts {
+		parts[i] = described(part, "")
+	}
+	return &LossError{parts}
 }
 
 func indirect(v reflect.Value) reflect.Value {
@@ -49,108 +51,84 @@ func indirect(v reflect.Value) reflect.Value {
 	return v
 }
 
-type comparison struct {
-	at    path
-	parts []string
-}
-
-func (c *comparison) lost(format string, args ...any) {
-	if len(c.parts) < maxLosses {
-		c.parts = append(c.parts, fmt.Sprintf("%s %s", c.at, fmt.Sprintf(format, args...)))
+// lost lists what is lost of a value, each with the path to it.
+func lost(given, got reflect.Value) (parts []string) {
+	if !factsOf(given.Type()).mayLose {
+		return nil
 	}
-}
-
-func (c *comparison) compare(given, got reflect.Value) {
 	switch given.Kind() {
 	case reflect.Pointer:
 		switch {
 		case given.IsNil():
+			return nil
 		case got.IsNil():
-			c.lost("points to a zero value, and would come back nil")
-		default:
-			c.compare(given.Elem(), got.Elem())
+			return []string{" points to a zero value, and would come back nil"}
 		}
-		return
+		return lost(given.Elem(), got.Elem())
 	case reflect.Interface:
 		if given.IsNil() {
-			return
+			return nil
 		}
-		whatever := given.Type().NumMethod() == 0
+		anything := given.Type().NumMethod() == 0
 		given, got = given.Elem(), got.Elem()
 		switch {
 		case given.Type() == got.Type():
-			c.compare(given, got)
-		case whatever:
-			c.lost("holds a %s, and would come back as %s, which is what is registered with gob", given.Type(), got.Type())
-		default:
-			c.compare(indirect(given), indirect(got))
+			return lost(given, got)
+		case anything:
+			return []string{fmt.Sprintf(" holds a %s, and would come back as %s, which is what is registered with gob", given.Type(), got.Type())}
 		}
-		return
+		return lost(indirect(given), indirect(got))
 	}
-	f := factsOf(given.Type())
-	if !f.mayLose {
-		return
-	}
-	switch given.Kind() {
-	case reflect.Struct:
-		for n, i := range f.fields {
-			c.at.push(step{field: f.names[n]})
-			c.compare(given.Field(i), got.Field(i))
-			c.at.pop()
+	for step, part := range inside(given) {
+		other := step.of(got)
+		if step.isKey || !other.IsValid() {
+			continue
 		}
-	case reflect.Slice, reflect.Array:
-		for i := range min(given.Len(), got.Len()) {
-			c.at.push(step{index: i})
-			c.compare(given.Index(i), got.Index(i))
-			c.at.pop()
-		}
-	case reflect.Map:
-		for entries := given.MapRange(); entries.Next(); {
-			if found := got.MapIndex(entries.Key()); found.IsValid() {
-				c.at.push(step{key: entries.Key()})
-				c.compare(entries.Value(), found)
-				c.at.pop()
+		for _, loss := range lost(part, other) {
+			if len(parts) < maxLosses {
+				parts = append(parts, step.String()+loss)
 			}
 		}
 	}
+	return parts
 }
 
-// path leads from a value to a part of it.
-type path []step
-
-// step is a field, a key of a map, or an index.
+// step leads from a value to a part of it: to a field, by a key or by an index. The
+// zero step leads to what a pointer or an interface holds.
 type step struct {
 	field string
-	key   reflect.Value
-	index int
+	key   reflect.Value // of a map
+	isKey bool          // it leads to the key itself
+	index int           // of a field or an element
+	kind  reflect.Kind  // of what it leads from
 }
 
 // inside gives the parts of v that gob writes, in its order, with the steps to
 // them: nothing for a nil pointer or interface, both keys and values of a map.
 func inside(v reflect.Value) iter.Seq2[step, reflect.Value] {
 	return func(yield func(step, reflect.Value) bool) {
-		switch v.Kind() {
+		switch kind := v.Kind(); kind {
 		case reflect.Pointer, reflect.Interface:
 			if !v.IsNil() {
 				yield(step{}, v.Elem())
 			}
 		case reflect.Struct:
-			f := factsOf(v.Type())
-			for n, i := range f.fields {
-				if !yield(step{field: f.names[n]}, v.Field(i)) {
+			for i := range factsOf(v.Type()).fields {
+				f := &factsOf(v.Type()).fields[i]
+				if !yield(step{field: f.Name, index: f.Index[0], kind: kind}, v.Field(f.Index[0])) {
 					return
 				}
 			}
 		case reflect.Slice, reflect.Array:
 			for i := range v.Len() {
-				if !yield(step{index: i}, v.Index(i)) {
+				if !yield(step{index: i, kind: kind}, v.Index(i)) {
 					return
 				}
 			}
 		case reflect.Map:
 			for entries := v.MapRange(); entries.Next(); {
-				next := step{key: entries.Key()}
-				if !yield(next, entries.Key()) || !yield(next, entries.Value()) {
+				key := entries.Key()
+				if !yield(step{key: key, isKey: true, kind: kind}, key) || !yield(step{key: key, kind: kind}, entries.Value()) {
 					return
 				}
 			}
@@ -158,37 +136,47 @@ func inside(v reflect.Value) iter.Seq2[step, reflect.Value] {
 	}
 }
 
-func (p *path) push(s step) { *p = append(*p, s) }
-func (p *path) pop()        { *p = (*p)[:len(*p)-1] }
+// of goes the same step from another value of the type. The part may not be there.
+func (s step) of(v reflect.Value) reflect.Value {
+	switch {
+	case s.kind == reflect.Struct:
+		return v.Field(s.index)
+	case s.kind == reflect.Map:
+		return v.MapIndex(s.key)
+	case s.index < v.Len():
+		return v.Index(s.index)
+	}
+	return nothing
+}
 
 // maxKeyInText bounds how much of a key stands in a message, in bytes.
 const maxKeyInText = 50
 
-// String writes the path as Go does: field Steps[2].Config. The empty path is "".
-func (p path) String() string {
-	if len(p) == 0 {
-		return ""
-	}
-	var b strings.Builder
-	for i, s := range p {
-		switch {
-		case s.field != "":
-			if i > 0 {
-				b.WriteByte('.')
-			}
-			b.WriteString(s.field)
-		case s.key.IsValid():
-			key := fmt.Sprint(s.key)
-			if s.key.Kind() == reflect.String {
-				key = strconv.Quote(key)
-			}
-			fmt.Fprintf(&b, "[%s]", key[:min(len(key), maxKeyInText)])
-		default:
-			fmt.Fprintf(&b, "[%d]", s.index)
+// String writes the step as Go does: .Steps, [2], ["key"].
+func (s step) String() string {
+	switch s.kind {
+	case reflect.Struct:
+		return "." + s.field
+	case reflect.Map:
+		key := fmt.Sprint(s.key)
+		if s.key.Kind() == reflect.String {
+			key = strconv.Quote(key)
 		}
+		return "[" + key[:min(len(key), maxKeyInText)] + "]"
+	case reflect.Slice, reflect.Array:
+		return fmt.Sprintf("[%d]", s.index)
 	}
-	if p[0].field == "" {
-		return "element " + b.String()
+	return ""
+}
+
+// described says what a path of steps leads to, followed by end: "field A.B[2]". Of
+// the empty path it is "".
+func described(path, end string) string {
+	switch {
+	case path == "":
+		return ""
+	case path[0] == '.':
+		return "field " + path[1:] + end
 	}
-	return "field " + b.String()
+	return "element " + path + end
 }

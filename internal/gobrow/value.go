@@ -1,0 +1,289 @@
+package gobrow
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/gob"
+	"fmt"
+	"math"
+	"math/bits"
+	"reflect"
+	"slices"
+	"sync"
+)
+
+// nothing is where a value goes that nothing receives.
+var nothing reflect.Value
+
+// alloc makes a value that can be set.
+func (r *reader) alloc(t reflect.Type) reflect.Value {
+	r.spend(1, int(t.Size()))
+	return reflect.New(t).Elem()
+}
+
+// concrete reads what an interface holds.
+func (r *reader) concrete(n *node, v reflect.Value) {
+	if n.kind != structKind && r.uint() != 0 {
+		fail(errMalformed)
+	}
+	r.read(n, v)
+}
+
+// read reads a value into v, which is empty, or into nothing.
+func (r *reader) read(n *node, v reflect.Value) {
+	for v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			v.Set(r.alloc(v.Type().Elem()).Addr())
+		}
+		v = v.Elem()
+	}
+	switch n.kind {
+	case arrayKind, sliceKind:
+		r.readElements(n, v)
+	case structKind:
+		r.enter()
+		r.fields(len(n.fields), func(field int) {
+			if f := n.fields[field]; f.index == nil {
+				r.read(f.node, nothing)
+			} else {
+				r.read(f.node, v.FieldByIndex(f.index))
+			}
+		})
+		r.leave()
+	case mapKind:
+		r.readMap(n, v)
+	case interfaceKind:
+		r.readInterface(v)
+	default:
+		r.readScalar(n.kind, v)
+	}
+}
+
+func (r *reader) readScalar(kind kind, v reflect.Value) {
+	receives, overflow := v.IsValid(), false
+	switch kind {
+	case boolKind:
+		if x := r.uint(); receives {
+			v.SetBool(x != 0)
+		}
+	case intKind:
+		if x := r.int(); receives {
+			overflow = v.OverflowInt(x)
+			v.SetInt(x)
+		}
+	case uintKind:
+		if x := r.uint(); receives {
+			overflow = v.OverflowUint(x)
+			v.SetUint(x)
+		}
+	case floatKind:
+		if x := r.float(); receives {
+			overflow = v.OverflowFloat(x)
+			v.SetFloat(x)
+		}
+	case complexKind:
+		realPart, imagPart := r.float(), r.float()
+		if receives {
+			overflow = v.OverflowComplex(complex(realPart, imagPart))
+			v.SetComplex(complex(realPart, imagPart))
+		}
+	default:
+		text := r.bytes()
+		if receives {
+			r.spend(1, len(text))
+			setBytes(kind, v, text)
+		}
+	}
+	if overflow {
+		fail(fmt.Errorf("%w: the number does not fit a %s", errMismatch, v.Type()))
+	}
+}
+
+// float reads a float64, of which gob writes the last byte first.
+func (r *reader) float() float64 { return math.Float64frombits(bits.ReverseBytes64(r.uint())) }
+
+func setBytes(kind kind, v reflect.Value, text []byte) {
+	var err error
+	switch kind {
+	case stringKind:
+		v.SetString(string(text))
+	case bytesKind:
+		v.SetBytes(append([]byte(nil), text...))
+	case gobKind:
+		err = v.Addr().Interface().(gob.GobDecoder).GobDecode(bytes.Clone(text))
+	default:
+		err = v.Addr().Interface().(encoding.BinaryUnmarshaler).UnmarshalBinary(bytes.Clone(text))
+	}
+	if err != nil {
+		fail(err)
+	}
+}
+
+func (r *reader) readElements(n *node, v reflect.Value) {
+	count := r.count()
+	if n.kind == arrayKind && count != n.len {
+		fail(errMalformed)
+	}
+	if count == 0 {
+		return
+	}
+	receives := v.IsValid()
+	if receives && n.kind == sliceKind {
+		r.spend(count, int(v.Type().Elem().Size()))
+		v.Set(reflect.MakeSlice(v.Type(), count, count))
+	}
+	r.enter()
+	for i := range count {
+		if receives {
+			r.read(n.elem, v.Index(i))
+		} else {
+			r.read(n.elem, nothing)
+		}
+	}
+	r.leave()
+}
+
+// What a map takes: a header, and slots for keys and elements, of which eight are made
+// at once and as a rule not all are used. What is larger than a slot stands outside.
+const (
+	mapHeader  = 64
+	firstSlots = 8
+	maxSlot    = 256
+)
+
+func (r *reader) readMap(n *node, v reflect.Value) {
+	count := r.count()
+	if !v.IsValid() {
+		if count > 0 {
+			r.enter()
+			defer r.leave()
+		}
+		for range count {
+			r.read(n.key, nothing)
+			r.read(n.elem, nothing)
+		}
+		return
+	}
+	t := v.Type()
+	r.spend(1, mapHeader)
+	if count == 0 {
+		v.Set(reflect.MakeMap(t))
+		return
+	}
+	size := int(t.Key().Size() + t.Elem().Size())
+	r.spend(max(firstSlots, 2*count), min(size, maxSlot)*3/2+1) // with what alignment takes, and a byte to say that it is used
+	r.spend(count, max(size-maxSlot, 0))
+	v.Set(reflect.MakeMapWithSize(t, count))
+	key, elem := r.alloc(t.Key()), r.alloc(t.Elem())
+	r.enter()
+	for range count {
+		r.read(n.key, key)
+		r.read(n.elem, elem)
+		v.SetMapIndex(key, elem)
+		key.SetZero()
+		elem.SetZero()
+	}
+	r.leave()
+}
+
+// readInterface reads the value of an interface variable, with the definitions that
+// stand in it. The lengths do not count: where definitions stand in a value, gob
+// writes it in pieces, each with its own length.
+func (r *reader) readInterface(v reflect.Value) {
+	name := r.bytes()
+	if len(name) == 0 {
+		return
+	}
+	r.enter()
+	id := int32(r.int())
+	for ; id < 0; id = int32(r.int()) {
+		r.define(-id)
+		r.uint()
+	}
+	if !v.IsValid() {
+		n := r.planConcrete(id, nil)
+		r.uint()
+		r.concrete(n, nothing)
+	} else {
+		local := r.registered(string(name), id)
+		if !local.AssignableTo(v.Type()) {
+			fail(fmt.Errorf("%w: a %s is no %s", errMismatch, local, v.Type()))
+		}
+		n, value := r.planConcrete(id, local), r.alloc(local)
+		r.uint()
+		r.concrete(n, value)
+		v.Set(value)
+	}
+	r.leave()
+}
+
+// planConcrete plans what an interface holds. Like gob it refuses structs that have no
+// field in common.
+func (r *reader) planConcrete(id int32, local reflect.Type) *node {
+	defer func(depth int) { r.depth = depth }(r.depth)
+	r.depth = 0
+	n := r.plan(id, local, "")
+	common := func(f fieldNode) bool { return f.index != nil }
+	if local != nil && len(n.fields) > 0 && n.local.NumField() > 0 && !slices.ContainsFunc(n.fields, common) {
+		fail(fmt.Errorf("%w: no field in common with %s", errMismatch, local))
+	}
+	return n
+}
+
+// registeredTypes has the registered types by name. gob never takes one back.
+var registeredTypes sync.Map
+
+// registered returns the type that is registered under a name, for a value of wire
+// type id that follows. gob does not tell; but the value that it decodes has that type.
+//
+// gob is given a value without anything in it: empty structs, slices, maps and
+// interfaces, and structs without fields. Only numbers, bytes and arrays of those are
+// given as they are, since GobDecode may refuse what is empty. They take no more than
+// their bytes, and their local type.
+func (r *reader) registered(name string, id int32) reflect.Type {
+	if t, ok := registeredTypes.Load(name); ok {
+		return t.(reflect.Type)
+	}
+	b := append(appendUint(appendUint(appendInt(nil, int64(interfaceKind)), 0), uint64(len(name))), name...)
+	for defined, d := range r.types {
+		body := d.body
+		if d.kind == structKind {
+			body = []byte{3, 0, 0} // wireType{StructT: &structType{}}
+		}
+		b = append(append(appendInt(b, int64(-defined)), body...), 0) // a length, which gob ignores
+	}
+	b = appendInt(b, int64(id))
+	empty, leaf := r.empty(id, 0)
+	switch {
+	case leaf:
+		b = append(b, r.row[r.pos:r.end]...)
+	case r.definition(id).kind == structKind:
+		b = append(append(b, 0), empty...) // after a length
+	default:
+		b = append(append(b, 0, 0), empty...)
+	}
+	var v any
+	if err := gob.NewDecoder(bytes.NewReader(append(appendUint(nil, uint64(len(b))), b...))).Decode(&v); err != nil {
+		fail(err)
+	}
+	t := reflect.TypeOf(v)
+	registeredTypes.Store(name, t)
+	return t
+}
+
+// empty is an empty value of a wire type as it stands in a row. A leaf is something
+// that holds no others, or an array of leaves.
+func (r *reader) empty(id int32, depth int) (b []byte, leaf bool) {
+	d := r.definition(id)
+	if d.kind != arrayKind {
+		return []byte{0}, d.kind < interfaceKind || d.kind > mapKind
+	}
+	if depth == maxDepth {
+		fail(errDepth)
+	}
+	elem, leaf := r.empty(d.elem, depth+1)
+	if d.len > (r.end-r.pos)/len(elem) {
+		fail(errLength)
+	}
+	return append(appendUint(nil, uint64(d.len)), bytes.Repeat(elem, d.len)...), leaf
+}
