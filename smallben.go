@@ -249,14 +249,24 @@ func (s *SmallBen) loadNumbered(c *call) (contents, error) {
 		if s.record != nil {
 			return loaded, nil
 		}
-		err = c.repository.SetCronId(changed)
-		if err == nil {
+		if err = c.storeCronIDs(changed); err == nil {
 			return loaded, nil
 		}
 		if attempt == attempts || !s.isMismatch(err) {
 			return contents{}, fmt.Errorf("store cron ids: %w", err)
 		}
 	}
+}
+
+// storeCronIDs stores cron ids in calls that a slow database answers in time.
+func (c *call) storeCronIDs(jobs []JobWithSchedule) error {
+	const most = 100_000 // in one transaction
+	for some := range slices.Chunk(jobs, most) {
+		if err := c.repository.SetCronId(some); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *SmallBen) load(c *call) (contents, error) {

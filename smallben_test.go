@@ -584,3 +584,29 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 		assert.False(t, s.Status().Started)
 	}
 }
+
+// sizesRepository notes how many cron ids each call stores.
+type sizesRepository struct {
+	smallben.Repository
+	sizes []int
+}
+
+func (r *sizesRepository) SetCronId(jobs []smallben.JobWithSchedule) error {
+	r.sizes = append(r.sizes, len(jobs))
+	return r.Repository.SetCronId(jobs)
+}
+
+// One transaction for a million of them once took longer than a call may.
+func TestStartStoresVeryManyCronIDsInSeveralCalls(t *testing.T) {
+	t.Parallel()
+	const many = 150_000
+	repository := &sizesRepository{Repository: newMemoryRepository()}
+	jobs := make([]smallben.Job, many)
+	for i := range jobs {
+		jobs[i] = job(int64(i+1), "@yearly", idle())
+	}
+	require.NoError(t, create(t, repository, &smallben.Config{}).AddJobs(jobs))
+	again := create(t, repository, &smallben.Config{})
+	require.NoError(t, again.Start())
+	assert.Equal(t, []int{100_000, 50_000}, repository.sizes)
+}
