@@ -135,18 +135,19 @@ func (n *network) on(kind faultsql.Kind, hook func()) {
 	})
 }
 
-// terminate ends the backends of the test that are in the state, and waits until
-// they are gone.
-func terminate(t testing.TB, db *sql.DB, state string) {
+// terminate ends the backends of the test that are in the state, waits until they are
+// gone, and returns how many there were.
+func terminate(t testing.TB, db *sql.DB, state string) int {
 	t.Helper()
 	const those = "FROM pg_stat_activity WHERE application_name = current_schema() AND pid <> pg_backend_pid() AND state = $1"
 	var n int
 	require.NoError(t, db.QueryRow("SELECT count(pg_terminate_backend(pid)) "+those, state).Scan(&n))
-	require.Positive(t, n, "backends that are %s", state)
+	ended := n
 	for deadline := time.Now().Add(15 * time.Second); n > 0; time.Sleep(time.Millisecond) {
 		require.NoError(t, db.QueryRow("SELECT count(*) "+those, state).Scan(&n))
 		require.True(t, time.Now().Before(deadline))
 	}
+	return ended
 }
 
 var changingCalls = append([]faultCall{startCall}, writeCalls...)
@@ -222,7 +223,7 @@ func TestATransactionThatDiesWithItsCommitUnsentIsLearned(t *testing.T) {
 		err := n.hurried(func() error { return call.call(t, s) })
 		n.proxy.Pass()
 		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
-		terminate(t, n.db, "idle in transaction")
+		require.Positive(t, terminate(t, n.db, "idle in transaction"))
 		settled(t, s)
 		require.False(t, o.judge(t, s, err))
 	})
@@ -250,7 +251,7 @@ func TestAWriteOfUnknownOutcomeHoldsUpItsOwnJobsOnly(t *testing.T) {
 	})
 	require.Equal(t, []bool{false, true}, []bool{jobs[0].Paused(), jobs[1].Paused()})
 
-	terminate(t, n.db, "idle in transaction")
+	terminate(t, n.db, "idle in transaction") // none, where the five seconds have passed after which PostgreSQL does it
 	settled(t, s)
 	inTime(t, func() error { return pause(1) })
 	checkInvariant(t, s, n.truth)
@@ -316,7 +317,7 @@ func TestConnectionsThatDiedWhileIdleFailNoCall(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, n.pool.PingContext(t.Context()))
 		require.NoError(t, one.Close())
-		terminate(t, n.db, "idle")
+		require.Positive(t, terminate(t, n.db, "idle"))
 		require.NoError(t, call.call(t, s), call.name)
 		o.judge(t, s, nil)
 		o.again(t, s, call, true)
@@ -329,7 +330,7 @@ func TestATransactionWhoseBackendDiesHasNotHappened(t *testing.T) {
 	n := behindProxy(t)
 	for _, call := range changingCalls {
 		s, o := n.begin(t, call)
-		n.on(faultsql.Commit, func() { terminate(t, n.db, "idle in transaction") })
+		n.on(faultsql.Commit, func() { require.Positive(t, terminate(t, n.db, "idle in transaction")) })
 		err := call.call(t, s)
 		n.faults.OnOp(nil)
 		require.Error(t, err, call.name)
