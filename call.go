@@ -84,8 +84,8 @@ func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
 
 // allJobs reads all jobs with their revisions.
 func (c *call) allJobs() (changedRows, error) {
-	if store, ok := c.store.(interface{ jobs() (changedRows, error) }); ok {
-		return store.jobs()
+	if runs, ok := c.store.(gormRuns); ok {
+		return runs.jobs()
 	}
 	return c.store.Changes(0, nil)
 }

@@ -110,10 +110,9 @@ func (s *SmallBen) write(c *change) (err error) {
 			return err
 		}
 		store := c.store
-		if locker, ok := store.(interface {
-			locking(options ListJobsOptions) runStore
-		}); ok && c.look != nil {
-			store = locker.locking(*c.look)
+		if runs, ok := store.(gormRuns); ok {
+			runs.lock = c.look
+			store = runs
 		}
 		c.revision, err = s.record.ledger.ChangeIn(store, func(tx ledger.Tx) error {
 			c.now = tx.Now()
@@ -347,11 +346,10 @@ func (s *SmallBen) build(jobs []Job, mayExist bool) ([]JobWithSchedule, error) {
 	return built, nil
 }
 
-// now is the time of creation of new jobs: by the clock of the repository, if it has
-// one of its own.
+// now is the time of creation of new jobs: by GORM's NowFunc, if there is one.
 func (s *SmallBen) now() time.Time {
-	if clock, ok := s.repository.(interface{ now() time.Time }); ok {
-		return clock.now()
+	if s.gorm != nil {
+		return s.gorm.db().Now()
 	}
 	return time.Now().UTC().Truncate(time.Microsecond)
 }

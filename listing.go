@@ -205,10 +205,8 @@ func (s *SmallBen) JobIDs(options *ListJobsOptions) ([]int64, error) {
 
 func (s *SmallBen) listIDs(repository Repository, options *ListJobsOptions) ([]int64, error) {
 	resolved := ResolveListOptions(options)
-	if lister, ok := repository.(interface {
-		listJobIDs(options ListJobsOptions) ([]int64, error)
-	}); ok {
-		ids, err := lister.listJobIDs(resolved)
+	if inner := gormOf(repository); inner != nil {
+		ids, err := inner.listJobIDs(resolved)
 		if err != nil {
 			return nil, wrap("list ids", err)
 		}

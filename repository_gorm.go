@@ -147,8 +147,15 @@ func (r *RepositoryGorm) Close() error { return r.db().Close() }
 
 func (r *RepositoryGorm) db() *sqltx.DB { return r.table.DB() }
 
-// now is the time by GORM's NowFunc.
-func (r *RepositoryGorm) now() time.Time { return r.db().Now() }
+// gormOf returns the RepositoryGorm that a repository is or embeds, or nil.
+func gormOf(repository Repository) *RepositoryGorm {
+	if holder, ok := repository.(interface{ itself() *RepositoryGorm }); ok {
+		return holder.itself()
+	}
+	return nil
+}
+
+func (r *RepositoryGorm) itself() *RepositoryGorm { return r }
 
 // WithContext implements ContextRepository: GORM's plugins and its logger see ctx. The
 // Timeout holds as well. The repository that it returns shares the pool, and is not to
@@ -468,17 +475,6 @@ var _ runStore = gormRuns{}
 
 // runStore is how a SmallBen finds the record, also where a RepositoryGorm is embedded.
 func (r *RepositoryGorm) runStore() runStore { return gormRuns{Store: r.runs, repository: r} }
-
-// recording returns a process that records runs on the database, or "".
-func (r *RepositoryGorm) recording(maxSilence time.Duration) (process string, err error) {
-	return r.runs.Recording(maxSilence)
-}
-
-// locking is the record whose Change locks jobs first.
-func (g gormRuns) locking(options ListJobsOptions) runStore {
-	g.lock = &options
-	return g
-}
 
 // recordTx is the transaction of a Change. It is a changeTx.
 type recordTx struct {

@@ -49,7 +49,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/robfig/cron/v3"
 
@@ -64,7 +63,8 @@ import (
 // again.
 type SmallBen struct {
 	repository Repository
-	config     Config // as it was given
+	gorm       *RepositoryGorm // that repository is or embeds; nil: none
+	config     Config          // as it was given
 	rules      cronexpr.Rules
 	log        *eventlog.Log
 	types      sync.Map      // reflect.Type of the jobs that were added, to true
@@ -102,6 +102,7 @@ func New(repository Repository, config *Config) *SmallBen {
 	}
 	s := &SmallBen{
 		repository:  repository,
+		gorm:        gormOf(repository),
 		config:      *config,
 		rules:       cronexpr.Rules{WithSeconds: config.SchedulerConfig.WithSeconds, Recorded: config.Runs.Record},
 		log:         eventlog.New(config.sink()),
@@ -202,13 +203,11 @@ func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, er
 // refuseRecorded is an error if other processes on the database record runs, so that
 // this one must as well. One that was killed counts until it would be taken for dead.
 func refuseRecorded(repository Repository) error {
-	keeper, ok := repository.(interface {
-		recording(maxSilence time.Duration) (process string, err error)
-	})
-	if !ok {
+	inner := gormOf(repository)
+	if inner == nil {
 		return nil
 	}
-	process, err := keeper.recording(ledger.DefaultTiming.DeadAfter)
+	process, err := inner.runs.Recording(ledger.DefaultTiming.DeadAfter)
 	if err == nil && process != "" {
 		err = fmt.Errorf("the process %s records runs on this database, and Runs.Record is not set here: ticks would run twice", process)
 	}

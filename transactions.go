@@ -136,16 +136,13 @@ func (s *SmallBen) performTx(tx *gorm.DB, c *change) error {
 }
 
 func (s *SmallBen) changeWithin(tx *gorm.DB, c *change) error {
-	repository, ok := s.repository.(interface {
-		inTransaction(tx *gorm.DB) (*appTx, context.CancelFunc, error)
-	})
-	if !ok {
+	if s.gorm == nil {
 		return fmt.Errorf("a change in a transaction needs a RepositoryGorm, or a repository that embeds one: %T is none", s.repository)
 	}
 	if s.record != nil && s.record.refusal != nil {
 		return s.record.refusal
 	}
-	in, end, err := repository.inTransaction(tx)
+	in, end, err := s.gorm.inTransaction(tx)
 	if err != nil {
 		return err
 	}
