@@ -259,7 +259,7 @@ func (s *SmallBen) loadNumbered(c *call) (contents, error) {
 
 // storeCronIDs stores cron ids in calls that a slow database answers in time.
 func (c *call) storeCronIDs(jobs []JobWithSchedule) error {
-	const most = 100_000 // in one transaction
+	const most = 25_000 // in one transaction
 	for some := range slices.Chunk(jobs, most) {
 		if err := c.repository.SetCronId(some); err != nil {
 			return err
