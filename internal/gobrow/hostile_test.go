@@ -31,7 +31,8 @@ type (
 		M    map[string]string
 		Last string
 	}
-	bound struct {
+	single [1]inner // of which nothing is decoded
+	bound  struct {
 		N number
 		V any
 	}
@@ -49,10 +50,11 @@ func (wide) Run()     {}
 func (twins) Run()    {}
 func (survivor) Run() {}
 func (bound) Run()    {}
+func (single) Run()   {}
 func (atlas) Run()    {}
 
 func init() {
-	for _, v := range []job{wide{}, twins{}, survivor{}, bound{}, atlas{}} {
+	for _, v := range []job{wide{}, twins{}, survivor{}, bound{}, single{}, atlas{}} {
 		gob.Register(v)
 	}
 }
@@ -267,6 +269,13 @@ func hostile() map[string]struct {
 		"a type defined twice": {
 			rowOf(survivor{}, defs(structDef(t1), structDef(t1)), t1, uints(0)), errAmbiguous,
 		},
+		"two fields of one name": {
+			rowOf(survivor{}, defs(structDef(t1, "Last", tString, "Last", tString)), t1, uints(0)), errAmbiguous,
+		},
+		"an array with fewer elements than its type": {
+			rowOf(survivor{}, defs(structDef(t1, "Gone", t2, "Last", tString), arrayDef(t2, tInt, 3)), t1, uints(1, 2, 0, 0, 0)), errMalformed,
+		},
+		"an array of itself":          {rowOf(single{}, defs(arrayDef(t1, t1, 1)), t1, uints(0, 1, 1, 1)), errDepth},
 		"a type of no kind":           {rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(0))), t1, uints(0)), errMalformed},
 		"a type without definition":   {rowOf(survivor{}, defs(structDef(t1, "Gone", t2)), t1, uints(0)), errUndefined},
 		"a type that gob uses itself": {rowOf(survivor{}, nil, 16, uints(0)), errUndefined},
