@@ -41,7 +41,7 @@ func (r *reader) head(define bool) (h head) {
 		if define {
 			r.define(-h.id)
 			if r.pos != r.end {
-				fail(errMalformed)
+				fail(errTrailing)
 			}
 		}
 		h.definitions = r.row[:r.end]
