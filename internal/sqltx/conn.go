@@ -49,7 +49,7 @@ func (db *DB) acquire(ctx context.Context, use func(conn *sql.Conn) error) (*sql
 		case useless(err):
 			discard(conn)
 		case again:
-			again = conn.PingContext(ctx) != nil
+			again = onConn(func() error { return conn.PingContext(ctx) }) != nil
 		}
 		db.release(conn)
 		if !again {
@@ -141,7 +141,9 @@ var errReadOnly = errors.New("the connection is read-only")
 
 // discard takes a connection out of the pool.
 func discard(conn *sql.Conn) {
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = onConn(func() error {
+		return conn.Raw(func(any) error { return driver.ErrBadConn })
+	})
 	_ = conn.Close()
 }
 
@@ -211,22 +213,25 @@ func (db *DB) borrowSQLite(ctx context.Context, conn *sql.Conn) error {
 // call may be up: it takes restoreTimeout more at most.
 func (db *DB) release(conn *sql.Conn) {
 	if s, found := db.borrowed.LoadAndDelete(conn); found {
-		restoreSQLite(conn, s.(sqliteSettings))
+		ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
+		defer cancel()
+		_ = onConn(func() error { return setSQLite(ctx, conn, s.(sqliteSettings)) })
 	}
 	if !db.reserve.back(conn) {
 		_ = conn.Close()
 	}
 }
 
-// restoreSQLite gives a connection the settings that it had. database/sql closes the
+// onConn calls use, which uses a connection after a transaction. database/sql closes the
 // connection of a transaction whose context has ended, in a goroutine of its own, and
-// dereferences nil if a statement begins at that moment. The connection is closed then,
-// and its settings went with it.
-func restoreSQLite(conn *sql.Conn, s sqliteSettings) {
-	defer func() { _ = recover() }()
-	ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
-	defer cancel()
-	_ = setSQLite(ctx, conn, s)
+// dereferences nil in a call that begins at that moment.
+func onConn(use func() error) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = sql.ErrConnDone
+		}
+	}()
+	return use()
 }
 
 // overdue puts the end of ctx before what drivers and database/sql make of it: pgx

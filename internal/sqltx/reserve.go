@@ -115,7 +115,7 @@ func (r *Reserve) back(conn *sql.Conn) bool {
 		return false
 	}
 	r.lent = nil
-	if conn.Raw(func(any) error { return nil }) != nil {
+	if onConn(func() error { return conn.Raw(func(any) error { return nil }) }) != nil {
 		return false
 	}
 	r.held = conn

@@ -281,7 +281,10 @@ func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
 func (db *DB) abandon(ctx context.Context, conn *sql.Conn) {
 	if db.gorm.Name() == "sqlite" {
 		// Not by closing the connection: the database may be in memory.
-		_, _ = conn.ExecContext(ctx, "ROLLBACK")
+		_ = onConn(func() error {
+			_, err := conn.ExecContext(ctx, "ROLLBACK")
+			return err
+		})
 		db.release(conn)
 		return
 	}
