@@ -549,6 +549,12 @@ func (c *claims) askAgain(batch []*Grant) {
 
 // refresh learns what changed of the jobs of stale claims, and asks again.
 func (c *claims) refresh(stale []*Grant) {
+	if c.isStopped() {
+		for _, g := range stale {
+			c.drop(g)
+		}
+		return
+	}
 	ids := make([]int64, len(stale))
 	again := false
 	for i, g := range stale {

@@ -60,20 +60,12 @@ func (d *deputy) takeOver(before *members) {
 
 // run looks until the session is stopped.
 func (d *deputy) run() {
-	var next <-chan time.Time
-	for {
-		select {
-		case <-d.stopped:
-			return
-		case <-d.filled:
-		case <-next:
-		}
+	for d.next(d.filled, d.timer()) {
 		before, due := d.take()
 		if before != nil {
 			d.check(d.inherited(before))
 		}
 		d.check(due)
-		next = d.next()
 	}
 }
 
@@ -95,8 +87,8 @@ func (d *deputy) take() (before *members, due []pendingTick) {
 	return before, due
 }
 
-// next tells when the next tick is to be looked at, if there is one.
-func (d *deputy) next() <-chan time.Time {
+// timer tells when the next tick is to be looked at, if there is one.
+func (d *deputy) timer() <-chan time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.pending) == 0 {

@@ -44,13 +44,12 @@ func (e *ends) wake() { wake(e.answered) }
 
 // run records ends until the queue is closed and empty, or the session is over.
 func (e *ends) run() {
-	for urgent := false; e.queue.wait(); {
-		// But not where the next run of a job waits for the end of the one before.
-		for waited := time.Duration(0); !urgent && waited < endsWait && e.claims.busy(); waited += endsStep {
+	urgent := func(end End) bool { return end.Overlap != Allow } // the next run of its job may wait for it
+	for e.queue.wait() {
+		for waited := time.Duration(0); waited < endsWait && e.claims.busy() && !e.queue.contains(urgent); waited += endsStep {
 			e.pause(endsStep)
 		}
 		batch := e.queue.take(maxEnds)
-		urgent = slices.ContainsFunc(batch, func(end End) bool { return end.Overlap != Allow })
 		for n := range batch {
 			if batch[n].refused.IsZero() {
 				continue
@@ -95,6 +94,8 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 		case <-time.After(wait):
 		case <-e.answered:
 		case <-e.ended:
+		}
+		if closed(e.ended) {
 			return false
 		}
 	}

@@ -26,12 +26,7 @@ func newFeed(c *common) *feed {
 
 // run follows until the session is stopped.
 func (f *feed) run() {
-	for {
-		select {
-		case <-f.stopped:
-			return
-		case <-f.outdated:
-		}
+	for f.next(f.outdated, nil) {
 		// What fails is found outdated still by the next heartbeat.
 		_ = f.follow(f.takeArrived())
 	}

@@ -1,6 +1,9 @@
 package ledger
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // queue holds what waits for goroutines that take it in batches. newQueue makes
 // one; it is goroutine-safe, and close ends it.
@@ -31,6 +34,12 @@ func (q *queue[T]) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.items)
+}
+
+func (q *queue[T]) contains(match func(T) bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.ContainsFunc(q.items, match)
 }
 
 // close lets wait return false once the queue is empty.

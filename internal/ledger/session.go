@@ -42,6 +42,17 @@ type common struct {
 
 func (c *common) isStopped() bool { return closed(c.stopped) }
 
+// next waits until a part is woken or it is time. It returns false once the session was
+// stopped, also where both have come.
+func (c *common) next(woken <-chan struct{}, at <-chan time.Time) bool {
+	select {
+	case <-c.stopped:
+	case <-woken:
+	case <-at:
+	}
+	return !c.isStopped()
+}
+
 // pause waits a while, also when the session is stopped: a store in trouble is left
 // alone then, too.
 func (c *common) pause(d time.Duration) {

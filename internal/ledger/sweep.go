@@ -66,12 +66,7 @@ func (s *sweep) run() {
 	settled := s.config.Timing.MissedAfter + 2*s.config.SyncInterval
 	timer := time.NewTimer(settled)
 	defer timer.Stop()
-	for postponed := 0; ; {
-		select {
-		case <-s.stopped:
-			return
-		case <-timer.C:
-		}
+	for postponed := 0; s.next(nil, timer.C); {
 		if s.clock.silent() {
 			timer.Reset(settled)
 			continue

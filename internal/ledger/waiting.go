@@ -57,23 +57,18 @@ func (w *waiting) heard(due, now time.Time) {
 
 // run claims waiting runs until the session is stopped.
 func (w *waiting) run() {
-	for {
-		select {
-		case <-w.stopped:
-			w.mu.Lock()
-			if w.timer != nil {
-				w.timer.Stop()
-			}
-			w.mu.Unlock()
-			return
-		case <-w.filled:
-		}
+	for w.next(w.filled, nil) {
 		if err := w.claim(); err != nil {
 			// The next heartbeat says again that runs wait.
 			w.trouble.begin(err)
 			continue
 		}
 		w.trouble.end()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
 	}
 }
 
