@@ -33,8 +33,8 @@ type scheduler struct {
 	log      *eventlog.Log
 	metrics  *metrics.Runs
 	runs     runner
-	pageSize int                                              // of timetables; tests change it
-	clock    func() (wall time.Time, monotonic time.Duration) // of timetables; nil but in tests
+	pageSize int              // of timetables; tests change it
+	clock    func() time.Time // of timetables; nil but in tests
 
 	places    *places.Places[waitingTick] // of MaxConcurrentRuns
 	schedules shared.Values[scheduled]    // by expression

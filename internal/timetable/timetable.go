@@ -4,7 +4,6 @@
 package timetable
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,8 +39,8 @@ type Table[K any] struct {
 	// the Next of schedules and Clock come under it, and must not call the Table.
 	// No I/O happens under it, and Fire is not called under it.
 	mu    sync.Mutex
-	pages map[*page[K]]struct{} // nil when stopped
-	roomy []*page[K]            // pages that may have room; stale ones are dropped when met
+	pages map[*page[K]]struct{} // those that run; nil when stopped
+	roomy map[*page[K]]struct{} // those of them that have room
 }
 
 // Config says how a Table works. Fire is required.
@@ -57,9 +56,8 @@ type Config[K any] struct {
 	SteppedBack func(step time.Duration)
 	// PageSize is how many entries share a cron.Cron. Zero means PageSize.
 	PageSize int
-	// Clock gives the wall time, and how far a monotonic clock has come. It must
-	// not block. Nil means the clocks of this process.
-	Clock func() (wall time.Time, monotonic time.Duration)
+	// Clock gives the wall time. It must not block. Nil means that of this machine.
+	Clock func() time.Time
 }
 
 // Entry is a key and its schedule in a Table. It is added once, and removed once.
@@ -87,9 +85,7 @@ type Entry[K any] struct {
 type page[K any] struct {
 	table  *Table[K]
 	cron   *cron.Cron
-	live   int  // entries in it; 0 means that it is stopped
-	listed bool // stands in Table.roomy
-
+	live   int         // entries in it; 0 means that it is stopped
 	waking atomic.Bool // it is about to read the clock
 }
 
@@ -102,9 +98,9 @@ func New[K any](config Config[K]) *Table[K] {
 		config.PageSize = PageSize
 	}
 	if config.Clock == nil {
-		config.Clock = processClock()
+		config.Clock = func() time.Time { return time.Now().Round(0) }
 	}
-	t := &Table[K]{config: config, stopped: make(chan struct{}), pages: make(map[*page[K]]struct{})}
+	t := &Table[K]{config: config, stopped: make(chan struct{}), pages: make(map[*page[K]]struct{}), roomy: make(map[*page[K]]struct{})}
 	go t.keepTime()
 	return t
 }
@@ -132,62 +128,47 @@ func (t *Table[K]) Add(entries []*Entry[K]) {
 	if t.pages == nil {
 		return
 	}
-	for len(entries) >= t.config.PageSize {
-		t.openPageLocked(entries[:t.config.PageSize])
-		entries = entries[t.config.PageSize:]
-	}
 	for len(entries) > 0 {
-		p := t.roomyPageLocked()
-		if p == nil {
-			t.openPageLocked(entries)
-			return
-		}
+		p := t.pageLocked(len(entries))
 		n := min(t.config.PageSize-p.live, len(entries))
-		p.addLocked(entries[:n])
+		for _, e := range entries[:n] {
+			e.page = p
+			e.id = int32(p.cron.Schedule(e, e))
+		}
+		p.cron.Start() // if it is new
+		t.countLocked(p, n)
 		entries = entries[n:]
 	}
 }
 
-func (t *Table[K]) openPageLocked(entries []*Entry[K]) {
-	p := &page[K]{table: t, cron: t.newCron()}
-	p.addLocked(entries)
-	p.cron.Start()
-	t.pages[p] = struct{}{}
-	t.listLocked(p)
+// pageLocked returns a page for n entries: a new one, which does not run yet, if they
+// fill it or none has room.
+func (t *Table[K]) pageLocked(n int) *page[K] {
+	if n < t.config.PageSize {
+		for p := range t.roomy {
+			return p
+		}
+	}
+	return &page[K]{table: t, cron: t.newCron()}
 }
 
 func (t *Table[K]) newCron() *cron.Cron {
-	return cron.New(cron.WithLocation(t.config.Location), cron.WithLogger(silent{}))
+	return cron.New(cron.WithLocation(t.config.Location), cron.WithLogger(cron.DiscardLogger))
 }
 
-func (p *page[K]) addLocked(entries []*Entry[K]) {
-	for _, e := range entries {
-		e.page = p
-		e.id = int32(p.cron.Schedule(e, e))
+// countLocked notes how many entries a page that runs has more, or less. One that has none
+// left is stopped.
+func (t *Table[K]) countLocked(p *page[K], more int) {
+	p.live += more
+	t.pages[p] = struct{}{}
+	delete(t.roomy, p)
+	switch {
+	case p.live == 0:
+		p.cron.Stop()
+		delete(t.pages, p)
+	case p.live < t.config.PageSize:
+		t.roomy[p] = struct{}{}
 	}
-	p.live += len(entries)
-}
-
-// listLocked notes a page that has room.
-func (t *Table[K]) listLocked(p *page[K]) {
-	if p.live < t.config.PageSize && !p.listed {
-		p.listed = true
-		t.roomy = append(t.roomy, p)
-	}
-}
-
-// roomyPageLocked returns a page that runs and has room, or nil.
-func (t *Table[K]) roomyPageLocked() *page[K] {
-	for len(t.roomy) > 0 {
-		last := len(t.roomy) - 1
-		p := t.roomy[last]
-		if p.live > 0 && p.live < t.config.PageSize {
-			return p
-		}
-		p.listed = false
-		t.roomy = t.roomy[:last]
-	}
-	return nil
 }
 
 // Remove ends the ticks of entries that were added. A call of Fire may still be
@@ -202,27 +183,20 @@ func (t *Table[K]) Remove(entries []*Entry[K]) {
 	for _, e := range entries {
 		removed[e.page] = append(removed[e.page], e)
 	}
-	for p, entries := range removed {
-		p.live -= len(entries)
-		if p.live == 0 {
-			p.cron.Stop()
-			delete(t.pages, p)
+	for p, gone := range removed {
+		if t.countLocked(p, -len(gone)); p.live == 0 {
 			delete(removed, p)
-			continue
 		}
-		t.listLocked(p)
 	}
-	t.roomy = slices.DeleteFunc(t.roomy, func(p *page[K]) bool { return p.live == 0 })
 	// In turn from each page: a page is still busy with one entry when the next
 	// page takes its own.
-	for len(removed) > 0 {
-		for p, entries := range removed {
-			p.cron.Remove(cron.EntryID(entries[0].id))
-			if len(entries) == 1 {
+	for i := 0; len(removed) > 0; i++ {
+		for p, gone := range removed {
+			if i == len(gone) {
 				delete(removed, p)
-			} else {
-				removed[p] = entries[1:]
+				continue
 			}
+			p.cron.Remove(cron.EntryID(gone[i].id))
 		}
 	}
 }
@@ -246,15 +220,15 @@ func (t *Table[K]) Pages() (counted, held []int, roomy int) {
 func (t *Table[K]) keepTime() {
 	ticker := time.NewTicker(clockInterval)
 	defer ticker.Stop()
-	wall, monotonic := t.config.Clock()
+	wall, monotonic := t.config.Clock(), time.Now()
 	for {
 		select {
 		case <-t.stopped:
 			return
 		case <-ticker.C:
 		}
-		wallNow, monotonicNow := t.config.Clock()
-		step := wallNow.Sub(wall) - (monotonicNow - monotonic)
+		wallNow, monotonicNow := t.config.Clock(), time.Now()
+		step := wallNow.Sub(wall) - monotonicNow.Sub(monotonic)
 		wall, monotonic = wallNow, monotonicNow
 		if step > -clockStep {
 			t.wake()
@@ -291,11 +265,7 @@ func (t *Table[K]) rearm(step time.Duration) {
 		p.cron = t.newCron()
 		for _, old := range armed {
 			e := old.Job.(*Entry[K])
-			if 0 < step && step <= maxDrift {
-				e.catchUp()
-			} else {
-				e.disarm()
-			}
+			e.disarm(0 < step && step <= maxDrift)
 			e.id = int32(p.cron.Schedule(e, e))
 		}
 		p.cron.Start()
@@ -308,7 +278,7 @@ func (t *Table[K]) rearm(step time.Duration) {
 // was stopped.
 func (e *Entry[K]) Next(now time.Time) time.Time {
 	table := e.page.table
-	shift := time.Duration(table.shift.Load())
+	shift := table.Ahead()
 	now = now.Add(shift)
 	next := e.arm(now)
 	if table.now().Sub(now) > maxLateness {
@@ -322,8 +292,8 @@ func (e *Entry[K]) Next(now time.Time) time.Time {
 
 // Run implements cron.Job.
 func (e *Entry[K]) Run() {
-	config := &e.page.table.config
-	config.Fire(e.Key, time.UnixMicro(e.start()).In(config.Location))
+	table := e.page.table
+	table.config.Fire(e.Key, table.at(e.start()))
 }
 
 // arm takes the tick that cron has started, if any, and returns the first one after
@@ -338,7 +308,7 @@ func (e *Entry[K]) arm(now time.Time) time.Time {
 	switch {
 	case e.at != 0:
 		// Run came first. What is due since is armed, and starts at once.
-		clock, e.at = time.UnixMicro(e.at).In(now.Location()), 0
+		clock, e.at = e.page.table.at(e.at), 0
 	case e.armed != 0:
 		if e.ready == nil {
 			e.ready = new([]int64)
@@ -363,36 +333,34 @@ func (e *Entry[K]) start() int64 {
 		return tick
 	}
 	clock := e.page.table.now()
-	tick := e.lastTick(clock)
 	e.at = max(clock.UnixMicro(), e.armed)
-	return tick
+	return e.lastTick(clock)
 }
 
-// catchUp fires the ticks that are due, and lets arm go on after them. No start is under
-// way that arm has not been called for.
-func (e *Entry[K]) catchUp() {
+// disarm forgets the tick that cron waits for. If it catches up, it fires the ticks that
+// are due first, and lets arm go on after them. No start is under way that arm has not
+// been called for.
+func (e *Entry[K]) disarm(catchUp bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	config, now := &e.page.table.config, e.page.table.now()
-	for e.armed != 0 && e.armed <= now.UnixMicro() {
-		tick := time.UnixMicro(e.armed).In(config.Location)
-		go config.Fire(e.Key, tick)
+	if !catchUp {
+		e.armed = 0
+		return
+	}
+	table := e.page.table
+	now := table.now().UnixMicro()
+	for e.armed != 0 && e.armed <= now {
+		tick := table.at(e.armed)
+		go table.config.Fire(e.Key, tick)
 		e.armed = unixMicro(e.Schedule.Next(tick))
 	}
-	e.at = now.UnixMicro()
-}
-
-// disarm forgets the tick that cron waits for.
-func (e *Entry[K]) disarm() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.armed = 0
+	e.at = now
 }
 
 // lastTick returns the last tick up to now, from the one that cron waits for on: the
 // others were missed, all in one. It does not walk through all of them.
 func (e *Entry[K]) lastTick(now time.Time) int64 {
-	tick, end := time.UnixMicro(e.armed).In(now.Location()), now
+	tick, end := e.page.table.at(e.armed), now
 	for {
 		// No tick is after end and due.
 		middle := tick
@@ -428,9 +396,11 @@ func (p *page[K]) readClock() {
 
 // now is what the clock shows that ticks go by.
 func (t *Table[K]) now() time.Time {
-	wall, _ := t.config.Clock()
-	return wall.Add(time.Duration(t.shift.Load())).In(t.config.Location)
+	return t.config.Clock().Add(t.Ahead()).In(t.config.Location)
 }
+
+// at is the instant of Unix microseconds.
+func (t *Table[K]) at(micro int64) time.Time { return time.UnixMicro(micro).In(t.config.Location) }
 
 // Shift makes ticks go by a clock that is ahead of this machine's by a difference. All
 // entries are armed anew if the difference changes. Ticks fire that come due by a step of
@@ -451,19 +421,3 @@ func unixMicro(t time.Time) int64 {
 	}
 	return t.UnixMicro()
 }
-
-// processClock gives the wall time, and the time that has passed on the
-// monotonic clock since it was called itself.
-func processClock() func() (time.Time, time.Duration) {
-	origin := time.Now()
-	return func() (time.Time, time.Duration) {
-		now := time.Now()
-		return now.Round(0), now.Sub(origin)
-	}
-}
-
-// silent discards what cron says at each wake.
-type silent struct{}
-
-func (silent) Info(string, ...any)         {}
-func (silent) Error(error, string, ...any) {}
