@@ -3,7 +3,6 @@ package smallben
 import (
 	"reflect"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -66,71 +65,58 @@ func (s *SmallBen) Collector() prometheus.Collector { return collector{s} }
 type collector struct{ smallBen *SmallBen }
 
 var (
-	totalDesc = prometheus.NewDesc("smallben_scheduler_jobs_total",
-		"Jobs known to this instance, in any state.", nil, nil)
-	notPausedDesc = prometheus.NewDesc("smallben_scheduler_jobs_not_paused",
-		"Jobs that are scheduled.", nil, nil)
-	pausedDesc = prometheus.NewDesc("smallben_scheduler_jobs_paused",
-		"Jobs that are paused.", nil, nil)
-	undecodableDesc = prometheus.NewDesc("smallben_scheduler_jobs_undecodable",
-		"Jobs that are held back because their row does not decode.", nil, nil)
-	unsettledDesc = prometheus.NewDesc("smallben_scheduler_unsettled_writes",
-		"Writes whose outcome is unknown and whose rows are to be read again.", nil, nil)
-	waitingDesc = prometheus.NewDesc("smallben_runs_waiting",
-		"Ticks that wait for SchedulerConfig.MaxConcurrentRuns.", nil, nil)
-	syncLagDesc = prometheus.NewDesc("smallben_sync_lag_seconds",
-		"Time since memory was known to agree with the database.", nil, nil)
-	clockOffsetDesc = prometheus.NewDesc("smallben_clock_offset_seconds",
-		"The clock of the database minus that of this process.", nil, nil)
-	heartbeatAgeDesc = prometheus.NewDesc("smallben_heartbeat_age_seconds",
-		"Time since this process showed in the database that it is alive.", nil, nil)
+	totalDesc        = describe("smallben_scheduler_jobs_total", "Jobs known to this instance, in any state.")
+	notPausedDesc    = describe("smallben_scheduler_jobs_not_paused", "Jobs that are scheduled.")
+	pausedDesc       = describe("smallben_scheduler_jobs_paused", "Jobs that are paused.")
+	undecodableDesc  = describe("smallben_scheduler_jobs_undecodable", "Jobs that are held back because their row does not decode.")
+	unsettledDesc    = describe("smallben_scheduler_unsettled_writes", "Writes whose outcome is unknown and whose rows are to be read again.")
+	waitingDesc      = describe("smallben_runs_waiting", "Ticks that wait for SchedulerConfig.MaxConcurrentRuns.")
+	syncLagDesc      = describe("smallben_sync_lag_seconds", "Time since memory was known to agree with the database.")
+	clockOffsetDesc  = describe("smallben_clock_offset_seconds", "The clock of the database minus that of this process.")
+	heartbeatAgeDesc = describe("smallben_heartbeat_age_seconds", "Time since this process showed in the database that it is alive.")
 )
+
+func describe(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(descs chan<- *prometheus.Desc) {
-	descs <- totalDesc
-	descs <- notPausedDesc
-	descs <- pausedDesc
-	descs <- undecodableDesc
-	descs <- unsettledDesc
-	descs <- waitingDesc
+	for _, desc := range []*prometheus.Desc{totalDesc, notPausedDesc, pausedDesc, undecodableDesc, unsettledDesc, waitingDesc} {
+		descs <- desc
+	}
 	c.smallBen.scheduler.metrics.Describe(descs)
 	if c.smallBen.record != nil {
-		descs <- syncLagDesc
-		descs <- clockOffsetDesc
-		descs <- heartbeatAgeDesc
+		for _, desc := range []*prometheus.Desc{syncLagDesc, clockOffsetDesc, heartbeatAgeDesc} {
+			descs <- desc
+		}
 		c.smallBen.record.metrics.Describe(descs)
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(values chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, value int) {
-		values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+	gauge := func(desc *prometheus.Desc, value float64) {
+		values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
 	}
 	known := c.smallBen.count()
-	gauge(totalDesc, known.scheduled+known.paused+known.undecodable)
-	gauge(notPausedDesc, known.scheduled)
-	gauge(pausedDesc, known.paused)
-	gauge(undecodableDesc, known.undecodable)
-	gauge(unsettledDesc, known.unsettled)
+	gauge(totalDesc, float64(known.scheduled+known.paused+known.undecodable))
+	gauge(notPausedDesc, float64(known.scheduled))
+	gauge(pausedDesc, float64(known.paused))
+	gauge(undecodableDesc, float64(known.undecodable))
+	gauge(unsettledDesc, float64(known.unsettled))
 	waiting := c.smallBen.scheduler.places.Count()
 	if session := c.smallBen.scheduler.current(); session != nil && session.ledger != nil {
 		waiting += session.ledger.Unplaced()
 	}
-	gauge(waitingDesc, waiting)
+	gauge(waitingDesc, float64(waiting))
 	c.smallBen.scheduler.metrics.Collect(values)
 	if c.smallBen.record == nil {
 		return
 	}
 	c.smallBen.record.metrics.Collect(values)
 	if health, ok := c.smallBen.health(); ok {
-		seconds := func(desc *prometheus.Desc, d time.Duration) {
-			values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, d.Seconds())
-		}
-		seconds(syncLagDesc, health.SyncLag)
-		seconds(clockOffsetDesc, health.ClockOffset)
-		seconds(heartbeatAgeDesc, health.HeartbeatAge)
+		gauge(syncLagDesc, health.SyncLag.Seconds())
+		gauge(clockOffsetDesc, health.ClockOffset.Seconds())
+		gauge(heartbeatAgeDesc, health.HeartbeatAge.Seconds())
 	}
 }
 

@@ -41,42 +41,37 @@ type Runs struct {
 	types sync.Map // reflect.Type to *Type
 }
 
+// jobType is the label that says the type of job.
+const jobType = "job_type"
+
 // NewRuns returns counters that stand at 0.
 func NewRuns() *Runs {
 	m := &Runs{
-		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_runs_total",
-			Help: "Runs that ended, by outcome.",
-		}, []string{"job_type", "outcome"}),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_attempts_total",
-			Help: "Second and further attempts that ended, by outcome.",
-		}, []string{"job_type", "outcome"}),
-		givenUp: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_runs_given_up_total",
-			Help: "Runs of jobs with attempts that failed and are not tried again.",
-		}, []string{"job_type"}),
-		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "smallben_runs_skipped_total",
-			Help: "Ticks that did not become a run, by reason.",
-		}, []string{"job_type", "reason"}),
+		ended:    counters("smallben_runs_total", "Runs that ended, by outcome.", jobType, "outcome"),
+		attempts: counters("smallben_attempts_total", "Second and further attempts that ended, by outcome.", jobType, "outcome"),
+		givenUp:  counters("smallben_runs_given_up_total", "Runs of jobs with attempts that failed and are not tried again.", jobType),
+		skipped:  counters("smallben_runs_skipped_total", "Ticks that did not become a run, by reason.", jobType, "reason"),
 		inProgress: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "smallben_runs_in_progress",
 			Help: "Runs in progress.",
-		}, []string{"job_type"}),
+		}, []string{jobType}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "smallben_run_duration_seconds",
 			Help:    "Time from the start of a run to its end.",
 			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 2.5, 5, 10, 15, 30, 60, 300, 900, 3600},
-		}, []string{"job_type"}),
+		}, []string{jobType}),
 		lateness: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "smallben_run_lateness_seconds",
 			Help:    "Time from the tick of a run to the start of its first attempt.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
-		}, []string{"job_type"}),
+		}, []string{jobType}),
 	}
 	m.collectors = collectors{m.ended, m.attempts, m.givenUp, m.skipped, m.inProgress, m.duration, m.lateness}
 	return m
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 }
 
 // Type are the metrics of the runs of one type of job, looked up once for each job and

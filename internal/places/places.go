@@ -3,7 +3,6 @@
 package places
 
 import (
-	"container/heap"
 	"slices"
 	"sync"
 	"time"
@@ -17,9 +16,15 @@ type Places[T any] struct {
 
 	mu      sync.Mutex // guards the fields below; a leaf, held for moments
 	taken   int
-	waiting ticks[T]
-	arrived int           // ticks that ever waited
+	waiting []tick[T]     // the oldest first, and those of one instant as they came
 	freed   chan struct{} // closed when a place is free and nothing waits; nil if nobody asked
+}
+
+// tick is one that waits.
+type tick[T any] struct {
+	key   int64
+	at    time.Time
+	value T
 }
 
 // New returns so many places, or any number of them if limit is not positive.
@@ -37,8 +42,13 @@ func (p *Places[T]) Enter(key int64, at time.Time, value T) bool {
 		p.taken++
 		return true
 	}
-	p.arrived++
-	heap.Push(&p.waiting, tick[T]{key, at, value, p.arrived})
+	i, _ := slices.BinarySearchFunc(p.waiting, at, func(w tick[T], at time.Time) int {
+		if w.at.After(at) {
+			return 1
+		}
+		return -1 // those of the same instant came first
+	})
+	p.waiting = slices.Insert(p.waiting, i, tick[T]{key, at, value})
 	return false
 }
 
@@ -51,7 +61,10 @@ func (p *Places[T]) Leave() (next T, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) > 0 {
-		return heap.Pop(&p.waiting).(tick[T]).value, true
+		next = p.waiting[0].value
+		p.waiting[0] = tick[T]{} // the array stays
+		p.waiting = p.waiting[1:]
+		return next, true
 	}
 	p.taken--
 	if p.freed != nil {
@@ -92,9 +105,6 @@ func (p *Places[T]) Remove(key int64) (removed []T) {
 		}
 		return w.key == key
 	})
-	if len(removed) > 0 {
-		heap.Init(&p.waiting)
-	}
 	return removed
 }
 
@@ -115,35 +125,4 @@ func (p *Places[T]) Count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.waiting)
-}
-
-// tick is one that waits.
-type tick[T any] struct {
-	key   int64
-	at    time.Time
-	value T
-	order int // of arrival
-}
-
-// ticks are a container/heap, the oldest first.
-type ticks[T any] []tick[T]
-
-func (h ticks[T]) Len() int      { return len(h) }
-func (h ticks[T]) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-
-func (h ticks[T]) Less(i, j int) bool {
-	if c := h[i].at.Compare(h[j].at); c != 0 {
-		return c < 0
-	}
-	return h[i].order < h[j].order
-}
-
-func (h *ticks[T]) Push(w any) { *h = append(*h, w.(tick[T])) }
-
-func (h *ticks[T]) Pop() any {
-	last := len(*h) - 1
-	w := (*h)[last]
-	(*h)[last] = tick[T]{}
-	*h = (*h)[:last]
-	return w
 }
