@@ -98,38 +98,29 @@ type claiming struct {
 
 // claim claims what these indexes name, but for locks.
 func (c *claiming) claim(indexes []int) error {
-	rest := indexes
-	fresh := func(n int) bool { return !c.claims[n].FromQueue }
-	queued := func(n int) bool { return c.claims[n].FromQueue && !c.isAttempt(n) }
-	var err error
-	if fromQueue := func(n int) bool { return c.claims[n].FromQueue }; slices.ContainsFunc(rest, fromQueue) && c.Kind() == sqltx.Postgres {
+	fromQueue := func(n int) bool { return c.claims[n].FromQueue }
+	if slices.ContainsFunc(indexes, fromQueue) && c.Kind() == sqltx.Postgres {
 		// Several statements would lock the states each in its own order.
-		ids := make([]int64, len(rest))
-		for i, n := range rest {
+		ids := make([]int64, len(indexes))
+		for i, n := range indexes {
 			ids[i] = c.claims[n].JobID
 		}
-		if err = c.exec(shareStates, idRows(ids)); err != nil {
+		if err := c.execJobs(shareStates, ids); err != nil {
 			return err
 		}
 	}
-	if slices.ContainsFunc(rest, fresh) {
-		if rest, err = c.try(claimRuns, rest, fresh); err != nil {
-			return err
-		}
-	}
-	triggered := func(n int) bool { return fresh(n) && c.claims[n].Triggered }
-	if slices.ContainsFunc(rest, triggered) {
-		if rest, err = c.try(claimStateless, rest, triggered); err != nil {
-			return err
-		}
-	}
-	if slices.ContainsFunc(rest, queued) {
-		if rest, err = c.try(claimWaiting, rest, queued); err != nil {
-			return err
-		}
-	}
-	if slices.ContainsFunc(rest, c.isAttempt) {
-		if rest, err = c.try(claimAttempts, rest, c.isAttempt); err != nil {
+	rest := indexes
+	for _, statement := range []struct {
+		text string
+		of   func(n int) bool
+	}{
+		{claimRuns, func(n int) bool { return !fromQueue(n) }},
+		{claimStateless, func(n int) bool { return !fromQueue(n) && c.claims[n].Triggered }},
+		{claimWaiting, func(n int) bool { return fromQueue(n) && !c.isAttempt(n) }},
+		{claimAttempts, c.isAttempt},
+	} {
+		var err error
+		if rest, err = c.try(statement.text, rest, statement.of); err != nil {
 			return err
 		}
 	}
@@ -162,6 +153,9 @@ func (c *claiming) try(text string, indexes []int, match func(n int) bool) (rest
 		if match(n) {
 			tried = append(tried, n)
 		}
+	}
+	if len(tried) == 0 {
+		return indexes, nil
 	}
 	won, err := c.keys(text, c.process, c.now(), c.rows(tried))
 	for _, n := range indexes {
@@ -222,17 +216,11 @@ func (c *claiming) lock(indexes []int) error {
 	if err := c.wait(waiting); err != nil {
 		return err
 	}
-	if skipped = append(skipped, full...); len(skipped) == 0 {
-		return nil
-	}
-	return c.exec(skipRuns, c.now(), rowsOf(keyFields, c.keyValues(skipped)))
+	return c.execKeys(skipRuns, c.keyValues(append(skipped, full...)), c.now())
 }
 
 func (c *claiming) wait(indexes []int) error {
-	if len(indexes) == 0 {
-		return nil
-	}
-	return c.exec(delayRuns, c.now(), rowsOf(keyFields, c.keyValues(indexes)))
+	return c.execKeys(delayRuns, c.keyValues(indexes), c.now())
 }
 
 // delay gives claims without a lock the one place to wait that each job has.
@@ -282,7 +270,7 @@ func (c *claiming) keyValues(indexes []int) [][]any {
 // supersede ends the waiting attempts of ticks before those that were won, and those
 // that were not won because a later tick has started.
 func (c *claiming) supersede(indexes []int) error {
-	var newer, overtaken [][]any
+	var newer, overtaken [][]any // keys
 	for _, n := range indexes {
 		claim, won := &c.claims[n], c.results[n] == ledger.Won
 		switch {
@@ -292,15 +280,8 @@ func (c *claiming) supersede(indexes []int) error {
 			overtaken = append(overtaken, keyValues(&claim.Key))
 		}
 	}
-	for chunk := range slices.Chunk(newer, runChunk) {
-		if err := c.exec(endSuperseded, c.now(), rowsOf(keyFields, chunk)); err != nil {
-			return err
-		}
+	if err := c.execKeys(endSuperseded, newer, c.now()); err != nil {
+		return err
 	}
-	for chunk := range slices.Chunk(overtaken, runChunk) {
-		if err := c.exec(endOvertaken, c.now(), rowsOf(keyFields, chunk)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.execKeys(endOvertaken, overtaken, c.now())
 }

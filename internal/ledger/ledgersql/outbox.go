@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -114,7 +115,7 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 	if len(box.rows) == 0 {
 		return nil, errEmpty
 	}
-	if err := tx.lock(box.ids); err != nil {
+	if err := tx.execJobs(lockStates, box.ids); err != nil {
 		return nil, err
 	}
 	if err := tx.closeAnnounced(box); err != nil {
@@ -122,13 +123,11 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 	}
 	existing := make(map[int64]bool, len(box.ids))
 	for _, jobs := range chunksOf(box.ids) {
-		found, err := tx.statements.ids("SELECT j.id FROM {jobs} j WHERE j.id IN (SELECT v.job_id FROM {rows})", jobs)
+		found, err := tx.ids("SELECT j.id FROM {jobs} j WHERE j.id IN (SELECT v.job_id FROM {rows})", jobs)
 		if err != nil {
 			return nil, err
 		}
-		for id := range found {
-			existing[id] = true
-		}
+		maps.Copy(existing, found)
 	}
 	there := slices.DeleteFunc(slices.Clone(box.ids), func(id int64) bool { return !existing[id] })
 	if err := tx.Touch(there, false); err != nil {
@@ -161,7 +160,11 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 	if _, err := tx.Cancel(slices.Concat(box.idsOf(Ends), box.idsOf(StaysPaused), gone), true, "its job was paused or deleted while it waited"); err != nil {
 		return nil, err
 	}
-	return begun, tx.eachAnnounced(box.rows, func(rows sqltx.Rows) error { return tx.exec(removeAnnounced, rows) })
+	followed := make([][]any, len(box.rows))
+	for i := range box.rows {
+		followed[i] = []any{box.rows[i].jobID, box.rows[i].token}
+	}
+	return begun, tx.execEach(removeAnnounced, nil, jobChunk, "job_id bigint, token text", followed)
 }
 
 // readOutbox reads what is committed, by job and in the order of the calls.
@@ -183,34 +186,23 @@ func (tx *Tx) readOutbox() (*outbox, error) {
 // the COMMIT a job has its old one, and what follows it knows no earlier instant than
 // now: until then the old one is claimed.
 func (tx *Tx) closeAnnounced(box *outbox) error {
-	var first []announced
+	var closed [][]any
 	seen := make(map[int64]bool, len(box.ids))
 	for _, row := range box.rows {
-		if (row.effect == Ends || row.effect == Rescheduled) && !seen[row.jobID] {
-			seen[row.jobID] = true
-			first = append(first, row)
+		if row.effect != Ends && row.effect != Rescheduled || seen[row.jobID] {
+			continue
 		}
-	}
-	return tx.eachAnnounced(first, func(rows sqltx.Rows) error {
-		if err := tx.exec(closeAnnounced, tx.revision, tx.now.UnixMicro(), rows); err != nil {
-			return err
+		seen[row.jobID] = true
+		until, rescheduled := row.at, row.effect == Rescheduled
+		if rescheduled {
+			until = tx.now.UnixMicro()
 		}
-		return tx.exec(closeAnnouncedWatermarks, tx.now.UnixMicro(), rows)
-	})
-}
-
-// eachAnnounced calls use with some rows of the outbox at a time.
-func (tx *Tx) eachAnnounced(all []announced, use func(rows sqltx.Rows) error) error {
-	values := make([][]any, len(all))
-	for i := range all {
-		values[i] = []any{all[i].jobID, all[i].token, all[i].at, string(all[i].effect)}
+		closed = append(closed, []any{row.jobID, row.token, until, rescheduled})
 	}
-	for chunk := range slices.Chunk(values, jobChunk) {
-		if err := use(rowsOf("job_id bigint, token text, at bigint, effect text", chunk)); err != nil {
-			return err
-		}
+	if err := tx.execEach(closeAnnounced, []any{tx.revision}, jobChunk, closedFields, closed); err != nil {
+		return err
 	}
-	return nil
+	return tx.execEach(closeAnnouncedWatermarks, nil, jobChunk, closedFields, closed)
 }
 
 // announce writes the outbox. $1 is a token of the call, $2 the time where the database
@@ -221,17 +213,17 @@ FROM {rows} LEFT JOIN {jobs} j ON j.id = v.job_id`
 
 const readOutbox = `SELECT o.job_id, o.token, o.at, o.effect, o.former_job FROM {smallben_outbox} o ORDER BY o.job_id, o.at, o.token`
 
+const closedFields = "job_id bigint, token text, until bigint, make_up boolean"
+
 // closeAnnounced leaves the time of jobs from their watermarks as closed spans of
-// revision $1, up to $2 for those that were rescheduled.
+// revision $1.
 const closeAnnounced = `INSERT INTO {smallben_closed_spans} (job_id, revision, ` + spanColumns + `)
-SELECT o.job_id, CAST($1 AS bigint), o.created_at, o.expression, o.group_id, o.super_group_id, m.accounted_until, ` + announcedUntil + `, v.effect = 'rescheduled'
+SELECT o.job_id, CAST($1 AS bigint), o.created_at, o.expression, o.group_id, o.super_group_id, m.accounted_until, v.until, v.make_up
 FROM {rows} JOIN {smallben_outbox} o ON o.job_id = v.job_id AND o.token = v.token JOIN {smallben_job_state} m ON m.job_id = v.job_id
-WHERE NOT o.paused AND m.deleted_at IS NULL AND m.accounted_until < ` + announcedUntil + `
+WHERE NOT o.paused AND m.deleted_at IS NULL AND m.accounted_until < v.until
 ORDER BY o.job_id ON CONFLICT DO NOTHING`
 
-const announcedUntil = `CASE WHEN v.effect = 'rescheduled' THEN CAST($2 AS bigint) ELSE v.at END`
-
-const closeAnnouncedWatermarks = `UPDATE {smallben_job_state} AS m SET accounted_until = CASE WHEN v.effect = 'rescheduled' THEN CAST($1 AS bigint) ELSE v.at END
-FROM {rows} WHERE m.job_id = v.job_id AND m.accounted_until < CASE WHEN v.effect = 'rescheduled' THEN CAST($1 AS bigint) ELSE v.at END`
+const closeAnnouncedWatermarks = `UPDATE {smallben_job_state} AS m SET accounted_until = v.until
+FROM {rows} WHERE m.job_id = v.job_id AND m.accounted_until < v.until`
 
 const removeAnnounced = `DELETE FROM {smallben_outbox} WHERE (job_id, token) IN (SELECT v.job_id, v.token FROM {rows})`

@@ -26,38 +26,79 @@ func (s statements) each(text string, args []any, scan func(rows *sql.Rows) erro
 
 func (s statements) words(text string) string { return words[s.Kind()].Replace(text) }
 
-// runs returns the runs of a query.
-func (s statements) runs(text string, args ...any) ([]ledger.Run, error) {
-	runs := []ledger.Run{}
-	err := s.each(text, args, func(rows *sql.Rows) error {
-		run, err := scanRun(rows)
-		runs = append(runs, run)
+// execEach runs a statement for values, limit of them at a time. They are its last
+// parameter.
+func (s statements) execEach(text string, args []any, limit int, fields string, values [][]any) error {
+	for chunk := range slices.Chunk(values, limit) {
+		if err := s.exec(text, append(slices.Clip(args), rowsOf(fields, chunk))...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// execKeys is execEach for keys of runs, and execJobs for ids of jobs.
+func (s statements) execKeys(text string, keys [][]any, args ...any) error {
+	return s.execEach(text, args, runChunk, keyFields, keys)
+}
+
+func (s statements) execJobs(text string, ids []int64, args ...any) error {
+	for _, jobs := range chunksOf(ids) {
+		if err := s.exec(text, append(slices.Clip(args), jobs)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect returns what scan reads of each row of a query.
+func collect[T any](on statements, text string, args []any, scan func(rows *sql.Rows) (T, error)) ([]T, error) {
+	all := []T{}
+	err := on.each(text, args, func(rows *sql.Rows) error {
+		value, err := scan(rows)
+		all = append(all, value)
 		return err
 	})
-	return runs, err
+	return all, err
+}
+
+// runs returns the runs of a query.
+func (s statements) runs(text string, args ...any) ([]ledger.Run, error) {
+	return collect(s, text, args, scanRun)
 }
 
 // keys returns the keys of a query.
 func (s statements) keys(text string, args ...any) (map[ledger.KeyID]bool, error) {
-	keys := make(map[ledger.KeyID]bool)
-	err := s.each(text, args, func(rows *sql.Rows) error {
-		key, err := scanKey(rows)
-		keys[key] = true
-		return err
-	})
-	return keys, err
+	return setOf(collect(s, text, args, scanKey))
 }
 
 // ids returns the ids of a query.
 func (s statements) ids(text string, args ...any) (map[int64]bool, error) {
-	ids := make(map[int64]bool)
-	err := s.each(text, args, func(rows *sql.Rows) error {
-		var id int64
-		err := rows.Scan(&id)
-		ids[id] = true
-		return err
-	})
-	return ids, err
+	return setOf(collect(s, text, args, scanNumber[int64]))
+}
+
+func setOf[T comparable](values []T, err error) (map[T]bool, error) {
+	set := make(map[T]bool, len(values))
+	for _, value := range values {
+		set[value] = true
+	}
+	return set, err
+}
+
+// indexes returns the indexes of the keys that a query gives.
+func (s statements) indexes(text string, keys []ledger.Key) (found []int, err error) {
+	values := make([][]any, len(keys))
+	for i := range keys {
+		values[i] = append(keyValues(&keys[i]), i)
+	}
+	for chunk := range slices.Chunk(values, runChunk) {
+		more, err := collect(s, text, []any{rowsOf(keyFields+", n bigint", chunk)}, scanNumber[int])
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, more...)
+	}
+	return found, nil
 }
 
 // registered reports whether the process is, and with a lock keeps it so to the end of
@@ -71,18 +112,15 @@ func (s statements) registered(process, lock string) (bool, error) {
 	return found, err
 }
 
-func (s *Store) watermarks(on statements, ids []int64) (marks []ledger.Watermark, err error) {
-	err = on.each(readWatermarks, []any{idRows(ids)}, func(rows *sql.Rows) error {
-		var mark ledger.Watermark
+func (s *Store) watermarks(on statements, jobs sqltx.Rows) ([]ledger.Watermark, error) {
+	return collect(on, readWatermarks, []any{jobs}, func(rows *sql.Rows) (mark ledger.Watermark, err error) {
 		var until int64
 		var created any
 		var paused int
-		err := rows.Scan(&mark.JobID, &until, &mark.Revision, &created, &paused, &mark.Busy)
-		mark.Until, mark.CreatedAt, mark.Paused = time.UnixMicro(until).UTC(), s.createdAt(created), paused == 1
-		marks = append(marks, mark)
-		return err
+		err = rows.Scan(&mark.JobID, &until, &mark.Revision, &created, &paused, &mark.Busy)
+		mark.Until, mark.CreatedAt, mark.Paused = time.UnixMicro(until).UTC(), s.options.CreatedAt(created), paused == 1
+		return mark, err
 	})
-	return marks, err
 }
 
 func keyValues(key *ledger.Key) []any { return idValues(key.ID()) }
@@ -109,6 +147,11 @@ func scanRun(rows *sql.Rows) (run ledger.Run, err error) {
 func scanKey(rows *sql.Rows) (id ledger.KeyID, err error) {
 	err = rows.Scan(&id.JobID, &id.Tick, &id.Triggered, &id.Attempt)
 	return id, err
+}
+
+func scanNumber[T int | int64](rows *sql.Rows) (n T, err error) {
+	err = rows.Scan(&n)
+	return n, err
 }
 
 func rowsOf(fields string, values [][]any) sqltx.Rows {

@@ -60,8 +60,6 @@ func New(db *sqltx.DB, options Options) *Store {
 	return &Store{db: db, options: options, beats: db.Keep(beatLimit, beatIdle), urgent: db.Using(reserve), reserve: reserve, pruned: math.MinInt64}
 }
 
-func (s *Store) createdAt(value any) time.Time { return s.options.CreatedAt(value) }
-
 // Open implements ledger.Store. It creates the tables of the record that are missing,
 // unless SkipMigration is set.
 func (s *Store) Open(location string) error {
@@ -255,15 +253,13 @@ func (s *Store) Recording(maxSilence time.Duration) (process string, err error) 
 // Processes implements ledger.Store.
 func (s *Store) Processes() (all []ledger.Process, err error) {
 	err = s.read("list processes", func(on statements) error {
-		all = nil
-		return on.each(listProcesses, []any{time.Now().UnixMicro()}, func(rows *sql.Rows) error {
-			var p ledger.Process
+		all, err = collect(on, listProcesses, []any{time.Now().UnixMicro()}, func(rows *sql.Rows) (p ledger.Process, err error) {
 			var offset, since, age int64
-			err := rows.Scan(&p.Process, &p.Version, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)
+			err = rows.Scan(&p.Process, &p.Version, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)
 			p.Offset, p.Since, p.Age = time.Duration(offset)*time.Microsecond, time.UnixMicro(since).UTC(), time.Duration(age)*time.Microsecond
-			all = append(all, p)
-			return err
+			return p, err
 		})
+		return err
 	})
 	return all, err
 }
@@ -294,29 +290,13 @@ func (s *Store) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
 	if err := s.supported(op); err != nil {
 		return nil, err
 	}
-	values := make([][]any, len(keys))
-	for i := range keys {
-		values[i] = append(keyValues(&keys[i]), i)
-	}
 	ctx, cancel := s.urgent.Context()
 	defer cancel()
-	for chunk := range slices.Chunk(values, runChunk) {
-		var found []int
-		err := s.urgent.Look(ctx, func(tx *sqltx.Tx) error {
-			found = nil
-			return statements{tx}.each(unclaimedKeys, []any{rowsOf(keyFields+", n bigint", chunk)}, func(rows *sql.Rows) error {
-				var n int
-				err := rows.Scan(&n)
-				found = append(found, n)
-				return err
-			})
-		})
-		if err != nil {
-			return nil, s.urgent.Failed(op, err)
-		}
-		unclaimed = append(unclaimed, found...)
-	}
-	return unclaimed, nil
+	err = s.urgent.Failed(op, s.urgent.Look(ctx, func(tx *sqltx.Tx) (err error) {
+		unclaimed, err = statements{tx}.indexes(unclaimedKeys, keys)
+		return err
+	}))
+	return unclaimed, err
 }
 
 // Waiting implements ledger.Store.
@@ -351,16 +331,14 @@ func (s *Store) CancelRuns(query ledger.Query, abandonAfter time.Duration) error
 // Canceled implements ledger.Store.
 func (s *Store) Canceled(process string) (runs []ledger.Cancellation, err error) {
 	err = s.read("read canceled runs", func(on statements) error {
-		runs = nil
-		return on.each(canceledRuns, []any{process}, func(rows *sql.Rows) error {
-			var run ledger.Cancellation
+		runs, err = collect(on, canceledRuns, []any{process}, func(rows *sql.Rows) (run ledger.Cancellation, err error) {
 			var tick int64
 			var abandon *int64
-			err := rows.Scan(&run.JobID, &tick, &run.Triggered, &run.Attempt, &abandon)
+			err = rows.Scan(&run.JobID, &tick, &run.Triggered, &run.Attempt, &abandon)
 			run.Tick, run.Abandon = time.UnixMicro(tick).UTC(), instant(abandon)
-			runs = append(runs, run)
-			return err
+			return run, err
 		})
+		return err
 	})
 	return runs, err
 }
@@ -410,28 +388,19 @@ func finish(on statements, process string, ends []ledger.End) error {
 		}
 	}
 	// Before the runs, in the order of Claim.
-	for _, jobs := range chunksOf(retried) {
-		if err := on.exec(shareStates, jobs); err != nil {
-			return err
-		}
+	if err := on.execJobs(shareStates, retried); err != nil {
+		return err
 	}
 	if err := on.exec(finishRuns, process, rowsOf(keyFields+", started_at bigint, ended_at bigint, outcome text, error text", ended)); err != nil {
 		return err
 	}
-	if len(unclaimed) > 0 {
-		if err := on.exec(addUnclaimedRuns, rowsOf(runFields, unclaimed)); err != nil {
-			return err
-		}
+	if err := on.execEach(addUnclaimedRuns, nil, runChunk, runFields, unclaimed); err != nil {
+		return err
 	}
-	if len(retries) > 0 {
-		if err := on.exec(addRetries, process, rowsOf(keyFields+", due_at bigint", retries)); err != nil {
-			return err
-		}
+	if err := on.execEach(addRetries, []any{process}, runChunk, keyFields+", due_at bigint", retries); err != nil {
+		return err
 	}
-	if len(locked) == 0 {
-		return nil
-	}
-	return on.exec(freeLocks, process, rowsOf(keyFields, locked)) // at last, as in Claim
+	return on.execKeys(freeLocks, locked, process) // at last, as in Claim
 }
 
 // Change implements ledger.Store.
@@ -521,8 +490,8 @@ func changed(on statements, token string, revision int64) (bool, error) {
 func (s *Store) Watermarks(jobIDs []int64) (marks []ledger.Watermark, err error) {
 	err = s.read("read watermarks", func(on statements) error {
 		marks = nil
-		for chunk := range slices.Chunk(jobIDs, jobChunk) {
-			more, err := s.watermarks(on, chunk)
+		for _, jobs := range chunksOf(jobIDs) {
+			more, err := s.watermarks(on, jobs)
 			if err != nil {
 				return err
 			}
@@ -536,16 +505,14 @@ func (s *Store) Watermarks(jobIDs []int64) (marks []ledger.Watermark, err error)
 // Closed implements ledger.Store.
 func (s *Store) Closed(limit int) (spans []ledger.ClosedSpan, err error) {
 	err = s.read("read closed spans", func(on statements) error {
-		spans = nil
-		return on.each(readClosed, []any{limit}, func(rows *sql.Rows) error {
-			var span ledger.ClosedSpan
+		spans, err = collect(on, readClosed, []any{limit}, func(rows *sql.Rows) (span ledger.ClosedSpan, err error) {
 			var created any
 			var since, until int64
-			err := rows.Scan(&span.JobID, &span.Revision, &created, &span.Expression, &span.GroupID, &span.SuperGroupID, &since, &until, &span.MakeUp)
-			span.CreatedAt, span.After, span.Until = s.createdAt(created), time.UnixMicro(since).UTC(), time.UnixMicro(until).UTC()
-			spans = append(spans, span)
-			return err
+			err = rows.Scan(&span.JobID, &span.Revision, &created, &span.Expression, &span.GroupID, &span.SuperGroupID, &since, &until, &span.MakeUp)
+			span.CreatedAt, span.After, span.Until = s.options.CreatedAt(created), time.UnixMicro(since).UTC(), time.UnixMicro(until).UTC()
+			return span, err
 		})
+		return err
 	})
 	return spans, err
 }

@@ -32,8 +32,7 @@ func (tx *Tx) Now() time.Time { return tx.now }
 // Watermarks implements ledger.Tx.
 func (tx *Tx) Watermarks(jobIDs []int64) ([]ledger.Watermark, error) {
 	marks := []ledger.Watermark{}
-	for chunk := range slices.Chunk(unique(jobIDs), jobChunk) {
-		jobs := idRows(chunk)
+	for _, jobs := range chunksOf(jobIDs) {
 		err := tx.exec(addStates, tx.revision, tx.now.UnixMicro(), jobs)
 		if err == nil {
 			err = tx.exec(lockStates, jobs)
@@ -41,7 +40,7 @@ func (tx *Tx) Watermarks(jobIDs []int64) ([]ledger.Watermark, error) {
 		var more []ledger.Watermark
 		if err == nil {
 			// A statement of its own, which sees the claims that the locks waited for.
-			more, err = tx.store.watermarks(tx.statements, chunk)
+			more, err = tx.store.watermarks(tx.statements, jobs)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read watermarks: %w", err)
@@ -87,7 +86,7 @@ func (tx *Tx) Record(marks []ledger.Watermark, runs []ledger.Run) error {
 	for i := range runs {
 		ids = append(ids, runs[i].JobID)
 	}
-	if err := tx.lock(ids); err != nil {
+	if err := tx.execJobs(lockStates, ids); err != nil {
 		return fmt.Errorf("record runs: %w", err)
 	}
 	// Not with the watermarks: PostgreSQL would remember for each of them who had
@@ -110,25 +109,11 @@ func (tx *Tx) Record(marks []ledger.Watermark, runs []ledger.Run) error {
 }
 
 func (tx *Tx) setWatermarks(marks []ledger.Watermark) error {
-	for chunk := range slices.Chunk(marks, jobChunk) {
-		values := make([][]any, len(chunk))
-		for i := range chunk {
-			values[i] = []any{chunk[i].JobID, chunk[i].Until.UnixMicro()}
-		}
-		if err := tx.exec(setWatermarks, rowsOf("job_id bigint, until bigint", values)); err != nil {
-			return err
-		}
+	values := make([][]any, len(marks))
+	for i := range marks {
+		values[i] = []any{marks[i].JobID, marks[i].Until.UnixMicro()}
 	}
-	return nil
-}
-
-func (tx *Tx) lock(ids []int64) error {
-	for _, jobs := range chunksOf(ids) {
-		if err := tx.exec(lockStates, jobs); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.execEach(setWatermarks, nil, jobChunk, "job_id bigint, until bigint", values)
 }
 
 // addRuns adds runs, and takes the locks of those that run and need one.
@@ -151,17 +136,15 @@ func (tx *Tx) addRuns(runs []ledger.Run) error {
 
 // Close implements ledger.Tx.
 func (tx *Tx) Close(jobIDs []int64, makeUp bool) error {
-	if err := tx.lock(jobIDs); err != nil {
-		return fmt.Errorf("close spans: %w", err)
+	err := tx.execJobs(lockStates, jobIDs)
+	if err == nil {
+		err = tx.execJobs(closeSpans, jobIDs, tx.revision, tx.now.UnixMicro(), makeUp)
 	}
-	for _, jobs := range chunksOf(jobIDs) {
-		err := tx.exec(closeSpans, tx.revision, tx.now.UnixMicro(), makeUp, jobs)
-		if err == nil {
-			err = tx.exec(closeWatermarks, tx.now.UnixMicro(), jobs)
-		}
-		if err != nil {
-			return fmt.Errorf("close spans: %w", err)
-		}
+	if err == nil {
+		err = tx.execJobs(closeWatermarks, jobIDs, tx.now.UnixMicro())
+	}
+	if err != nil {
+		return fmt.Errorf("close spans: %w", err)
 	}
 	return nil
 }
@@ -172,14 +155,12 @@ func (tx *Tx) Settle(spans []ledger.ClosedSpan) error {
 	for i := range spans {
 		values[i] = []any{spans[i].JobID, spans[i].Revision, spans[i].After.UnixMicro()}
 	}
-	for chunk := range slices.Chunk(values, jobChunk) {
-		err := tx.exec(cutSpans, rowsOf(settledFields, chunk))
-		if err == nil {
-			err = tx.exec(removeSpans, rowsOf(settledFields, chunk))
-		}
-		if err != nil {
-			return fmt.Errorf("settle spans: %w", err)
-		}
+	err := tx.execEach(cutSpans, nil, jobChunk, settledFields, values)
+	if err == nil {
+		err = tx.execEach(removeSpans, nil, jobChunk, settledFields, values)
+	}
+	if err != nil {
+		return fmt.Errorf("settle spans: %w", err)
 	}
 	return nil
 }
@@ -222,21 +203,10 @@ func (tx *Tx) Expire(dead []ledger.Member) ([]ledger.Run, error) {
 }
 
 // Superseded implements ledger.Tx.
-func (tx *Tx) Superseded(keys []ledger.Key) (superseded []int, err error) {
-	values := make([][]any, len(keys))
-	for i := range keys {
-		values[i] = append(keyValues(&keys[i]), i)
-	}
-	for chunk := range slices.Chunk(values, runChunk) {
-		err := tx.each(supersededKeys, []any{rowsOf(keyFields+", n bigint", chunk)}, func(rows *sql.Rows) error {
-			var n int
-			err := rows.Scan(&n)
-			superseded = append(superseded, n)
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("look for later ticks: %w", err)
-		}
+func (tx *Tx) Superseded(keys []ledger.Key) ([]int, error) {
+	superseded, err := tx.indexes(supersededKeys, keys)
+	if err != nil {
+		return nil, fmt.Errorf("look for later ticks: %w", err)
 	}
 	return superseded, nil
 }
@@ -322,20 +292,10 @@ func (tx *Tx) SetFormerJobs(former map[int64]string) error {
 // Touch gives jobs that exist the revision of the Change. Their watermarks begin now if
 // begin.
 func (tx *Tx) Touch(jobIDs []int64, begin bool) error {
-	for chunk := range slices.Chunk(jobIDs, jobChunk) {
-		if err := tx.exec(touchJobs, tx.revision, tx.now.UnixMicro(), begin, idRows(chunk)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.execJobs(touchJobs, jobIDs, tx.revision, tx.now.UnixMicro(), begin)
 }
 
 // Delete makes tombstones of the states of jobs.
 func (tx *Tx) Delete(jobIDs []int64) error {
-	for chunk := range slices.Chunk(jobIDs, jobChunk) {
-		if err := tx.exec(deleteStates, tx.revision, tx.now.UnixMicro(), idRows(chunk)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.execJobs(deleteStates, jobIDs, tx.revision, tx.now.UnixMicro())
 }
