@@ -82,14 +82,6 @@ func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
 	return do(c)
 }
 
-// allJobs reads all jobs with their revisions.
-func (c *call) allJobs() (changedRows, error) {
-	if runs, ok := c.store.(gormRuns); ok {
-		return runs.jobs()
-	}
-	return c.store.Changes(0, nil)
-}
-
 // await returns when do has, or when the call ends. Do goes on then, and must be
 // harmless.
 func (c *call) await(do func() error) error {

@@ -751,11 +751,11 @@ func (p *upsertParts) decision() decision {
 		effects: effectsOf(effects, p.rescheduled, ledgersql.Rescheduled),
 		number:  [][]JobWithSchedule{p.add, p.replace},
 		write: func(tx Repository) error {
-			if len(p.replace) == 0 {
-				return tx.AddJobs(p.add)
-			}
 			if upserter, ok := tx.(Upserter); ok {
 				return upserter.UpsertJobs(p.add, p.replace)
+			}
+			if len(p.replace) == 0 {
+				return tx.AddJobs(p.add)
 			}
 			return fmt.Errorf("the repository %T cannot replace jobs: it is no Upserter", tx)
 		},

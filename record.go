@@ -58,7 +58,8 @@ func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
 type runStore interface {
 	ledger.Store
 	// Changes returns the jobs that a Change with a higher revision than since has
-	// changed last or, if ids is not nil, those of ids, whatever their revision.
+	// changed last or, if ids is not nil, those of ids, whatever their revision. If since
+	// is 0 and ids nil, it returns every row, and tells of none that is gone.
 	Changes(since int64, ids []int64) (changedRows, error)
 	// CountRuns counts runs as SmallBen.CountRuns does.
 	CountRuns(from time.Time, step time.Duration, limit int) ([]ledgersql.Count, time.Time, error)
@@ -197,14 +198,11 @@ func (s *SmallBen) follow(c *call, since int64, ids []int64) error {
 	if err != nil {
 		return err
 	}
-	known := slices.Clone(changes.Gone)
+	about := append(idsOf(changes.Jobs), changes.Gone...)
 	if since == 0 && ids == nil {
-		known = append(known, s.scheduled()...)
+		about = append(about, s.remembered()...)
 	}
-	for i := range changes.Jobs {
-		known = append(known, changes.Jobs[i].ID)
-	}
-	if err := s.meet(c, changes.Jobs, known); err != nil {
+	if err := s.meet(c, changes.Jobs, about); err != nil {
 		return err
 	}
 	if ids == nil {
@@ -213,11 +211,12 @@ func (s *SmallBen) follow(c *call, since int64, ids []int64) error {
 	return nil
 }
 
-// scheduled are the ids of the jobs that memory knows.
-func (s *SmallBen) scheduled() []int64 {
+// remembered are the ids of the jobs that memory has.
+func (s *SmallBen) remembered() []int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.AppendSeq(s.scheduler.ids(), maps.Keys(s.paused))
+	ids := slices.AppendSeq(s.scheduler.ids(), maps.Keys(s.paused))
+	return slices.AppendSeq(ids, maps.Keys(s.undecodable))
 }
 
 // fireSince asks for the ticks of jobs that came after their watermarks began

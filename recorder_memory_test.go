@@ -723,7 +723,11 @@ func (r *memoryRecorder) Changes(since int64, ids []int64) (smallben.Changes, er
 				}
 			}
 		}
-		changes.Jobs = d.find(func(row smallben.RawJob) bool { return wanted[row.ID] })
+		all := since == 0 && ids == nil
+		if all {
+			clear(wanted) // of those that are gone it does not tell
+		}
+		changes.Jobs = d.find(func(row smallben.RawJob) bool { return all || wanted[row.ID] })
 		for i := range changes.Jobs {
 			smallben.SetRevision(&changes.Jobs[i], d.marks[changes.Jobs[i].ID].revision)
 			delete(wanted, changes.Jobs[i].ID)

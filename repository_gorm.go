@@ -498,26 +498,12 @@ func (g gormRuns) Change(change func(tx ledger.Tx) error) (int64, error) {
 }
 
 // Changes implements runStore.
-func (g gormRuns) Changes(since int64, ids []int64) (changedRows, error) {
-	table := g.repository.table
-	if ids == nil {
-		return g.changes(func(ctx context.Context, begin func(), give func(jobsql.Revised)) (int64, error) {
-			return table.ChangedAfter(ctx, since, begin, give)
-		})
-	}
-	return g.changes(func(ctx context.Context, begin func(), give func(jobsql.Revised)) (int64, error) {
-		return table.RevisedOf(ctx, ids, begin, give)
-	})
-}
-
-// jobs returns all jobs, and looks at no tombstone.
-func (g gormRuns) jobs() (changedRows, error) { return g.changes(g.repository.table.AllRevised) }
-
-// changes collects what a method of the table reads.
-func (g gormRuns) changes(read func(ctx context.Context, begin func(), give func(job jobsql.Revised)) (int64, error)) (changes changedRows, err error) {
+func (g gormRuns) Changes(since int64, ids []int64) (changes changedRows, err error) {
 	ctx, cancel := g.repository.db().Context()
 	defer cancel()
-	revision, err := read(ctx, func() { changes = changedRows{} }, func(job jobsql.Revised) {
+	table := g.repository.table
+	begin := func() { changes = changedRows{} }
+	add := func(job jobsql.Revised) {
 		if job.Row == nil {
 			changes.Gone = append(changes.Gone, job.ID)
 			return
@@ -525,10 +511,19 @@ func (g gormRuns) changes(read func(ctx context.Context, begin func(), give func
 		row := rawJobOf(job.Row)
 		row.revision = job.Revision
 		changes.Jobs = append(changes.Jobs, row)
-	})
+	}
+	var last int64
+	switch {
+	case ids != nil:
+		last, err = table.RevisedOf(ctx, ids, begin, add)
+	case since == 0:
+		last, err = table.AllRevised(ctx, begin, add)
+	default:
+		last, err = table.ChangedAfter(ctx, since, begin, add)
+	}
 	if err != nil {
 		return changedRows{}, err
 	}
-	changes.Revision = revision
+	changes.Revision = last
 	return changes, nil
 }

@@ -271,7 +271,7 @@ func (c *call) storeCronIDs(jobs []JobWithSchedule) error {
 func (s *SmallBen) load(c *call) (contents, error) {
 	loaded := contents{paused: make(map[int64]int64)}
 	if s.record != nil {
-		changes, err := c.allJobs()
+		changes, err := c.store.Changes(0, nil)
 		if err != nil {
 			return contents{}, fmt.Errorf("load jobs: %w", err)
 		}

@@ -221,6 +221,22 @@ func TestAChangeThatIsRefusedLeavesTheTransactionAsItWas(t *testing.T) {
 	})
 }
 
+func TestTheErrorOfAnUpsertThatOnlyAddsNamesTheUpsert(t *testing.T) {
+	eachApplication(t, func(t *testing.T, app *application) {
+		s := app.start(t)
+		app.exec(t, "CREATE UNIQUE INDEX one_job_a_group ON jobs (group_id)")
+		twins := []smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}
+		twins[0].GroupID, twins[1].GroupID = 5, 5
+		tx := app.begin(t, 7)
+		inTransaction := s.UpsertJobsTx(tx, twins)
+		require.NoError(t, tx.Rollback().Error)
+		for _, err := range []error{inTransaction, s.UpsertJobs(twins)} {
+			require.ErrorContains(t, err, "upsert jobs: ")
+			assert.NotContains(t, err.Error(), "add jobs")
+		}
+	})
+}
+
 func TestACommitThatItsProcessDoesNotSurviveIsFollowed(t *testing.T) {
 	eachApplication(t, func(t *testing.T, app *application) {
 		var living []*smallben.SmallBen
