@@ -499,12 +499,13 @@ func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ended bo
 	if !ended {
 		return time.Time{}, false
 	}
+	// Before Stop goes on: a scrape after it counts the run.
+	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
 	if r.grant == nil {
 		r.entry.session.release()
 	} else {
 		r.grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
 	}
-	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
 	if retry.IsZero() && wanted && r.grant == nil && r.entry.session.stopped.Load() {
 		s.logDropped([]int64{r.input.JobID}, 1)
 	}
