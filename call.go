@@ -57,28 +57,15 @@ func (s *SmallBen) begin(ctx context.Context) *call {
 	return c
 }
 
-// enter begins a call whose turn it is to change jobs. The wait counts.
-func (s *SmallBen) enter(ctx context.Context) (*call, error) {
-	c := s.begin(ctx)
-	if err := s.changeMu.wait(c.context); err != nil {
-		c.end()
-		return nil, fmt.Errorf("wait for another change: %w", err)
-	}
-	return c, nil
-}
-
-func (s *SmallBen) leave(c *call) {
-	s.changeMu.Unlock()
-	c.end()
-}
-
-// takeTurn calls do when it is its turn to change jobs.
+// takeTurn begins a call, and calls do when it is its turn to change jobs. The wait
+// counts.
 func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
-	c, err := s.enter(ctx)
-	if err != nil {
-		return err
+	c := s.begin(ctx)
+	defer c.end()
+	if err := s.changeMu.wait(c.context); err != nil {
+		return fmt.Errorf("wait for another change: %w", err)
 	}
-	defer s.leave(c)
+	defer s.changeMu.Unlock()
 	return do(c)
 }
 

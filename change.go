@@ -29,8 +29,8 @@ type change struct {
 
 	// decide says what is to be written, by the rows of a transaction.
 	decide func(tx Repository) (decision, error)
-	// follow makes memory agree once decision has been written. It expects changeMu.
-	follow func()
+	// project makes memory agree once decision has been written. It expects changeMu.
+	project func()
 	// report logs what was done. Nil means done, with the ids.
 	report func(sink cron.Logger)
 
@@ -46,10 +46,10 @@ type change struct {
 
 // decision is what a change writes.
 type decision struct {
-	effects ledgersql.Effects         // on the ticks of its jobs
-	known   []JobWithSchedule         // stay as they are, and may have no entry here
-	number  [][]JobWithSchedule       // are given cron ids
-	write   func(tx Repository) error // nil: nothing is to be written
+	effects   ledgersql.Effects         // on the ticks of its jobs
+	unchanged []JobWithSchedule         // stay as they are, and may have no entry here
+	number    [][]JobWithSchedule       // are given cron ids
+	write     func(tx Repository) error // nil: nothing is to be written
 }
 
 // perform makes a change when it is its turn, and logs it.
@@ -83,7 +83,7 @@ func (s *SmallBen) changeInTurn(c *change) error {
 	}
 	switch {
 	case err == nil, errors.Is(err, errNothingToWrite):
-		c.follow()
+		c.project()
 		return nil
 	case !c.written && errors.Is(err, ErrOutcomeUnknown):
 		return unwritten{err}
@@ -132,7 +132,7 @@ func (s *SmallBen) writeIn(c *change, tx Repository) error {
 	if err := s.endTicks(tx, c, decided.effects); err != nil {
 		return err
 	}
-	if err := s.adopt(c.call, decided.known); err != nil {
+	if err := s.adopt(c.call, decided.unchanged); err != nil {
 		return err
 	}
 	for _, jobs := range decided.number {
@@ -224,8 +224,8 @@ func (s *SmallBen) lookAhead(c *change) error {
 	if s.record == nil || !c.decodes {
 		return nil
 	}
-	rows, err := c.repository.ListJobs(c.look)
-	if err != nil && !s.isMismatch(err) {
+	rows, err := s.matching(c.repository, *c.look)
+	if err != nil {
 		return err
 	}
 	jobs, _ := decodeRows(rows)

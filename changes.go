@@ -46,7 +46,7 @@ func (s *SmallBen) addition(jobs []Job) *change {
 			write:   func(tx Repository) error { return tx.AddJobs(built) },
 		}, nil
 	}
-	c.follow = func() { s.project(c, built) }
+	c.project = func() { s.project(c, built) }
 	return c
 }
 
@@ -128,7 +128,7 @@ func (s *SmallBen) deletion(options *DeleteOptions) *change {
 			write:   func(tx Repository) error { return tx.DeleteJobsByIds(c.ids) },
 		}, err
 	}
-	c.follow = func() {
+	c.project = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.forgetLocked(c.ids)
@@ -182,12 +182,12 @@ func (s *SmallBen) pause(options *PauseResumeOptions) *change {
 			write:   func(tx Repository) error { return tx.PauseJobs(unpaused) },
 		}, err
 	}
-	c.follow = func() { s.followPause(c, rows) }
+	c.project = func() { s.projectPause(c, rows) }
 	return c
 }
 
-// followPause makes memory agree with rows that were paused.
-func (s *SmallBen) followPause(c *change, rows []RawJob) {
+// projectPause makes memory agree with rows that were paused.
+func (s *SmallBen) projectPause(c *change, rows []RawJob) {
 	undecodable := s.undecodableOf(rows)
 	s.mu.Lock()
 	s.forgetLocked(c.ids)
@@ -280,13 +280,13 @@ func (s *SmallBen) resumption(options *PauseResumeOptions) *change {
 			paused[i].rawJob.Paused = false
 		}
 		return decision{
-			effects: effectsOf(nil, jobIDs(paused), ledgersql.Begins),
-			known:   unpaused,
-			number:  [][]JobWithSchedule{paused},
-			write:   func(tx Repository) error { return tx.ResumeJobs(paused) },
+			effects:   effectsOf(nil, jobIDs(paused), ledgersql.Begins),
+			unchanged: unpaused,
+			number:    [][]JobWithSchedule{paused},
+			write:     func(tx Repository) error { return tx.ResumeJobs(paused) },
 		}, nil
 	}
-	c.follow = func() { s.project(c, paused) }
+	c.project = func() { s.project(c, paused) }
 	return c
 }
 
@@ -334,7 +334,7 @@ func (s *SmallBen) update(scheduleInfo []UpdateOption) *change {
 			write:   func(tx Repository) error { return tx.SetCronIdAndChangeScheduleAndJobInput(jobs) },
 		}, err
 	}
-	c.follow = func() { s.project(c, jobs) }
+	c.project = func() { s.project(c, jobs) }
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -77,12 +78,18 @@ func (s *SmallBen) jobsOf(c *call, rows []RawJob, n int) (jobs []Job, undecodabl
 // were or as they are.
 func (s *SmallBen) Jobs(options *ListJobsOptions) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
-		next := s.pages(ResolveListOptions(options))
+		size := 1000 // of a page
+		if _, ok := s.repository.(Pager); !ok {
+			size = math.MaxInt
+		}
+		resolved := ResolveListOptions(options)
+		var after *int64
 		for {
-			rows, err := next()
-			if err == nil && len(rows) == 0 || !s.yieldJobs(rows, 0, err, yield) {
+			rows, err := s.pageOf(resolved, after, size)
+			if !s.yieldJobs(rows, 0, err, yield) || len(rows) < size {
 				return
 			}
+			after = &rows[len(rows)-1].ID
 		}
 	}
 }
@@ -133,44 +140,12 @@ func (s *SmallBen) yieldJobs(rows []RawJob, n int, err error, yield func(Job, er
 	return true
 }
 
-// pages returns a function that reads the rows that match options, a page at each
-// call, and none after the last.
-func (s *SmallBen) pages(options ListJobsOptions) func() ([]RawJob, error) {
-	const size = 1000
-	pager, ok := s.repository.(Pager)
-	var after *int64
-	done := false
-	return func() (rows []RawJob, err error) {
-		if done {
-			return nil, nil
-		}
-		if !ok {
-			done = true
-			rows, err = s.repository.ListJobs(&options)
-			if s.isMismatch(err) {
-				err = nil
-			}
-			return rows, err
-		}
-		rows, err = pager.ListJobsAfter(&options, after, size)
-		if err != nil || len(rows) < size {
-			done = true
-		} else {
-			after = &rows[len(rows)-1].ID
-		}
-		return rows, err
-	}
-}
-
 // find reads the rows that match options. If the ids of jobs are the only filter
 // and some do not exist, the mismatch error comes with the rows.
 func (s *SmallBen) find(repository Repository, options ListJobsOptions) ([]RawJob, error) {
-	rows, err := repository.ListJobs(&options)
-	if err != nil && !s.isMismatch(err) {
-		return nil, err
-	}
-	if !options.onlyJobIDs() {
-		return rows, nil
+	rows, err := s.matching(repository, options)
+	if err != nil || !options.onlyJobIDs() {
+		return rows, err
 	}
 	missing := idSet(options.JobIDs)
 	for i := range rows {
@@ -187,14 +162,20 @@ func (s *SmallBen) pageOf(options ListJobsOptions, after *int64, limit int) ([]R
 	if pager, ok := s.repository.(Pager); ok {
 		return pager.ListJobsAfter(&options, after, limit)
 	}
-	rows, err := s.repository.ListJobs(&options)
-	if err != nil && !s.isMismatch(err) {
-		return nil, err
-	}
+	rows, err := s.matching(s.repository, options)
 	if after != nil {
 		rows = slices.DeleteFunc(rows, func(row RawJob) bool { return row.ID <= *after })
 	}
-	return rows[:min(limit, len(rows))], nil
+	return rows[:min(limit, len(rows))], err
+}
+
+// matching reads the rows that match options. Ids that do not exist are no error.
+func (s *SmallBen) matching(repository Repository, options ListJobsOptions) ([]RawJob, error) {
+	rows, err := repository.ListJobs(&options)
+	if err != nil && !s.isMismatch(err) {
+		return nil, err
+	}
+	return rows, nil
 }
 
 // JobIDs returns the ids of the jobs that match options, in order. Nil options match
@@ -212,8 +193,8 @@ func (s *SmallBen) listIDs(repository Repository, options *ListJobsOptions) ([]i
 		}
 		return ids, nil
 	}
-	rows, err := repository.ListJobs(&resolved)
-	if err != nil && !s.isMismatch(err) {
+	rows, err := s.matching(repository, resolved)
+	if err != nil {
 		return nil, wrap("list ids", err)
 	}
 	ids := make([]int64, 0, len(rows))

@@ -184,8 +184,8 @@ func (s *SmallBen) readAgain(c *call, ids []int64) error {
 	if s.record != nil {
 		return s.follow(c, 0, ids)
 	}
-	rows, err := s.find(c.repository, ListJobsOptions{JobIDs: ids})
-	if err != nil && !s.isMismatch(err) {
+	rows, err := s.matching(c.repository, ListJobsOptions{JobIDs: ids})
+	if err != nil {
 		return err
 	}
 	return s.meet(c, rows, ids)

@@ -138,7 +138,12 @@ func (s *SmallBen) Start() error { return s.StartContext(context.Background()) }
 
 // StartContext is Start, and ends with ctx. What it started does not.
 func (s *SmallBen) StartContext(ctx context.Context) error {
-	started, loaded, err := s.start(ctx)
+	var started bool
+	var loaded contents
+	err := s.takeTurn(ctx, func(c *call) (err error) {
+		started, loaded, err = s.start(c)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -152,12 +157,7 @@ func (s *SmallBen) StartContext(ctx context.Context) error {
 	return nil
 }
 
-func (s *SmallBen) start(ctx context.Context) (started bool, loaded contents, err error) {
-	c, err := s.enter(ctx)
-	if err != nil {
-		return false, contents{}, err
-	}
-	defer s.leave(c)
+func (s *SmallBen) start(c *call) (started bool, loaded contents, err error) {
 	if s.started() {
 		return false, contents{}, nil
 	}
@@ -447,13 +447,13 @@ func (s *SmallBen) forgetLocked(ids []int64) {
 	}
 }
 
-// known counts what this instance knows of.
-type known struct{ scheduled, paused, undecodable, unsettled int }
+// counts are of what this instance knows.
+type counts struct{ scheduled, paused, undecodable, unsettled int }
 
-func (s *SmallBen) count() known {
+func (s *SmallBen) count() counts {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return known{s.scheduler.count(), len(s.paused), len(s.undecodable), s.refusingLocked()}
+	return counts{s.scheduler.count(), len(s.paused), len(s.undecodable), s.refusingLocked()}
 }
 
 func logHeldBack(sink cron.Logger, undecodable []error) {

@@ -61,8 +61,8 @@ func (s *SmallBen) upsert(jobs []Job) *change {
 	c.selects(ListJobsOptions{JobIDs: c.ids})
 	var parts upsertParts
 	c.decide = func(tx Repository) (decision, error) {
-		rows, err := s.find(tx, *c.look)
-		if err != nil && !s.isMismatch(err) {
+		rows, err := s.matching(tx, *c.look)
+		if err != nil {
 			return decision{}, err
 		}
 		if parts, err = c.upsertOf(built, rows); err != nil {
@@ -74,7 +74,7 @@ func (s *SmallBen) upsert(jobs []Job) *change {
 		c.held = parts.held
 		return parts.decision(), nil
 	}
-	c.follow = func() { s.followUpsert(c, &parts) }
+	c.project = func() { s.projectUpsert(c, &parts) }
 	c.report = func(sink cron.Logger) {
 		if len(parts.add)+len(parts.replace) > 0 {
 			c.reportHeld(sink)
@@ -91,8 +91,8 @@ func (c *change) reportHeld(sink cron.Logger) {
 	}
 }
 
-// followUpsert makes memory agree with the rows of an upsert.
-func (s *SmallBen) followUpsert(c *change, parts *upsertParts) {
+// projectUpsert makes memory agree with the rows of an upsert.
+func (s *SmallBen) projectUpsert(c *change, parts *upsertParts) {
 	s.project(c, parts.add, parts.replace)
 	// They still do not decode if it is a column that stays.
 	s.reread(c.call, parts.undecodable)
