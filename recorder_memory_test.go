@@ -1054,12 +1054,12 @@ func (tx *memoryTx) Close(ids []int64, makeUp bool) error {
 	})
 }
 
-func (tx *memoryTx) Settle(spans []ledger.ClosedSpan) error {
-	return tx.do("Settle", func(d *memoryRecord) error {
-		for _, settled := range spans {
-			name := memorySpan{settled.JobID, settled.Revision}
+func (tx *memoryTx) Shorten(spans []ledger.ClosedSpan) error {
+	return tx.do("Shorten", func(d *memoryRecord) error {
+		for _, shortened := range spans {
+			name := memorySpan{shortened.JobID, shortened.Revision}
 			span, exists := d.spans[name]
-			span.After = settled.After
+			span.After = shortened.After
 			if !exists {
 				continue
 			}

@@ -423,10 +423,10 @@ func TestAClosedSpanIsWhatWasNotAccountedFor(t *testing.T) {
 		require.Equal(t, []ledger.ClosedSpan{want}, closed())
 		require.Equal(t, now, r.accounts(t, 1)[0].Until)
 		want.After = tickAt(5)
-		r.change(t, func(tx smallben.ChangeTx) error { return tx.Settle([]ledger.ClosedSpan{want}) })
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.Shorten([]ledger.ClosedSpan{want}) })
 		require.Equal(t, []ledger.ClosedSpan{want}, closed())
 		want.After = want.Until
-		r.change(t, func(tx smallben.ChangeTx) error { return tx.Settle([]ledger.ClosedSpan{want}) })
+		r.change(t, func(tx smallben.ChangeTx) error { return tx.Shorten([]ledger.ClosedSpan{want}) })
 		require.Empty(t, closed())
 	})
 }

@@ -107,7 +107,7 @@ func recordAccounts(tx Tx, due []account, process string) (b accounted, err erro
 		return b, err
 	}
 	var moved []Watermark
-	var settled []ClosedSpan
+	var shortened []ClosedSpan
 	var runs []Run
 	for i := range due {
 		a := &due[i]
@@ -127,7 +127,7 @@ func recordAccounts(tx Tx, due []account, process string) (b accounted, err erro
 		} else {
 			span := *a.closed
 			span.After = a.Until
-			settled = append(settled, span)
+			shortened = append(shortened, span)
 		}
 		if a.cut {
 			b.left = append(b.left, *a)
@@ -138,8 +138,8 @@ func recordAccounts(tx Tx, due []account, process string) (b accounted, err erro
 			b.waiting++
 		}
 	}
-	if len(settled) > 0 {
-		if err := tx.Settle(settled); err != nil {
+	if len(shortened) > 0 {
+		if err := tx.Shorten(shortened); err != nil {
 			return b, err
 		}
 	}
@@ -153,13 +153,9 @@ func lockAccounts(tx Tx, due []account) (current []account, marks map[int64]Wate
 	for i := range due {
 		ids[i] = due[i].ID
 	}
-	locked, err := tx.Watermarks(slices.Compact(ids))
+	marks, err = lockJobs(tx, ids)
 	if err != nil {
 		return nil, nil, nil, err
-	}
-	marks = make(map[int64]Watermark, len(locked))
-	for _, mark := range locked {
-		marks[mark.JobID] = mark
 	}
 	for _, a := range due {
 		mark, exists := marks[a.ID]

@@ -43,7 +43,7 @@ func (d *deputy) look(job Job, tick time.Time) {
 	// The clock of the database may be set at any time. Ticks of one instant are looked at
 	// together.
 	now := time.Now()
-	wait := min(tick.Sub(now)-d.clock.health().ClockOffset, MaxClockLead) + secondAfter
+	wait := min(tick.Sub(now)-d.clock.answer().offset, MaxClockLead) + secondAfter
 	d.mu.Lock()
 	d.pending = append(d.pending, pendingTick{job, tick, now.Add(wait)})
 	d.mu.Unlock()

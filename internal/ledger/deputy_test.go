@@ -45,7 +45,7 @@ func TestADeputyLooksThoughTheClockOfTheDatabaseIsSetBack(t *testing.T) {
 		d.look(Job{ID: 1}, time.Now())
 		time.Sleep(secondAfter / 2)
 		clock.mu.Lock()
-		clock.offset = -10 * time.Minute
+		clock.known.offset = -10 * time.Minute
 		clock.mu.Unlock()
 		d.look(Job{ID: 2}, time.Now())
 		d.takeOver(newMembers([]Member{{Process: "a"}, {Process: "b"}}, "a"))

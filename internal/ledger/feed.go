@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,9 +15,10 @@ type feed struct {
 	changed  func(revision int64) // is told what this process has changed
 	trouble  trouble
 
-	mu      sync.Mutex // guards the fields below, for moments
-	inSync  time.Time  // when the host was known to agree with the database last
-	arrived bool       // there is something in the outbox
+	arrived atomic.Bool // there is something in the outbox
+
+	mu     sync.Mutex // guards inSync, for moments
+	inSync time.Time  // when the host was known to agree with the database last
 }
 
 func newFeed(c *common) *feed {
@@ -28,7 +30,7 @@ func newFeed(c *common) *feed {
 func (f *feed) run() {
 	for f.next(f.outdated, nil) {
 		// What fails is found outdated still by the next heartbeat.
-		_ = f.follow(f.takeArrived())
+		_ = f.follow(f.arrived.Swap(false))
 	}
 }
 
@@ -74,21 +76,11 @@ func (f *feed) catchUp(begun []Watermark) {
 	}
 }
 
-func (f *feed) takeArrived() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	arrived := f.arrived
-	f.arrived = false
-	return arrived
-}
-
 // heard compares the revision of a heartbeat with the one that the host had seen when
 // it was sent, and looks whether something has arrived in the outbox.
 func (f *feed) heard(revision, seen int64, outbox bool) {
 	if outbox {
-		f.mu.Lock()
-		f.arrived = true
-		f.mu.Unlock()
+		f.arrived.Store(true)
 		wake(f.outdated)
 	}
 	switch {

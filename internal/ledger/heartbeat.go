@@ -26,11 +26,16 @@ type heartbeat struct {
 	left         bool
 	watched      map[string]watch
 
-	mu       sync.Mutex    // guards the fields below, for moments
-	lastBeat time.Time     // by this process's clock
-	offset   time.Duration // of the database's clock to this process's
-	shift    time.Duration // of ticks: the offset when it was more than maxOffset
-	last     Heartbeat
+	mu    sync.Mutex // guards known, for moments
+	known answer
+}
+
+// answer is what is known by the last heartbeat that was answered.
+type answer struct {
+	at     time.Time     // by this process's clock
+	offset time.Duration // of the database's clock to this process's
+	shift  time.Duration // of ticks: the offset when it was more than maxOffset
+	last   Heartbeat
 }
 
 // watch is a process as another one sees it.
@@ -40,7 +45,7 @@ type watch struct {
 }
 
 func newHeartbeat(c *common) *heartbeat {
-	return &heartbeat{common: c, now: make(chan struct{}, 1), lastBeat: time.Now(), watched: make(map[string]watch),
+	return &heartbeat{common: c, now: make(chan struct{}, 1), known: answer{at: time.Now()}, watched: make(map[string]watch),
 		trouble: trouble{what: "heartbeat", log: c.config.Log}}
 }
 
@@ -67,7 +72,7 @@ func (h *heartbeat) beat() {
 	if h.left {
 		return
 	}
-	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial(), Offset: h.health().ClockOffset}, h.Seen()
+	standing, seen := Standing{Claims: !h.isStopped(), Partial: h.host.Partial(), Offset: h.answer().offset}, h.Seen()
 	sent := time.Now()
 	beat, err := h.store.Beat(h.process, standing)
 	if errors.Is(err, ErrNotRegistered) {
@@ -88,12 +93,12 @@ func (h *heartbeat) beat() {
 	}
 	now := time.Now()
 	h.mu.Lock()
-	gap := now.Sub(h.lastBeat)
-	h.lastBeat, h.last = now, beat
+	gap := now.Sub(h.known.at)
+	h.known.at, h.known.last = now, beat
 	// The answer may have waited for a process that was stopped: then it does not tell
 	// what time it is.
 	if trip := now.Sub(sent); trip < maxTrip {
-		h.offset = beat.Now.Sub(sent.Add(trip / 2))
+		h.known.offset = beat.Now.Sub(sent.Add(trip / 2))
 	}
 	h.mu.Unlock()
 	h.compareClocks()
@@ -112,14 +117,15 @@ const (
 // compareClocks lets ticks follow the database's clock if this machine's differs.
 func (h *heartbeat) compareClocks() {
 	h.mu.Lock()
-	before, shift := h.shift, h.shift
-	switch off := h.offset.Abs(); {
-	case off > maxOffset && (h.offset-before).Abs() > offsetStep:
-		shift = h.offset.Round(time.Millisecond)
+	offset, before := h.known.offset, h.known.shift
+	shift := before
+	switch off := offset.Abs(); {
+	case off > maxOffset && (offset-before).Abs() > offsetStep:
+		shift = offset.Round(time.Millisecond)
 	case off < offsetStep:
 		shift = 0
 	}
-	h.shift = shift
+	h.known.shift = shift
 	h.mu.Unlock()
 	if shift == before {
 		return
@@ -171,11 +177,7 @@ func (h *heartbeat) longestGap() time.Duration { return 2*h.config.SyncInterval 
 
 // silent reports whether the last heartbeat is longer ago than it should be: the store
 // does not answer, or this process stood still.
-func (h *heartbeat) silent() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return since(h.lastBeat) > h.longestGap()
-}
+func (h *heartbeat) silent() bool { return since(h.answer().at) > h.longestGap() }
 
 // leave takes this process out of the record, as far as the database lets it.
 func (h *heartbeat) leave() {
@@ -188,37 +190,18 @@ func (h *heartbeat) leave() {
 	}
 }
 
-// databaseNow is about what time it is in the database.
-func (h *heartbeat) databaseNow() time.Time {
+func (h *heartbeat) answer() answer {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return time.Now().Add(h.offset)
+	return h.known
 }
+
+// databaseNow is about what time it is in the database.
+func (h *heartbeat) databaseNow() time.Time { return time.Now().Add(h.answer().offset) }
 
 // tickNow is what the clock shows that ticks go by. It may be off from the database's by
 // MaxClockLead, or by what a heartbeat takes.
-func (h *heartbeat) tickNow() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return time.Now().Add(h.shift)
-}
+func (h *heartbeat) tickNow() time.Time { return time.Now().Add(h.answer().shift) }
 
 // answeredSince reports whether a heartbeat was answered after an instant.
-func (h *heartbeat) answeredSince(t time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.lastBeat.After(t)
-}
-
-// latest is the last heartbeat.
-func (h *heartbeat) latest() Heartbeat {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.last
-}
-
-func (h *heartbeat) health() Health {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return Health{ClockOffset: h.offset, HeartbeatAge: time.Since(h.lastBeat)}
-}
+func (h *heartbeat) answeredSince(t time.Time) bool { return h.answer().at.After(t) }

@@ -263,9 +263,8 @@ type Health struct{ SyncLag, ClockOffset, HeartbeatAge time.Duration }
 
 // Health tells how the session does.
 func (s *Session) Health() Health {
-	h := s.heartbeat.health()
-	h.SyncLag = s.feed.lag()
-	return h
+	known := s.heartbeat.answer()
+	return Health{SyncLag: s.feed.lag(), ClockOffset: known.offset, HeartbeatAge: time.Since(known.at)}
 }
 
 // trouble is whether one kind of call to the store fails. It is goroutine-safe.

@@ -146,9 +146,9 @@ type Tx interface {
 	// expression, pauses or deletes: nothing is computed in it.
 	Close(jobIDs []int64, makeUp bool) error
 
-	// Settle moves the beginnings of closed spans to their After, and removes those
+	// Shorten moves the beginnings of closed spans to their After, and removes those
 	// of which nothing is left.
-	Settle(spans []ClosedSpan) error
+	Shorten(spans []ClosedSpan) error
 
 	// Cancel ends the waiting runs of jobs as skipped, with the reason for their
 	// error, and returns how many. Triggered runs stay, unless triggered is set.
@@ -423,6 +423,16 @@ func (q *Query) Most() int {
 		return unlessTold
 	}
 	return q.Limit
+}
+
+// lockJobs returns the watermarks of those of the jobs that exist, by id, and locks them.
+func lockJobs(tx Tx, ids []int64) (map[int64]Watermark, error) {
+	locked, err := tx.Watermarks(ids)
+	marks := make(map[int64]Watermark, len(locked))
+	for _, mark := range locked {
+		marks[mark.JobID] = mark
+	}
+	return marks, err
 }
 
 // Settled asks whether it is known by now what became of a write that failed with

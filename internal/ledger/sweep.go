@@ -63,15 +63,15 @@ func (s *sweep) interrupt() {
 // old enough, so that one sweep finds all of it; not for ever, if that happens again and
 // again.
 func (s *sweep) run() {
-	settled := s.config.Timing.MissedAfter + 2*s.config.SyncInterval
-	timer := time.NewTimer(settled)
+	oldEnough := s.config.Timing.MissedAfter + 2*s.config.SyncInterval
+	timer := time.NewTimer(oldEnough)
 	defer timer.Stop()
 	for postponed := 0; s.next(nil, timer.C); {
 		if s.clock.silent() {
-			timer.Reset(settled)
+			timer.Reset(oldEnough)
 			continue
 		}
-		if wait := settled - s.sinceInterrupted(); wait > 0 && postponed < maxPostponed {
+		if wait := oldEnough - s.sinceInterrupted(); wait > 0 && postponed < maxPostponed {
 			postponed++
 			timer.Reset(wait)
 			continue
@@ -116,7 +116,7 @@ func (s *sweep) sweep() error {
 
 // lead reports whether this process leads, and makes it the leader if there is none.
 func (s *sweep) lead() (leads bool, err error) {
-	last, partial := s.clock.latest(), s.host.Partial()
+	last, partial := s.clock.answer().last, s.host.Partial()
 	if partial && s.othersDecode.Load() {
 		return false, nil // one of them is to lead, which knows how to treat each job
 	}
@@ -321,7 +321,7 @@ func (s *sweep) rerun(tx Tx, lost []Run) (again []Run, err error) {
 	for i := range lost {
 		ids[i] = lost[i].JobID
 	}
-	marks, err := tx.Watermarks(slices.Compact(ids)) // they are in order
+	marks, err := lockJobs(tx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -330,8 +330,8 @@ func (s *sweep) rerun(tx Tx, lost []Run) (again []Run, err error) {
 		return nil, err
 	}
 	for i, run := range lost {
-		n, found := slices.BinarySearchFunc(marks, run.JobID, func(mark Watermark, id int64) int { return cmp.Compare(mark.JobID, id) })
-		if !found || superseded[i] || run.Tick.Before(marks[n].CreatedAt) || marks[n].Paused && !run.Triggered {
+		mark, exists := marks[run.JobID]
+		if !exists || superseded[i] || run.Tick.Before(mark.CreatedAt) || mark.Paused && !run.Triggered {
 			continue
 		}
 		run.Attempt++

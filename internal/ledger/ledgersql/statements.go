@@ -11,8 +11,8 @@ import (
 // words stand for columns that are read from each database in its own way: those of
 // the table of jobs are read on SQLite without their declared types.
 var words = map[sqltx.Kind]*strings.Replacer{
-	sqltx.Postgres: strings.NewReplacer("{has id}", "j.id IS NOT NULL", "{created}", "j.created_at", "{span created}", "s.created_at", "{run}", prefixed("r.", runColumns), "{lead}", lead),
-	sqltx.SQLite:   strings.NewReplacer("{has id}", "typeof(j.id) = 'integer'", "{created}", "+j.created_at", "{span created}", "+s.created_at", "{run}", prefixed("r.", runColumns), "{lead}", lead),
+	sqltx.Postgres: strings.NewReplacer("{has id}", "j.id IS NOT NULL", "{raw}", "", "{run}", prefixed("r.", runColumns), "{lead}", lead),
+	sqltx.SQLite:   strings.NewReplacer("{has id}", "typeof(j.id) = 'integer'", "{raw}", "+", "{run}", prefixed("r.", runColumns), "{lead}", lead),
 }
 
 // lead is how far claims may be ahead of the database's clock, in microseconds.
@@ -140,12 +140,13 @@ const addRetries = `INSERT INTO {smallben_runs} (` + runColumns + `)
 SELECT r.job_id, r.tick, r.triggered, r.attempt + 1, r.group_id, r.super_group_id, '', 'waiting', NULL, NULL, '', r.missed, NULL, r.exclusive, v.due_at
 FROM {rows} JOIN {smallben_runs} r ON ` + sameRun + ` JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
 WHERE r.process = $1 AND m.deleted_at IS NULL AND (r.triggered OR NOT j.paused)
-	AND (r.triggered OR NOT EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = r.job_id AND n.tick > r.tick AND ` + newerTick + `))
+	AND (r.triggered OR NOT ` + laterTick + `)
 ` + keyOrder + ` ON CONFLICT DO NOTHING`
 
-const newerTick = "NOT n.triggered AND n.outcome NOT IN ('skipped', 'missed')"
+// laterTick is whether a later tick of the job has started or waits.
+const laterTick = "EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND NOT n.triggered AND n.outcome NOT IN ('skipped', 'missed'))"
 
-const supersededKeys = `SELECT v.n FROM {rows} WHERE EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND ` + newerTick + `) ORDER BY v.n`
+const supersededKeys = "SELECT v.n FROM {rows} WHERE " + laterTick + " ORDER BY v.n"
 
 const addUnclaimedRuns = `INSERT INTO {smallben_runs} AS r (` + runColumns + `)
 SELECT ` + runColumns + ` FROM {rows} WHERE true ORDER BY job_id, tick, triggered, attempt
@@ -206,7 +207,7 @@ const setFormer = "UPDATE {smallben_job_state} AS m SET former_job = nullif(v.fo
 
 const lockStates = `SELECT job_id FROM {smallben_job_state} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
 
-const readWatermarks = `SELECT m.job_id, m.accounted_until, m.revision, {created}, CASE WHEN j.paused THEN 1 ELSE 0 END, EXISTS (SELECT 1 FROM {smallben_locks} k WHERE k.job_id = m.job_id)
+const readWatermarks = `SELECT m.job_id, m.accounted_until, m.revision, {raw}j.created_at, CASE WHEN j.paused THEN 1 ELSE 0 END, EXISTS (SELECT 1 FROM {smallben_locks} k WHERE k.job_id = m.job_id)
 FROM {smallben_job_state} m JOIN {jobs} j ON j.id = m.job_id WHERE m.job_id IN (SELECT v.job_id FROM {rows}) AND m.deleted_at IS NULL
 ORDER BY m.job_id`
 
@@ -222,13 +223,13 @@ ORDER BY j.id ON CONFLICT DO NOTHING`
 
 const closeWatermarks = `UPDATE {smallben_job_state} SET accounted_until = $1 WHERE job_id IN (SELECT v.job_id FROM {rows}) AND deleted_at IS NULL AND accounted_until < $1`
 
-const readClosed = `SELECT s.job_id, s.revision, {span created}, s.expression, s.group_id, s.super_group_id, s.since_at, s.until_at, s.make_up
+const readClosed = `SELECT s.job_id, s.revision, {raw}s.created_at, s.expression, s.group_id, s.super_group_id, s.since_at, s.until_at, s.make_up
 FROM {smallben_closed_spans} s ORDER BY s.since_at, s.job_id, s.revision LIMIT $1`
 
 const (
-	settledFields = "job_id bigint, revision bigint, since_at bigint"
-	cutSpans      = "UPDATE {smallben_closed_spans} AS s SET since_at = v.since_at FROM {rows} WHERE s.job_id = v.job_id AND s.revision = v.revision"
-	removeSpans   = "DELETE FROM {smallben_closed_spans} WHERE (job_id, revision) IN (SELECT v.job_id, v.revision FROM {rows}) AND since_at >= until_at"
+	shortenedFields = "job_id bigint, revision bigint, since_at bigint"
+	cutSpans        = "UPDATE {smallben_closed_spans} AS s SET since_at = v.since_at FROM {rows} WHERE s.job_id = v.job_id AND s.revision = v.revision"
+	removeSpans     = "DELETE FROM {smallben_closed_spans} WHERE (job_id, revision) IN (SELECT v.job_id, v.revision FROM {rows}) AND since_at >= until_at"
 )
 
 const recordedTicks = `SELECT DISTINCT v.n, r.tick FROM {rows}

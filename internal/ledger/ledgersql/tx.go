@@ -149,18 +149,18 @@ func (tx *Tx) Close(jobIDs []int64, makeUp bool) error {
 	return nil
 }
 
-// Settle implements ledger.Tx.
-func (tx *Tx) Settle(spans []ledger.ClosedSpan) error {
+// Shorten implements ledger.Tx.
+func (tx *Tx) Shorten(spans []ledger.ClosedSpan) error {
 	values := make([][]any, len(spans))
 	for i := range spans {
 		values[i] = []any{spans[i].JobID, spans[i].Revision, spans[i].After.UnixMicro()}
 	}
-	err := tx.execEach(cutSpans, nil, jobChunk, settledFields, values)
+	err := tx.execEach(cutSpans, nil, jobChunk, shortenedFields, values)
 	if err == nil {
-		err = tx.execEach(removeSpans, nil, jobChunk, settledFields, values)
+		err = tx.execEach(removeSpans, nil, jobChunk, shortenedFields, values)
 	}
 	if err != nil {
-		return fmt.Errorf("settle spans: %w", err)
+		return fmt.Errorf("shorten spans: %w", err)
 	}
 	return nil
 }
