@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -181,7 +182,7 @@ func (c *Config) defaultOptions() *RunOptions {
 	options := &RunOptions{
 		Overlap:    OverlapAllow,
 		Timeout:    c.SchedulerConfig.RunTimeout,
-		Missed:     c.Runs.Missed,
+		Missed:     cmp.Or(c.Runs.Missed, MissedSkip),
 		Attempts:   1,
 		Backoff:    defaultBackoff,
 		MaxBackoff: defaultMaxBackoff,
@@ -195,9 +196,6 @@ func (c *Config) defaultOptions() *RunOptions {
 	if options.Timeout <= 0 {
 		options.Timeout = noTimeout
 	}
-	if options.Missed == MissedDefault {
-		options.Missed = MissedSkip
-	}
 	return options
 }
 
@@ -207,26 +205,16 @@ func (o *RunOptions) resolve(defaults *RunOptions) *RunOptions {
 	if o == nil {
 		return defaults
 	}
-	resolved := *o
-	if resolved.Overlap == 0 {
-		resolved.Overlap = defaults.Overlap
+	backoff := cmp.Or(o.Backoff, defaults.Backoff)
+	return &RunOptions{
+		Overlap:      cmp.Or(o.Overlap, defaults.Overlap),
+		Timeout:      cmp.Or(o.Timeout, defaults.Timeout),
+		Missed:       cmp.Or(o.Missed, defaults.Missed),
+		MissedWithin: o.MissedWithin,
+		Attempts:     cmp.Or(o.Attempts, defaults.Attempts),
+		Backoff:      backoff,
+		MaxBackoff:   cmp.Or(o.MaxBackoff, max(defaults.MaxBackoff, backoff)),
 	}
-	if resolved.Timeout == 0 {
-		resolved.Timeout = defaults.Timeout
-	}
-	if resolved.Missed == MissedDefault {
-		resolved.Missed = defaults.Missed
-	}
-	if resolved.Attempts == 0 {
-		resolved.Attempts = defaults.Attempts
-	}
-	if resolved.Backoff == 0 {
-		resolved.Backoff = defaults.Backoff
-	}
-	if resolved.MaxBackoff == 0 {
-		resolved.MaxBackoff = max(defaults.MaxBackoff, resolved.Backoff)
-	}
-	return &resolved
 }
 
 // backoff is the time from the end of an attempt to the next. It expects options that
@@ -234,12 +222,7 @@ func (o *RunOptions) resolve(defaults *RunOptions) *RunOptions {
 func (o *RunOptions) backoff(attempt int) time.Duration {
 	wait := min(o.Backoff, o.MaxBackoff)
 	for ; attempt > 1 && wait < o.MaxBackoff; attempt-- {
-		// Without an overflow: half of the bound is not passed by doubling.
-		if wait > o.MaxBackoff/2 {
-			wait = o.MaxBackoff
-		} else {
-			wait *= 2
-		}
+		wait += min(wait, o.MaxBackoff-wait) // without an overflow
 	}
 	return wait + rand.N(min(wait/jitterShare, math.MaxInt64-wait)+1)
 }
