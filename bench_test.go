@@ -92,7 +92,7 @@ func benchEntries(b *testing.B, s *SmallBen, from, n int) []*entry {
 	require.NoError(b, err)
 	entries := make([]*entry, n)
 	for i := range built {
-		entries[i] = s.scheduler.newEntry(&built[i])
+		entries[i] = s.scheduler.newEntry(&built[i], nil)
 	}
 	return entries
 }

@@ -247,15 +247,8 @@ func isPermanent(err error) bool {
 	return errors.As(err, &permanent)
 }
 
-// attempts are the further attempts of the runs of one job that wait in memory for
-// their time, where runs are not recorded. The zero value has none. They are guarded by
-// the mu of the job's shard.
-type attempts struct {
-	newest  time.Time // the newest tick of the schedule that has started
-	waiting []*attempt
-}
-
-// attempt is one that waits.
+// attempt is a further attempt of a run that waits in memory for its time, where runs are
+// not recorded.
 type attempt struct {
 	waitingTick
 	due   time.Time
@@ -290,63 +283,49 @@ func (s *scheduler) tryAgain(state *jobState, r *run, due time.Time) bool {
 	if !e.live(at) || state.gone || state.createdAt != e.createdAt {
 		return false
 	}
-	if state.attempts == nil {
-		state.attempts = &attempts{}
-	}
-	if !at.triggered && at.at.Before(state.attempts.newest) {
+	if !at.triggered && at.at.UnixMicro() < state.newest {
 		return false
 	}
 	a := &attempt{waitingTick: waitingTick{e, at}, due: due}
 	a.timer = time.AfterFunc(time.Until(due), func() { s.fireAndExecute(e, at) })
-	state.attempts.waiting = append(state.attempts.waiting, a)
+	state.attempts = append(state.attempts, a)
 	return true
 }
 
-// take removes the attempt that a tick is for, and reports whether it still waited.
-func (a *attempts) take(at tick) bool {
-	if a == nil {
-		return false
-	}
-	i := slices.IndexFunc(a.waiting, func(w *attempt) bool {
-		return w.tick.at.Equal(at.at) && w.tick.triggered == at.triggered && w.tick.tried == at.tried
-	})
+// takeAttempt removes the attempt that a tick is for, and reports whether it still waited.
+// It expects the shard's mu.
+func (state *jobState) takeAttempt(at tick) bool {
+	i := slices.IndexFunc(state.attempts, func(a *attempt) bool { return a.tick == at })
 	if i >= 0 {
-		a.waiting = slices.Delete(a.waiting, i, i+1)
+		state.attempts = slices.Delete(state.attempts, i, i+1)
 	}
 	return i >= 0
 }
 
-// end ends those of the attempts that match, and returns how many.
-func (a *attempts) end(match func(w *attempt) bool) (n int) {
-	if a == nil {
-		return 0
-	}
-	n = len(a.waiting)
-	a.waiting = slices.DeleteFunc(a.waiting, func(w *attempt) bool {
-		if !match(w) {
-			return false
+// endAttempts ends those of the attempts that match, and returns how many. It expects the
+// shard's mu.
+func (state *jobState) endAttempts(match func(a *attempt) bool) int {
+	before := len(state.attempts)
+	state.attempts = slices.DeleteFunc(state.attempts, func(a *attempt) bool {
+		if match(a) {
+			a.timer.Stop()
+			return true
 		}
-		w.timer.Stop()
-		return true
+		return false
 	})
-	return n - len(a.waiting)
+	return before - len(state.attempts)
 }
 
 func anyAttempt(*attempt) bool { return true }
 
 // endOlderAttempts ends the attempts of the ticks before one of the schedule that has
 // started. It expects the shard's mu.
-func (state *jobState) endOlderAttempts(at tick, options *RunOptions) {
-	if at.triggered || at.tried > 0 || state.attempts == nil && options.Attempts <= 1 {
+func (state *jobState) endOlderAttempts(at tick) {
+	if at.triggered || at.tried > 0 {
 		return
 	}
-	if state.attempts == nil {
-		state.attempts = &attempts{}
-	}
-	if at.at.After(state.attempts.newest) {
-		state.attempts.newest = at.at
-	}
-	state.attempts.end(func(w *attempt) bool { return w.tick.supersededBy(at) })
+	state.newest = max(state.newest, at.at.UnixMicro())
+	state.endAttempts(func(a *attempt) bool { return a.tick.supersededBy(at) })
 }
 
 // supersededBy reports whether a tick is an attempt that is not to start any more when
@@ -355,12 +334,13 @@ func (t tick) supersededBy(other tick) bool {
 	return t.tried > 0 && !t.triggered && other.tried == 0 && !other.triggered && t.at.Before(other.at)
 }
 
-// next returns the attempt of a job that is due first, or the zero value.
-func (a *attempts) next(jobID int64) (next Run) {
-	if a == nil || len(a.waiting) == 0 {
+// nextAttempt returns the attempt of a job that is due first, or the zero value. It expects
+// the shard's mu.
+func (state *jobState) nextAttempt(jobID int64) (next Run) {
+	if len(state.attempts) == 0 {
 		return Run{}
 	}
-	first := slices.MinFunc(a.waiting, func(a, b *attempt) int { return a.due.Compare(b.due) })
+	first := slices.MinFunc(state.attempts, func(a, b *attempt) int { return a.due.Compare(b.due) })
 	return Run{JobID: jobID, Tick: first.tick.at, Triggered: first.tick.triggered, Attempt: first.tick.attempt(), GroupID: first.entry.groupID,
 		SuperGroupID: first.entry.superGroupID, Outcome: OutcomeWaiting, Due: first.due.In(first.tick.at.Location())}
 }
@@ -369,7 +349,7 @@ func (a *attempts) next(jobID int64) (next Run) {
 func (s *scheduler) dropAttempts() {
 	count := 0
 	ids := s.ran(func(_ int64, state *jobState) bool {
-		n := state.attempts.end(anyAttempt)
+		n := state.endAttempts(anyAttempt)
 		count += n
 		return n > 0
 	})

@@ -122,8 +122,11 @@ func (r *record) schedule(expression string, createdAt time.Time) ledger.Schedul
 	return cronexpr.In(schedule, r.host.scheduler.location)
 }
 
-// open makes sure that there is a record.
+// open makes sure that there is a record. A nil record is valid: there is none.
 func (r *record) open() error {
+	if r == nil {
+		return errors.New("runs are not recorded: Config.Runs.Record is not set")
+	}
 	if r.refusal != nil {
 		return r.refusal
 	}
@@ -428,7 +431,7 @@ func (h *ledgerHost) start(grant *ledger.Grant) {
 		}
 		r, decision := s.admit(e, at, placed)
 		switch decision {
-		case admitted:
+		case starts:
 			s.execute(r)
 			return
 		case waits:
@@ -458,16 +461,11 @@ func (h *ledgerHost) entryOf(grant *ledger.Grant) (e *entry, err error) {
 			return nil, err
 		}
 	}
-	if grant.Attempt > 1 && !h.wants(grant.Attempt, e.ledgerJob().Attempts) {
+	// The second attempt may be that of a lost run, which the options do not ask for.
+	if afterLost := grant.Attempt == 2 && h.s.record.config.RerunLost; grant.Attempt > 1 && !afterLost && grant.Attempt > e.ledgerJob().Attempts {
 		return nil, errNotAgain
 	}
 	return e, nil
-}
-
-// wants reports whether an attempt is one of so many, or that of a lost run. A process
-// that did not know the options of its job may have let it wait.
-func (h *ledgerHost) wants(attempt, attempts int) bool {
-	return attempt <= attempts || attempt == 2 && h.s.record.config.RerunLost
 }
 
 func (h *ledgerHost) pausedEntry(grant *ledger.Grant) (*entry, error) {

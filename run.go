@@ -134,8 +134,9 @@ type jobState struct {
 	gone    bool        // the job was deleted: the state goes with its last run
 	loose   *entry      // through which the paused job runs when it is triggered, if it was
 
-	createdAt int64     // as entry.createdAt
-	attempts  *attempts // nil if there never was any to wait in memory
+	createdAt int64      // as entry.createdAt
+	newest    int64      // the newest tick of the schedule that has started without a grant, in Unix microseconds
+	attempts  []*attempt // that wait in memory for their time
 }
 
 // tick is an instant that a run is for.
@@ -250,30 +251,29 @@ func (s *scheduler) keptUp(state *jobState, id int64) {
 type admission int
 
 const (
-	admitted admission = iota
-	waits              // for the end of a run, or for a place
-	refused            // the job is still running
-	gone               // the entry is, or its session
+	starts  admission = iota
+	waits             // for the end of a run, or for a place
+	refused           // the job is still running
+	gone              // the entry is, or its session
 )
 
 // admit decides on a tick, which may have a place already. A run that is admitted has one;
 // otherwise the place is given back.
-func (s *scheduler) admit(e *entry, at tick, placed bool) (*run, admission) {
-	r, decision := s.decide(e, at, &placed)
-	if placed && decision != admitted {
-		s.freePlace()
-	}
-	return r, decision
-}
-
-// decide is admit, but for the place of a run that is not admitted.
-func (s *scheduler) decide(e *entry, at tick, placed *bool) (*run, admission) {
+func (s *scheduler) admit(e *entry, at tick, placed bool) (admitted *run, decision admission) {
 	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
-	if !e.live(at) || at.tried > 0 && !shard.takeAttempt(e, at) {
+	defer func() {
+		if placed && admitted == nil {
+			s.freePlace()
+		}
+	}()
+	if !e.live(at) {
 		return nil, gone
 	}
 	state := shard.state(e)
+	if at.tried > 0 && !state.takeAttempt(at) {
+		return nil, gone
+	}
 	if state.busy() {
 		switch {
 		case e.options.Overlap == OverlapAllow:
@@ -285,23 +285,15 @@ func (s *scheduler) decide(e *entry, at tick, placed *bool) (*run, admission) {
 			return nil, refused
 		}
 	}
-	if !*placed {
-		if !s.places.Enter(e.id, at.at, waitingTick{e, at}) {
-			state.queued++
-			return nil, waits
-		}
-		*placed = true
+	if !placed && !s.places.Enter(e.id, at.at, waitingTick{e, at}) {
+		state.queued++
+		return nil, waits
 	}
+	placed = true
 	if r := state.begin(e, at); r != nil {
-		return r, admitted
+		return r, starts
 	}
 	return nil, gone
-}
-
-// takeAttempt is attempts.take for the job of an entry. It expects mu.
-func (s *shard) takeAttempt(e *entry, at tick) bool {
-	state := s.states[e.id]
-	return state != nil && state.createdAt == e.createdAt && state.attempts.take(at)
 }
 
 // hasRoom reports whether a tick may wait for the end of a run.
@@ -361,17 +353,11 @@ func (s *shard) state(e *entry) *jobState {
 // begin adds a run to those in progress, or returns nil if the session was stopped.
 // It expects the shard's mu.
 func (state *jobState) begin(e *entry, at tick) *run {
-	if at.grant == nil {
-		e.session.running.Add(1)
-	}
-	if !e.live(at) {
-		if at.grant == nil {
-			e.session.release()
-		}
+	if e.dead || at.grant == nil && !e.session.hold() {
 		return nil
 	}
 	if at.grant == nil {
-		state.endOlderAttempts(at, e.options)
+		state.endOlderAttempts(at)
 	}
 	r := &run{entry: e, state: state, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, given: e.given}
 	e.setInput(&r.input, at)
@@ -394,15 +380,14 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 }
 
 // end removes a run from those in progress, and returns the one that waited for it,
-// if that may still start. A retry that is not zero is when the run may be tried again:
-// it is set to zero if the run is not to be. It returns false if the run has been
-// removed already.
-func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run, ended bool) {
+// if that may still start. A due that is not zero is when the run may be tried again, and
+// again says that it is. Ended is false if the run has been removed already.
+func (s *scheduler) end(r *run, result *runResult, due time.Time) (next *run, again, ended bool) {
 	id, state := r.input.JobID, r.state
 	shard := s.lockShard(id)
 	defer shard.mu.Unlock()
 	if r.over {
-		return nil, false
+		return nil, false, false
 	}
 	r.over = true
 	i := slices.Index(state.running, r)
@@ -413,16 +398,13 @@ func (s *scheduler) end(r *run, result *runResult, retry *time.Time) (next *run,
 	if len(state.running) == 0 {
 		s.keptUp(state, id)
 	}
-	switch {
-	case retry.IsZero():
-	case r.grant != nil && !r.entry.dead, r.grant == nil && s.tryAgain(state, r, *retry):
-	default:
-		*retry = time.Time{}
+	if !due.IsZero() {
+		again = r.grant != nil && !r.entry.dead || r.grant == nil && s.tryAgain(state, r, due)
 	}
 	if state.waiting.entry != nil || state.gone {
 		next = s.promote(shard, state, id)
 	}
-	return next, true
+	return next, again, true
 }
 
 // promote begins the run that waited for the end of others, if it may still start,
@@ -493,20 +475,22 @@ func (r *run) Abandon() {
 // when the run is tried again, or the zero time if it is not, and false if it was
 // abandoned before.
 func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ended bool) {
-	retry = r.retry(result)
-	wanted := !retry.IsZero()
-	next, ended := s.end(r, result, &retry)
+	due := r.retry(result)
+	next, again, ended := s.end(r, result, due)
 	if !ended {
 		return time.Time{}, false
 	}
+	if again {
+		retry = due
+	}
 	// Before Stop goes on: a scrape after it counts the run.
-	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && !wanted)
+	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && due.IsZero())
 	if r.grant == nil {
 		r.entry.session.release()
 	} else {
 		r.grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
 	}
-	if retry.IsZero() && wanted && r.grant == nil && r.entry.session.stopped.Load() {
+	if !again && !due.IsZero() && r.grant == nil && r.entry.session.stopped.Load() {
 		s.logDropped([]int64{r.input.JobID}, 1)
 	}
 	if next != nil {

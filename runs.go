@@ -161,18 +161,14 @@ func (s *SmallBen) ListRunsContext(ctx context.Context, options *ListRunsOptions
 	if options == nil {
 		options = &ListRunsOptions{}
 	}
-	const op = "list runs"
-	if s.record == nil {
-		return nil, wrapRuns(op, errNotRecorded)
-	}
 	c := s.begin(ctx)
 	defer c.end()
 	if err := c.await(s.record.open); err != nil {
-		return nil, wrapRuns(op, err)
+		return nil, fmt.Errorf("list runs: %w", err)
 	}
 	rows, err := c.store.ListRuns(options.query())
 	if err != nil {
-		return nil, wrapRuns(op, err)
+		return nil, fmt.Errorf("list runs: %w", err)
 	}
 	return s.record.runs(rows), nil
 }
@@ -201,8 +197,8 @@ type Process struct {
 // Processes returns the processes that share the record of runs, in the order of their
 // names. Without Config.Runs.Record it returns an error.
 func (s *SmallBen) Processes() ([]Process, error) {
-	if err := s.openRecord("list processes"); err != nil {
-		return nil, err
+	if err := s.record.open(); err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	found, err := s.record.store.Processes()
 	if err != nil {
@@ -214,25 +210,6 @@ func (s *SmallBen) Processes() ([]Process, error) {
 		processes[i] = Process{Name: p.Process, Version: p.Version, Since: p.Since.In(s.scheduler.location), Heartbeat: p.Age, Claims: p.Claims, Leads: p.Leads, Partial: p.Partial, ClockOffset: p.Offset}
 	}
 	return processes, nil
-}
-
-// errNotRecorded refuses what only the record of runs knows.
-var errNotRecorded = errors.New("runs are not recorded: Config.Runs.Record is not set")
-
-// openRecord makes sure that there is a record of runs.
-func (s *SmallBen) openRecord(op string) error {
-	if s.record == nil {
-		return wrapRuns(op, errNotRecorded)
-	}
-	return wrapRuns(op, s.record.open())
-}
-
-// wrapRuns says what could not be done of runs. Nil stays nil.
-func wrapRuns(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", op, err)
 }
 
 // RunCount is how many ticks within a step of time had an outcome.
@@ -248,16 +225,15 @@ type RunCount struct {
 // all are counted: from, or a tick after it. Without Config.Runs.Record it returns
 // an error.
 func (s *SmallBen) CountRuns(from time.Time, step time.Duration, limit int) (counts []RunCount, since time.Time, err error) {
-	const op = "count runs"
 	if s.record != nil && (step < time.Microsecond || limit <= 0) {
-		return nil, from, wrapRuns(op, errors.New("step and limit must be positive"))
+		return nil, from, errors.New("count runs: step and limit must be positive")
 	}
-	if err := s.openRecord(op); err != nil {
-		return nil, from, err
+	if err := s.record.open(); err != nil {
+		return nil, from, fmt.Errorf("count runs: %w", err)
 	}
 	found, since, err := s.record.store.CountRuns(from, step, limit)
 	if err != nil {
-		return nil, from, wrapRuns(op, err)
+		return nil, from, fmt.Errorf("count runs: %w", err)
 	}
 	for _, c := range found {
 		counts = append(counts, RunCount{from.Add(time.Duration(c.Step) * step), Outcome(c.Outcome), c.Ticks})
@@ -303,8 +279,8 @@ func (s *SmallBen) CancelRuns(options *CancelRunsOptions) error {
 		s.scheduler.cancelRuns(*options)
 		return nil
 	}
-	if err := s.openRecord("cancel runs"); err != nil {
-		return err
+	if err := s.record.open(); err != nil {
+		return fmt.Errorf("cancel runs: %w", err)
 	}
 	query := ledger.Query{JobIDs: options.JobIDs, GroupIDs: options.GroupIDs, SuperGroupIDs: options.SuperGroupIDs}
 	if err := s.record.store.CancelRuns(query, options.AbandonAfter); err != nil {

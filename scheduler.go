@@ -114,24 +114,17 @@ type work struct {
 	jobHash      uint64        // of the stored job
 }
 
-func (s *scheduler) newEntry(job *JobWithSchedule) *entry {
+// newEntry returns an entry for a job. Old, if it is not nil, is the one whose place it
+// takes: then it keeps the cron id, and what the job does not change.
+func (s *scheduler) newEntry(job *JobWithSchedule, old *entry) *entry {
 	e := &entry{
 		id:        job.rawJob.ID,
 		createdAt: job.rawJob.CreatedAt.UnixMicro(),
 		cronID:    int32(job.rawJob.CronID),
 	}
-	s.describe(&e.work, job)
-	s.schedule(e, job)
-	return e
-}
-
-// rescheduled returns the entry that takes the place of one whose expression
-// changed.
-func (s *scheduler) rescheduled(old *entry, job *JobWithSchedule) *entry {
-	e := &entry{id: old.id, createdAt: old.createdAt, cronID: old.cronID}
-	shard := s.lockShard(old.id)
-	defer shard.mu.Unlock()
-	e.work = old.work
+	if old != nil {
+		e.cronID, e.work = old.cronID, old.work
+	}
 	s.describe(&e.work, job)
 	s.schedule(e, job)
 	return e
@@ -249,7 +242,7 @@ func closed(c <-chan struct{}) bool {
 func (s *scheduler) start(jobs []JobWithSchedule, joined *ledger.Session, host *ledgerHost) *session {
 	entries := make([]*entry, len(jobs))
 	for i := range jobs {
-		entries[i] = s.newEntry(&jobs[i])
+		entries[i] = s.newEntry(&jobs[i], nil)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	begun := &session{
@@ -360,16 +353,16 @@ func (s *scheduler) project(jobs []JobWithSchedule) {
 		live, ok := s.entries[id]
 		switch same := ok && live.createdAt == job.rawJob.CreatedAt.UnixMicro(); {
 		case job.rawJob.Paused && !ok:
-			s.describeWaiting(job)
+			s.updateLoose(job)
 			continue
 		case job.rawJob.Paused:
 		case same && live.expression == job.rawJob.CronExpression:
-			s.describeLive(live, job)
+			s.update(live, job)
 			continue
 		case same:
-			added = append(added, s.rescheduled(live, job))
+			added = append(added, s.newEntry(job, live))
 		default:
-			added = append(added, s.newEntry(job))
+			added = append(added, s.newEntry(job, nil))
 		}
 		if ok {
 			outdated = append(outdated, id)
@@ -388,33 +381,19 @@ func (s *scheduler) project(jobs []JobWithSchedule) {
 	}
 }
 
-// describeLive changes an entry in place: its ticks go on.
-func (s *scheduler) describeLive(e *entry, job *JobWithSchedule) {
+// update changes an entry in place: its ticks go on.
+func (s *scheduler) update(e *entry, job *JobWithSchedule) {
 	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
 	s.describe(&e.work, job)
 }
 
-// describeWaiting changes the run of a paused job that was triggered and waits.
-func (s *scheduler) describeWaiting(job *JobWithSchedule) {
+// updateLoose changes what the runs of a paused job do that were triggered and wait.
+func (s *scheduler) updateLoose(job *JobWithSchedule) {
 	shard := s.lockShard(job.rawJob.ID)
 	defer shard.mu.Unlock()
-	state := shard.states[job.rawJob.ID]
-	if state == nil {
-		return
-	}
-	if e := state.waiting.entry; e != nil {
-		s.describe(&e.work, job)
-	}
-	if state.attempts != nil {
-		for _, a := range state.attempts.waiting {
-			s.describe(&a.entry.work, job)
-		}
-	}
-	if state.queued > 0 {
-		for _, w := range s.places.Waiting(job.rawJob.ID) {
-			s.describe(&w.entry.work, job)
-		}
+	if state := shard.states[job.rawJob.ID]; state != nil && state.loose != nil {
+		s.describe(&state.loose.work, job)
 	}
 }
 
@@ -455,7 +434,7 @@ func (s *scheduler) removeLocked(ids []int64) (waited []waitingTick) {
 			continue
 		}
 		delete(s.entries, id)
-		if s.session != nil && e.session == s.session {
+		if s.session != nil {
 			slots = append(slots, &e.slot)
 		}
 	}
@@ -477,7 +456,7 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 			waited = append(waited, state.waiting)
 			state.waiting = waitingTick{}
 		}
-		state.attempts.end(anyAttempt)
+		state.endAttempts(anyAttempt)
 		waited = slices.DeleteFunc(waited, func(w waitingTick) bool { return !w.entry.live(w.tick) })
 		if state.loose != nil {
 			state.loose.dead = true
@@ -494,7 +473,7 @@ func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
 // is in no timetable, and it is known, so that bar ends it. It expects SmallBen.mu or
 // changeMu.
 func (s *scheduler) looseEntry(job *JobWithSchedule, session *session) *entry {
-	e := s.newEntry(job)
+	e := s.newEntry(job, nil)
 	e.session = session
 	shard := s.lockShard(e.id)
 	defer shard.mu.Unlock()
@@ -653,7 +632,7 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 		one := Triggered{JobID: e.id, Tick: own.at}
 		r, decision := s.admit(e, own, false)
 		switch decision {
-		case admitted:
+		case starts:
 			begun = append(begun, r)
 		case waits:
 			one.Waiting = true
@@ -690,7 +669,7 @@ func (s *scheduler) runsOf(id int64) (last runResult, running bool, next Run) {
 	shard := s.lockShard(id)
 	defer shard.mu.Unlock()
 	if state := shard.states[id]; state != nil {
-		return state.last, len(state.running) > 0, state.attempts.next(id)
+		return state.last, len(state.running) > 0, state.nextAttempt(id)
 	}
 	return runResult{}, false, Run{}
 }

@@ -108,18 +108,6 @@ func (p *Places[T]) Remove(key int64) (removed []T) {
 	return removed
 }
 
-// Waiting returns the values of the ticks of a key that wait.
-func (p *Places[T]) Waiting(key int64) (values []T) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := range p.waiting {
-		if p.waiting[i].key == key {
-			values = append(values, p.waiting[i].value)
-		}
-	}
-	return values
-}
-
 // Count returns how many ticks wait.
 func (p *Places[T]) Count() int {
 	p.mu.Lock()
