@@ -116,10 +116,6 @@ func (s *SmallBen) unlessNone(err error) error {
 
 func (s *SmallBen) deletion(options *DeleteOptions) *change {
 	c := &change{verb: "delete", done: "jobs deleted", reason: "its job was deleted while it waited"}
-	if options == nil {
-		c.refused = errNilOptions
-		return c
-	}
 	c.selects(options)
 	c.decide = func(tx Repository) (decision, error) {
 		_, err := s.rowsOf(tx, c)
@@ -139,8 +135,12 @@ func (s *SmallBen) deletion(options *DeleteOptions) *change {
 
 var errNilOptions = errors.New("nil options")
 
-// selects says which rows a change looks at.
+// selects says which rows a change looks at. Nil options refuse it.
 func (c *change) selects(options ToListOptions) {
+	if isNil(options) {
+		c.refused = errNilOptions
+		return
+	}
 	selected := options.toListOptions()
 	c.look = &selected
 }
@@ -167,10 +167,6 @@ func (s *SmallBen) PauseAll() error { return s.unlessNone(s.PauseJobs(&PauseResu
 
 func (s *SmallBen) pause(options *PauseResumeOptions) *change {
 	c := &change{verb: "pause", done: "jobs paused", reason: "its job was paused while it waited"}
-	if options == nil {
-		c.refused = errNilOptions
-		return c
-	}
 	c.selects(options)
 	var rows []RawJob
 	c.decide = func(tx Repository) (_ decision, err error) {
@@ -252,10 +248,6 @@ func (s *SmallBen) ResumeAll() error { return s.unlessNone(s.ResumeJobs(&PauseRe
 
 func (s *SmallBen) resumption(options *PauseResumeOptions) *change {
 	c := &change{verb: "resume", done: "jobs resumed", decodes: true}
-	if options == nil {
-		c.refused = errNilOptions
-		return c
-	}
 	c.selects(options)
 	var paused []JobWithSchedule
 	c.decide = func(tx Repository) (decision, error) {

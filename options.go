@@ -3,6 +3,7 @@ package smallben
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/nbena/smallben/internal/cronexpr"
@@ -109,23 +110,16 @@ func (o DeleteOptions) String() string { return o.toListOptions().String() }
 // Repository can be written in another package. Nil, or a nil pointer, gives
 // the zero value, which selects every job.
 func ResolveListOptions(options ToListOptions) ListJobsOptions {
-	switch o := options.(type) {
-	case nil:
+	if isNil(options) {
 		return ListJobsOptions{}
-	case *ListJobsOptions:
-		if o == nil {
-			return ListJobsOptions{}
-		}
-	case *PauseResumeOptions:
-		if o == nil {
-			return ListJobsOptions{}
-		}
-	case *DeleteOptions:
-		if o == nil {
-			return ListJobsOptions{}
-		}
 	}
 	return options.toListOptions()
+}
+
+// isNil reports whether options are nil or a nil pointer.
+func isNil(options ToListOptions) bool {
+	v := reflect.ValueOf(options)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // UpdateOption changes one job. Of CronExpression and JobOtherInputs at least

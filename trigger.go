@@ -46,12 +46,11 @@ func (s *SmallBen) TriggerJobsReport(options *PauseResumeOptions) ([]Triggered, 
 }
 
 func (s *SmallBen) reportTriggered(ctx context.Context, options *PauseResumeOptions) (report []Triggered, err error) {
-	if options == nil {
-		return nil, errors.New("trigger jobs: nil options")
-	}
 	at := tick{at: s.scheduler.now(), triggered: true}
 	c := &change{}
-	c.selects(options)
+	if c.selects(options); c.refused != nil {
+		return nil, wrap("trigger", c.refused)
+	}
 	err = s.takeTurn(ctx, func(turn *call) (err error) {
 		c.call = turn
 		report, err = s.triggerJobs(c, at)

@@ -21,8 +21,8 @@ type Given struct {
 
 // givenNumber is a key whose value is a number.
 type givenNumber struct {
-	key   string
-	parse func(number string) any // to the type that was given
+	key string
+	of  reflect.Type // that was given
 }
 
 type inputField struct {
@@ -40,8 +40,8 @@ func (g *Givens) Of(input map[string]any) *Given {
 	var given Given
 	var types []string
 	for key, value := range input {
-		if parse, ok := numberParser(value); ok {
-			given.numbers = append(given.numbers, givenNumber{key, parse})
+		if of := reflect.TypeOf(value); isNumber(of) {
+			given.numbers = append(given.numbers, givenNumber{key, of})
 			types = append(types, fmt.Sprintf("%q %T", key, value))
 		} else if !exact(value) {
 			given.values = append(given.values, inputField{key, value})
@@ -69,41 +69,17 @@ func exact(value any) bool {
 	return false
 }
 
-// numberParser returns what makes the JSON of a number that number again. It is
-// false for a float64, which is what JSON gives anyway, and for what is no number.
-func numberParser(value any) (parse func(number string) any, ok bool) {
-	switch value.(type) {
-	case float32:
-		return parseAs[float32], true
-	case int:
-		return parseAs[int], true
-	case int8:
-		return parseAs[int8], true
-	case int16:
-		return parseAs[int16], true
-	case int32:
-		return parseAs[int32], true
-	case int64:
-		return parseAs[int64], true
-	case uint:
-		return parseAs[uint], true
-	case uint8:
-		return parseAs[uint8], true
-	case uint16:
-		return parseAs[uint16], true
-	case uint32:
-		return parseAs[uint32], true
-	case uint64:
-		return parseAs[uint64], true
-	}
-	return nil, false
+// isNumber reports whether a type is one of numbers that JSON would give back as another:
+// all of the language's but float64.
+func isNumber(of reflect.Type) bool {
+	return of != nil && of.PkgPath() == "" && of.Kind() >= reflect.Int && of.Kind() <= reflect.Float32 && of.Kind() != reflect.Uintptr
 }
 
-func parseAs[N any](number string) any {
-	var n N
-	// It is the JSON of an N.
-	_ = json.Unmarshal([]byte(number), &n)
-	return n
+// parse makes the JSON of the number that number again.
+func (n givenNumber) parse(text []byte) any {
+	value := reflect.New(n.of)
+	_ = json.Unmarshal(text, value.Interface()) // it is the JSON of such a number
+	return value.Elem().Interface()
 }
 
 // Decode makes the input of a run from its JSON, which was made or read before:
@@ -117,7 +93,7 @@ func (g *Given) Decode(stored string) map[string]any {
 	_ = json.Unmarshal([]byte(stored), &raw)
 	input := make(map[string]any, len(raw))
 	for _, number := range g.numbers {
-		input[number.key] = number.parse(string(raw[number.key]))
+		input[number.key] = number.parse(raw[number.key])
 	}
 	for _, field := range g.values {
 		input[field.key] = field.value
