@@ -1,6 +1,7 @@
 package sqltx
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -67,34 +68,27 @@ func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
 	if db.gorm.Name() == "sqlite" {
 		return db.sqliteConn(ctx)
 	}
-	if conn := db.reserve.take(ctx); conn != nil {
-		if answers(ctx, conn) {
-			return conn, nil
-		}
-		discard(conn)
-		db.release(conn)
-		return nil, errSilent
-	}
-	if !pooled {
+	conn := db.reserve.take(ctx)
+	if conn == nil && !pooled {
 		return db.pool.Conn(ctx)
 	}
-	probe, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	conn, err := db.pool.Conn(probe)
-	if err == nil {
-		if err = conn.PingContext(probe); err != nil {
-			discard(conn)
-			if ctx.Err() == nil {
-				return nil, errSilent
+	if conn == nil {
+		probe, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		var err error
+		if conn, err = db.pool.Conn(probe); err != nil {
+			if probe.Err() != nil && ctx.Err() == nil {
+				err = errSilent
 			}
 			return nil, err
 		}
+	}
+	if answers(ctx, conn) {
 		return conn, nil
 	}
-	if probe.Err() != nil && ctx.Err() == nil {
-		return nil, errSilent
-	}
-	return nil, err
+	discard(conn)
+	db.release(conn)
+	return nil, cmp.Or(ctx.Err(), errSilent)
 }
 
 // answers reports whether a connection answers within probeTimeout.
@@ -150,29 +144,11 @@ func discard(conn *sql.Conn) {
 // sqliteConn takes a connection of SQLite, whose drivers connect without a look at
 // the context.
 func (db *DB) sqliteConn(ctx context.Context) (*sql.Conn, error) {
-	type taken struct {
-		conn *sql.Conn
-		err  error
+	conn, err := bounded(ctx, func() (*sql.Conn, error) { return db.pool.Conn(ctx) }, func(late *sql.Conn) { _ = late.Close() })
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan taken, 1)
-	go func() {
-		conn, err := db.pool.Conn(ctx)
-		done <- taken{conn, err}
-	}()
-	select {
-	case t := <-done:
-		if t.err != nil {
-			return nil, t.err
-		}
-		return t.conn, db.borrowSQLite(ctx, t.conn)
-	case <-ctx.Done():
-		go func() {
-			if t := <-done; t.conn != nil {
-				_ = t.conn.Close()
-			}
-		}()
-		return nil, ctx.Err()
-	}
+	return conn, db.borrowSQLite(ctx, conn)
 }
 
 // readySQLite makes SQLite wait for locks until ctx ends: mattn's driver does not

@@ -134,37 +134,47 @@ func (db *DB) open(ctx context.Context, options Options) error {
 	if own.Logger == nil {
 		own.Logger = logger.Discard
 	}
-	type opened struct {
-		gorm *gorm.DB
-		pool *sql.DB
-		err  error
+	opened, err := bounded(ctx, func() (*gorm.DB, error) { return gorm.Open(options.Dialector, &own) }, func(late *gorm.DB) {
+		if pool, err := late.DB(); err == nil && db.owned {
+			_ = pool.Close()
+		}
+	})
+	if err != nil {
+		return err
 	}
-	done := make(chan opened, 1)
+	if _, ok := opened.ConnPool.(gorm.TxCommitter); ok {
+		return errors.New("the dialector's Conn is a transaction, which would end without the repository")
+	}
+	db.gorm = opened
+	if db.pool, err = opened.DB(); err != nil {
+		return fmt.Errorf("the dialector's pool is a %T: %w", opened.ConnPool, err)
+	}
+	return nil
+}
+
+// bounded returns what open does, or the error of ctx if that ends first. What open
+// returns after that is given to drop.
+func bounded[T any](ctx context.Context, open func() (T, error), drop func(late T)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
 	go func() {
-		g, err := gorm.Open(options.Dialector, &own)
-		if err != nil {
-			done <- opened{err: err}
-			return
-		}
-		pool, err := g.DB()
-		if _, ok := g.ConnPool.(gorm.TxCommitter); ok {
-			err = errors.New("the dialector's Conn is a transaction, which would end without the repository")
-		} else if err != nil {
-			err = fmt.Errorf("the dialector's pool is a %T: %w", g.ConnPool, err)
-		}
-		done <- opened{g, pool, err}
+		value, err := open()
+		done <- result{value, err}
 	}()
 	select {
-	case o := <-done:
-		db.gorm, db.pool = o.gorm, o.pool
-		return o.err
+	case r := <-done:
+		return r.value, r.err
 	case <-ctx.Done():
 		go func() {
-			if o := <-done; o.pool != nil && db.owned {
-				_ = o.pool.Close()
+			if r := <-done; r.err == nil {
+				drop(r.value)
 			}
 		}()
-		return ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 
@@ -184,19 +194,24 @@ func ownsPool(dialector gorm.Dialector) bool {
 }
 
 // learn asks the database what it has to know of it.
-func (db *DB) learn(ctx context.Context, options Options) error {
-	db.names = names{kind: db.kind, words: strings.NewReplacer(languages[db.kind]...)}
+func (db *DB) learn(ctx context.Context, options Options) (err error) {
+	if db.names, err = namesOf(db.kind, db.gorm.NamingStrategy, options); err != nil {
+		return err
+	}
 	if db.gorm.Name() == "sqlite" {
-		if err := db.pinMemory(ctx); err != nil {
-			return err
-		}
+		return db.pinMemory(ctx)
 	}
-	if db.kind == Postgres {
-		if err := db.learnPooler(ctx); err != nil {
-			return err
-		}
+	if db.kind != Postgres {
+		return nil
 	}
-	return db.learnNames(ctx, options)
+	if err := db.learnPooler(ctx); err != nil {
+		return err
+	}
+	if err := db.learnSchema(ctx); err != nil {
+		return err
+	}
+	db.names.setWords(options)
+	return nil
 }
 
 // pinMemory keeps to one connection if the database is in memory: each connection

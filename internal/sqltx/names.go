@@ -116,24 +116,7 @@ func Script(options Options, statements []string) (string, error) {
 	return script.String(), nil
 }
 
-// learnNames asks the database, on PostgreSQL, for the schema in which an unqualified
-// name is created.
-func (db *DB) learnNames(ctx context.Context, options Options) error {
-	n, err := namesOf(db.kind, db.gorm.NamingStrategy, options)
-	if err != nil {
-		return err
-	}
-	db.names = n
-	if db.kind != Postgres {
-		return nil
-	}
-	if err := db.learnSchema(ctx); err != nil {
-		return err
-	}
-	db.names.setWords(options)
-	return nil
-}
-
+// learnSchema asks PostgreSQL for the schema in which an unqualified name is created.
 func (db *DB) learnSchema(ctx context.Context) error {
 	var found sql.NullString
 	text, args := "SELECT current_schema()", []any(nil)
@@ -160,9 +143,6 @@ func (db *DB) Table(name string) string { return db.names.shown + name }
 
 // Schema is the schema of the tables, on PostgreSQL, and elsewhere empty.
 func (db *DB) Schema() string { return db.names.schema }
-
-// Words puts a statement without parameters into the words of the database.
-func (db *DB) Words(statement string) string { return db.names.put(statement) }
 
 // languages are what the words in braces mean, and what the languages differ in besides
 // rowLocks.
