@@ -82,21 +82,6 @@ func (c *call) await(do func() error) error {
 	}
 }
 
-// ask is await for the answer whether a write is settled.
-func (c *call) ask(settled func() (bool, error)) (answer bool, err error) {
-	answers := make(chan bool, 1)
-	err = c.await(func() error {
-		ok, err := settled()
-		answers <- ok
-		return err
-	})
-	select {
-	case answer = <-answers:
-	default:
-	}
-	return answer, err
-}
-
 // turn is a mutex for which one can wait with a context. It is made with room for
 // one, and is locked while it is full.
 type turn chan struct{}

@@ -130,20 +130,15 @@ type SchedulerConfig struct {
 	RunTimeout time.Duration
 }
 
-// location is never nil.
-func (c *SchedulerConfig) location() *time.Location {
-	if c.WithLocation == nil {
-		return time.Local
-	}
-	return c.WithLocation
-}
-
 // location is never nil. All processes that record runs share it.
 func (c *Config) location() *time.Location {
-	if c.Runs.Record && c.SchedulerConfig.WithLocation == nil {
+	switch {
+	case c.SchedulerConfig.WithLocation != nil:
+		return c.SchedulerConfig.WithLocation
+	case c.Runs.Record:
 		return time.UTC
 	}
-	return c.SchedulerConfig.location()
+	return time.Local
 }
 
 // check says why Start refuses the configuration, or returns nil.

@@ -50,11 +50,14 @@ func (w *unsettledWrite) isSettled(c *call) (bool, error) {
 	if w.settled == nil || w.answer.Load() {
 		return true, nil
 	}
-	settled, err := c.ask(w.settled)
-	if settled {
-		w.answer.Store(true)
-	}
-	return settled, err
+	err := c.await(func() error {
+		settled, err := w.settled()
+		if settled {
+			w.answer.Store(true)
+		}
+		return err
+	})
+	return w.answer.Load(), err
 }
 
 // writeFailed follows a write of the repository that returned err. Most
@@ -200,8 +203,8 @@ func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
 			_ = s.reconcileWrite(write)
 		}
 		var again <-chan time.Time
-		if writes := s.unsettledWrites(func(*unsettledWrite) bool { return true }); len(writes) > 0 {
-			again = time.After(s.untilNext(writes))
+		if next, ok := s.nextLook(); ok {
+			again = time.After(time.Until(next))
 		}
 		select {
 		case <-stop:
@@ -212,42 +215,42 @@ func (s *SmallBen) reconcileUntil(stop <-chan struct{}) {
 	}
 }
 
-// untilNext is the time until the background looks at one of the writes.
-func (s *SmallBen) untilNext(writes []*unsettledWrite) time.Duration {
+// nextLook is when the background looks at a write again, if there is one.
+func (s *SmallBen) nextLook() (next time.Time, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	next := slices.MinFunc(writes, func(a, b *unsettledWrite) int { return a.next.Compare(b.next) }).next
-	return time.Until(next)
+	for _, write := range s.unsettled {
+		if !ok || write.next.Before(next) {
+			next, ok = write.next, true
+		}
+	}
+	return next, ok
 }
 
 // reconcileWrite looks once what became of a write, and at its rows if that is known. It
 // asks the database before it waits for its turn, so that changes do not queue behind
 // one that does not answer.
-func (s *SmallBen) reconcileWrite(write *unsettledWrite) error {
+func (s *SmallBen) reconcileWrite(write *unsettledWrite) (err error) {
 	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
+	var delay time.Duration // zero: twice the last one
 	if write.ended != nil && !write.ended() {
-		s.lookAgainIn(write, shortest)
-		return nil
+		delay = shortest
+	} else {
+		var settled bool
+		if settled, err = write.isSettled(s.background()); settled {
+			err = s.takeTurn(context.Background(), func(c *call) error { return s.readUnsettled(c, write) })
+		}
+		if settled && err == nil {
+			delay = watchEvery
+		}
 	}
-	settled, err := write.isSettled(s.background())
-	if settled {
-		err = s.takeTurn(context.Background(), func(c *call) error { return s.readUnsettled(c, write) })
-	}
-	if settled && err == nil {
-		s.lookAgainIn(write, watchEvery)
-		return nil
-	}
-	s.mu.RLock()
-	delay := write.delay
-	s.mu.RUnlock()
-	s.lookAgainIn(write, min(max(2*delay, shortest), longest))
-	return err
-}
-
-func (s *SmallBen) lookAgainIn(write *unsettledWrite, delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if delay == 0 {
+		delay = min(max(2*write.delay, shortest), longest)
+	}
 	write.next, write.delay = time.Now().Add(delay), delay
+	return err
 }
 
 // meet makes the scheduler agree with rows, which are those of the ids that exist.
