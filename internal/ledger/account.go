@@ -44,7 +44,7 @@ func (s *sweep) account(batch []account) (left []account, err error) {
 			break
 		}
 		var b accounted
-		_, err = s.Change(func(tx Tx) (err error) {
+		_, err = s.ChangeIn(s.store, func(tx Tx) (err error) {
 			b, err = recordAccounts(tx, due, s.process)
 			return err
 		})

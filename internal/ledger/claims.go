@@ -203,38 +203,38 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 // that are too old because there was no room wait in the store from then on.
 func (c *claims) current(batch []*Grant) []*Grant {
 	full := time.Unix(0, c.fullAt.Load())
-	var crowded []*Grant
-	again := false
-	batch = slices.DeleteFunc(batch, func(g *Grant) bool {
-		old := since(g.asked) > c.config.Timing.ClaimPatience
-		job, ok := c.host.Look(g.JobID, g.Triggered)
-		ok = ok && job.CreatedAt == g.CreatedAt &&
+	var current, crowded []*Grant
+	refill := false
+	for _, g := range batch {
+		job, known := c.host.Look(g.JobID, g.Triggered)
+		wanted := known && job.CreatedAt == g.CreatedAt &&
 			(g.FromQueue || job.Revision == g.Revision || isTick(job.Schedule, g.Tick.In(c.config.Location)))
-		if g.unsure {
-			if ok {
-				g.Revision = job.Revision
-			}
-			return false
+		if wanted {
+			g.Revision = job.Revision
 		}
-		if old || !ok {
-			if ok && !g.FromQueue && g.asked.Before(full) {
-				g.Revision = job.Revision
-				crowded = append(crowded, g)
-				return true
-			}
-			again = again || g.FromQueue
+		switch {
+		case g.unsure:
+			current = append(current, g)
+		case wanted && !c.isOld(g):
+			g.GroupID, g.SuperGroupID = job.GroupID, job.SuperGroupID
+			current = append(current, g)
+		case wanted && !g.FromQueue && g.asked.Before(full):
+			refill = true
+			crowded = append(crowded, g)
+		default:
+			refill = refill || g.FromQueue
 			c.drop(g)
-			return true
 		}
-		g.Revision, g.GroupID, g.SuperGroupID = job.Revision, job.GroupID, job.SuperGroupID
-		return false
-	})
+	}
 	c.park(crowded)
-	if again || len(crowded) > 0 {
+	if refill {
 		c.refill()
 	}
-	return batch
+	return current
 }
+
+// isOld reports whether a claim was tried for long enough.
+func (c *claims) isOld(g *Grant) bool { return since(g.asked) > c.config.Timing.ClaimPatience }
 
 // claim asks the store for a batch and starts what is won, for which there is room. It
 // returns how many runs it has started.
@@ -375,19 +375,19 @@ func (c *claims) claimUnclaimed() {
 // too old or the session was stopped.
 func (c *claims) askAgain(batch []*Grant) {
 	stopped := c.isStopped()
-	batch = slices.DeleteFunc(slices.Clone(batch), func(g *Grant) bool {
-		old := since(g.asked) > c.config.Timing.ClaimPatience
-		switch {
-		case !g.unsure && (old || stopped):
+	var again []*Grant
+	for _, g := range batch {
+		switch old := c.isOld(g); {
 		case g.unsure && old && stopped:
 			c.inDoubt.Store(true)
+			c.drop(g)
+		case !g.unsure && (old || stopped):
+			c.drop(g)
 		default:
-			return false
+			again = append(again, g)
 		}
-		c.drop(g)
-		return true
-	})
-	c.queue.push(batch...)
+	}
+	c.queue.push(again...)
 }
 
 // refresh learns what changed of the jobs of stale claims, and asks again.
@@ -409,11 +409,13 @@ func (c *claims) refresh(stale []*Grant) {
 	if err != nil || again {
 		c.pause(troubleWait)
 	}
-	c.askAgain(slices.DeleteFunc(stale, func(g *Grant) bool {
+	var sure []*Grant
+	for _, g := range stale {
 		if g.unsure {
-			// It is not ours, then.
-			c.drop(g)
+			c.drop(g) // it was not won before, then
+		} else {
+			sure = append(sure, g)
 		}
-		return g.unsure
-	}))
+	}
+	c.askAgain(sure)
 }

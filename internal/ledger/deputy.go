@@ -22,7 +22,7 @@ type deputy struct {
 	pending []pendingTick
 	gone    *members // the live processes before some were gone, or nil
 
-	filled  chan struct{} // holds 1
+	filled  signal
 	trouble trouble
 }
 
@@ -34,7 +34,7 @@ type pendingTick struct {
 }
 
 func newDeputy(c *common, cl *claims, o *owners, h *heartbeat) *deputy {
-	return &deputy{common: c, claims: cl, owners: o, clock: h, filled: make(chan struct{}, 1),
+	return &deputy{common: c, claims: cl, owners: o, clock: h, filled: newSignal(),
 		trouble: trouble{what: "look at ticks of others", log: c.config.Log}}
 }
 
@@ -47,7 +47,7 @@ func (d *deputy) look(job Job, tick time.Time) {
 	d.mu.Lock()
 	d.pending = append(d.pending, pendingTick{job, tick, now.Add(wait)})
 	d.mu.Unlock()
-	wake(d.filled)
+	d.filled.set()
 }
 
 // takeOver notes that processes are gone.
@@ -55,7 +55,7 @@ func (d *deputy) takeOver(before *members) {
 	d.mu.Lock()
 	d.gone = before
 	d.mu.Unlock()
-	wake(d.filled)
+	d.filled.set()
 }
 
 // run looks until the session is stopped.

@@ -21,7 +21,7 @@ type ends struct {
 	claims   *claims
 	freed    func() // is told that locks of jobs were freed, or attempts added
 	queue    *queue[End]
-	answered chan struct{} // holds 1: the store answers again
+	answered signal // the store answers again
 	// answeredSince reports whether a heartbeat was answered after an instant.
 	answeredSince func(time.Time) bool
 	unrecorded    atomic.Int64
@@ -29,7 +29,7 @@ type ends struct {
 }
 
 func newEnds(c *common) *ends {
-	return &ends{common: c, queue: newQueue[End](), answered: make(chan struct{}, 1),
+	return &ends{common: c, queue: newQueue[End](), answered: newSignal(),
 		trouble: trouble{what: "record ends of runs", log: c.config.Log}}
 }
 
@@ -40,7 +40,7 @@ func (e *ends) push(end End) {
 }
 
 // wake says that the store answers again.
-func (e *ends) wake() { wake(e.answered) }
+func (e *ends) wake() { e.answered.set() }
 
 // run records ends until the queue is closed and empty, or the session is over.
 func (e *ends) run() {

@@ -9,7 +9,7 @@ import (
 // feed lets the host follow what other processes change.
 type feed struct {
 	*common
-	outdated chan struct{} // holds 1
+	outdated signal
 	ask      func(job Job, tick time.Time)
 	now      func() time.Time     // of the clock that ticks go by
 	changed  func(revision int64) // is told what this process has changed
@@ -22,14 +22,14 @@ type feed struct {
 }
 
 func newFeed(c *common) *feed {
-	return &feed{common: c, outdated: make(chan struct{}, 1), inSync: time.Now(),
+	return &feed{common: c, outdated: newSignal(), inSync: time.Now(),
 		trouble: trouble{what: "follow changes", log: c.config.Log}}
 }
 
 // run follows until the session is stopped.
 func (f *feed) run() {
 	for f.next(f.outdated, nil) {
-		// What fails is found outdated still by the next heartbeat.
+		// The next heartbeat tells of changes again that could not be followed.
 		_ = f.follow(f.arrived.Swap(false))
 	}
 }
@@ -81,7 +81,7 @@ func (f *feed) catchUp(begun []Watermark) {
 func (f *feed) heard(revision, seen int64, outbox bool) {
 	if outbox {
 		f.arrived.Store(true)
-		wake(f.outdated)
+		f.outdated.set()
 	}
 	switch {
 	case revision == seen:
@@ -91,7 +91,7 @@ func (f *feed) heard(revision, seen int64, outbox bool) {
 		// The database is an older copy of itself: everything is to be read again.
 		f.seen.CompareAndSwap(seen, 0)
 	}
-	wake(f.outdated)
+	f.outdated.set()
 }
 
 // refresh reads what changed, and the rows of ids in any case.

@@ -18,7 +18,7 @@ type heartbeat struct {
 	heard     func(h Heartbeat, seen int64, live, dead []Member)
 	recovered func()         // is told that the store answers, or this process goes on, after a while
 	givenAway func()         // is told that this process was taken for dead
-	now       chan struct{}  // holds 1: wakes run
+	now       signal         // wakes run
 	beating   sync.WaitGroup // run, and what it began
 	trouble   trouble
 
@@ -45,11 +45,11 @@ type watch struct {
 }
 
 func newHeartbeat(c *common) *heartbeat {
-	return &heartbeat{common: c, now: make(chan struct{}, 1), known: answer{at: time.Now()}, watched: make(map[string]watch),
+	return &heartbeat{common: c, now: newSignal(), known: answer{at: time.Now()}, watched: make(map[string]watch),
 		trouble: trouble{what: "heartbeat", log: c.config.Log}}
 }
 
-func (h *heartbeat) wake() { wake(h.now) }
+func (h *heartbeat) wake() { h.now.set() }
 
 // run beats until the session is over.
 func (h *heartbeat) run() {

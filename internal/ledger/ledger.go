@@ -185,13 +185,8 @@ func (l *Ledger) Open() error {
 	return nil
 }
 
-// Change is Store.Change on a record that is open. The host makes itself agree
-// with what it changed.
-func (l *Ledger) Change(change func(tx Tx) error) (revision int64, err error) {
-	return l.ChangeIn(l.store, change)
-}
-
-// ChangeIn is Change through a view of the store, such as one with a context.
+// ChangeIn is Store.Change on a record that is open, through the store or a view of it,
+// such as one with a context. The host makes itself agree with what it changed.
 func (l *Ledger) ChangeIn(store Store, change func(tx Tx) error) (revision int64, err error) {
 	revision, err = store.Change(change)
 	if err == nil {

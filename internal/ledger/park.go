@@ -15,7 +15,7 @@ func (c *claims) park(batch []*Grant) {
 	}
 	slices.SortFunc(batch, func(a, b *Grant) int { return a.Key.Compare(b.Key) })
 	var skipped []*Grant
-	_, err := c.Change(func(tx Tx) (err error) {
+	_, err := c.ChangeIn(c.store, func(tx Tx) (err error) {
 		var runs []Run
 		if runs, skipped, err = c.parked(tx, batch); err != nil {
 			return err

@@ -307,9 +307,14 @@ func since(t time.Time) time.Duration {
 	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
 
-func wake(c chan struct{}) {
+// signal wakes a goroutine. It stays set until that receives from it.
+type signal chan struct{}
+
+func newSignal() signal { return make(signal, 1) }
+
+func (s signal) set() {
 	select {
-	case c <- struct{}{}:
+	case s <- struct{}{}:
 	default:
 	}
 }

@@ -126,7 +126,7 @@ func (s *sweep) lead() (leads bool, err error) {
 	if slices.ContainsFunc(last.Members, func(m Member) bool { return m.Process == last.Leader && (partial || !m.Partial) }) {
 		return false, nil
 	}
-	_, err = s.Change(func(tx Tx) (err error) {
+	_, err = s.ChangeIn(s.store, func(tx Tx) (err error) {
 		leads, err = tx.Lead(s.process)
 		return err
 	})
@@ -287,7 +287,7 @@ func (s *sweep) expireOnce(dead []Member) error {
 	}
 	defer s.expiring.Unlock()
 	var lost, again []Run
-	_, err := s.Change(func(tx Tx) (err error) {
+	_, err := s.ChangeIn(s.store, func(tx Tx) (err error) {
 		if lost, err = tx.Expire(dead); err != nil || len(lost) == 0 {
 			return err
 		}

@@ -27,8 +27,8 @@ type waiting struct {
 	owners *owners
 	clock  *heartbeat
 
-	inProgress atomic.Int64  // grants from the queue that have not ended
-	filled     chan struct{} // holds 1
+	inProgress atomic.Int64 // grants from the queue that have not ended
+	filled     signal
 	trouble    trouble
 
 	mu    sync.Mutex // guards timer, for moments
@@ -36,11 +36,11 @@ type waiting struct {
 }
 
 func newWaiting(c *common, cl *claims, o *owners, h *heartbeat) *waiting {
-	return &waiting{common: c, claims: cl, owners: o, clock: h, filled: make(chan struct{}, 1),
+	return &waiting{common: c, claims: cl, owners: o, clock: h, filled: newSignal(),
 		trouble: trouble{what: "read waiting runs", log: c.config.Log}}
 }
 
-func (w *waiting) wake() { wake(w.filled) }
+func (w *waiting) wake() { w.filled.set() }
 
 // heard notes when the next waiting run may run.
 func (w *waiting) heard(due, now time.Time) {

@@ -129,27 +129,33 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 		}
 		maps.Copy(existing, found)
 	}
-	there := slices.DeleteFunc(slices.Clone(box.ids), func(id int64) bool { return !existing[id] })
-	if err := tx.Touch(there, false); err != nil {
-		return nil, err
+	var gone []int64
+	for _, id := range box.ids {
+		if !existing[id] {
+			gone = append(gone, id)
+		}
 	}
 	former := make(map[int64]string)
 	for i := range box.rows {
-		if row := &box.rows[i]; row.former != nil && existing[row.jobID] {
+		row := &box.rows[i]
+		if !existing[row.jobID] {
+			continue
+		}
+		if row.former != nil {
 			former[row.jobID] = *row.former
 		}
+		if row.effect == Begins {
+			begun = append(begun, ledger.Watermark{JobID: row.jobID, Until: time.UnixMicro(row.at).UTC()})
+		}
+	}
+	if err := tx.Touch(slices.Collect(maps.Keys(existing)), false); err != nil {
+		return nil, err
 	}
 	if err := tx.SetFormerJobs(former); err != nil {
 		return nil, err
 	}
-	gone := slices.DeleteFunc(slices.Clone(box.ids), func(id int64) bool { return existing[id] })
 	if err := tx.Delete(gone); err != nil {
 		return nil, err
-	}
-	for i := range box.rows {
-		if row := &box.rows[i]; row.effect == Begins && existing[row.jobID] {
-			begun = append(begun, ledger.Watermark{JobID: row.jobID, Until: time.UnixMicro(row.at).UTC()})
-		}
 	}
 	if err := tx.setWatermarks(begun); err != nil {
 		return nil, err
