@@ -98,20 +98,16 @@ func (s *sweep) sweep() error {
 		return err
 	}
 	// A process that left may have had no time to record the ends of its runs.
-	if err := s.expireOnce(nil); err != nil {
-		return err
+	expireLeft := func() error { return s.expireOnce(nil) }
+	for _, step := range []func() error{expireLeft, s.store.Compare, s.accountClosed, s.accountJobs, s.prune} {
+		if s.isStopped() {
+			return nil
+		}
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	if err := s.store.Compare(); err != nil {
-		return err
-	}
-	oldest, err := s.accountClosed()
-	if err != nil {
-		return err
-	}
-	if err := s.accountJobs(); err != nil {
-		return err
-	}
-	return s.prune(oldest)
+	return nil
 }
 
 // lead reports whether this process leads, and makes it the leader if there is none.
@@ -137,15 +133,12 @@ func (s *sweep) lead() (leads bool, err error) {
 	return leads && err == nil, err
 }
 
-// prune deletes old runs, but none from after an instant that is not zero.
-func (s *sweep) prune(oldest time.Time) error {
+// prune deletes old runs. It comes after all closed spans are accounted for.
+func (s *sweep) prune() error {
 	if s.config.Retention < 0 {
 		return nil
 	}
 	before := s.clock.databaseNow().Add(-s.config.Retention)
-	if !oldest.IsZero() && oldest.Before(before) {
-		before = oldest
-	}
 	for !s.isStopped() {
 		n, err := s.store.Prune(before, pruneBatch)
 		if err != nil || n < pruneBatch {
@@ -155,13 +148,12 @@ func (s *sweep) prune(oldest time.Time) error {
 	return nil
 }
 
-// accountClosed accounts for closed spans. It returns the beginning of the oldest
-// that is left, if one is.
-func (s *sweep) accountClosed() (oldest time.Time, err error) {
+// accountClosed accounts for closed spans.
+func (s *sweep) accountClosed() error {
 	for !s.isStopped() {
 		spans, err := s.store.Closed(sweepBatch)
 		if err != nil || len(spans) == 0 {
-			return time.Time{}, err
+			return err
 		}
 		batch := make([]account, len(spans))
 		for i, span := range spans {
@@ -173,10 +165,10 @@ func (s *sweep) accountClosed() (oldest time.Time, err error) {
 			batch[i] = account{Job: job, Span: span.Span, closed: &spans[i]}
 		}
 		if _, err := s.account(batch); err != nil {
-			return spans[0].After, err
+			return err
 		}
 	}
-	return time.Time{}, nil
+	return nil
 }
 
 // accountJobs accounts for the jobs that have a tick to be accounted for, some at a
