@@ -285,3 +285,93 @@ func (c *claiming) supersede(indexes []int) error {
 	}
 	return c.execKeys(endOvertaken, overtaken, c.now())
 }
+
+// claimRuns adds the runs that may be claimed. It locks the states of their jobs: a
+// Change that changes one of them comes before or after. $1 is the process, $2 the
+// time.
+const claimRuns = insertClaims + `JOIN {smallben_job_state} m ON m.job_id = v.job_id
+WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN true
+	ELSE NOT j.paused AND m.revision = v.revision AND m.accounted_until < v.tick AND v.tick <= CAST($2 AS bigint) + {lead} END
+` + keyOrder + ` FOR SHARE OF m` + notThere
+
+// claimStateless adds triggered runs of jobs that have no state yet.
+const claimStateless = insertClaims + `WHERE v.triggered AND NOT EXISTS (SELECT 1 FROM {smallben_job_state} m WHERE m.job_id = v.job_id AND m.deleted_at IS NULL)
+` + keyOrder + notThere
+
+const (
+	claimFields  = keyFields + ", group_id bigint, super_group_id bigint, revision bigint, exclusive boolean, n bigint"
+	insertClaims = `INSERT INTO {smallben_runs} (` + keyColumns + `, group_id, super_group_id, process, outcome, started_at, error, missed, exclusive)
+SELECT v.job_id, v.tick, v.triggered, v.attempt, v.group_id, v.super_group_id, CAST($1 AS text), 'running', CAST($2 AS bigint), '', 0, v.exclusive
+FROM {rows} JOIN {jobs} j ON j.id = v.job_id `
+	notThere = " ON CONFLICT DO NOTHING RETURNING " + keyColumns
+)
+
+// claimWaiting takes the waiting runs that may be claimed, and locks the states of
+// their jobs as claimRuns does. claimAttempts leaves those of which a later tick has
+// started.
+const (
+	claimWaiting  = selectFree + takeFree
+	claimAttempts = selectFree + "AND NOT " + laterStarted + takeFree
+)
+
+const (
+	selectFree = `WITH free AS MATERIALIZED (SELECT v.job_id AS w1, v.tick AS w2, v.triggered AS w3, v.attempt AS w4, v.exclusive AS w5
+	FROM {rows} JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
+	WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN v.revision IN (0, m.revision) ELSE NOT j.paused AND m.revision = v.revision END
+	`
+	takeFree = keyOrder + ` FOR SHARE OF m)
+UPDATE {smallben_runs} SET process = CAST($1 AS text), outcome = 'running', started_at = CAST($2 AS bigint), due_at = NULL, exclusive = w5 FROM free
+WHERE job_id = w1 AND tick = w2 AND triggered = w3 AND attempt = w4 AND due_at <= CAST($2 AS bigint) + {lead} RETURNING ` + keyColumns
+	laterStarted = `EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND NOT n.triggered AND n.` + ran + `)`
+)
+
+// judgeClaims says why runs were not won.
+var judgeClaims = fmt.Sprintf(`SELECT v.n, CASE
+	WHEN r.process = $1 AND r.ended_at IS NULL THEN %d
+	WHEN j.id IS NULL OR CASE WHEN v.triggered THEN v.revision NOT IN (0, m.revision)
+		ELSE j.paused OR m.job_id IS NULL OR m.deleted_at IS NOT NULL OR m.revision <> v.revision END THEN %d
+	WHEN NOT v.triggered AND m.accounted_until >= v.tick THEN %d
+	WHEN NOT v.triggered AND v.tick > CAST($2 AS bigint) + {lead} THEN %d
+	WHEN r.job_id IS NOT NULL THEN %d
+	ELSE %d END
+FROM {rows} LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id LEFT JOIN {smallben_runs} r ON `+sameRun,
+	ledger.Won, ledger.Stale, ledger.Late, ledger.Early, ledger.Taken, ledger.Stale)
+
+// takeLocks gives runs the locks of their jobs, in the order of their keys. Those that are
+// not from the queue leave them to runs that wait. $1 is the time, $2 the process.
+const takeLocks = `INSERT INTO {smallben_locks} (job_id, process, ` + tickColumns + `)
+SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WHERE v.queued OR NOT ` + anotherWaits + `
+` + keyOrder + `
+ON CONFLICT DO NOTHING RETURNING ` + keyColumns
+
+const anotherWaits = "EXISTS (SELECT 1 " + waitingBefore + ")"
+
+// waitingBefore are the runs that wait for the lock of a job, or are about to take it. $1 is
+// the time. Runs that end because the tick of the row has come do not count: attempts, if
+// newest, and ticks that wait for a place, if takes_turns.
+const waitingBefore = `FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
+	AND NOT (o.tick < v.tick AND NOT o.triggered AND CASE WHEN o.attempt > 1 THEN v.newest ELSE v.takes_turns AND o.missed = 0 END)`
+
+const lockFields = keyFields + ", queued boolean, newest boolean, takes_turns boolean"
+
+const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at = $1 FROM {rows} WHERE ` + sameRun
+
+const delayRuns = `UPDATE {smallben_runs} AS r SET outcome = 'waiting', process = '', started_at = NULL, due_at = $1 FROM {rows} WHERE ` + sameRun
+
+// lockLocks lets claims look one after another whether a run waits. A lock that is free
+// cannot be locked: of two claims that come in the moment before the run takes it that waits
+// for it, both may wait.
+const lockLocks = `SELECT job_id FROM {smallben_locks} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
+
+// fullJobs gives the jobs of which one run holds the lock, or is about to take it, and
+// another waits for that one. $1 is the time.
+const fullJobs = `SELECT v.job_id FROM {rows} WHERE (SELECT count(*) ` + waitingBefore + `)
+	+ (SELECT count(*) FROM {smallben_locks} k WHERE k.job_id = v.job_id) > 1`
+
+// endSuperseded ends the waiting attempts of ticks before those of the rows.
+const endSuperseded = endAttempts + ` WHERE r.job_id = v.job_id AND r.due_at IS NOT NULL AND r.attempt > 1 AND NOT r.triggered AND r.tick < v.tick`
+
+const endAttempts = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', started_at = $1, ended_at = $1, due_at = NULL, error = 'a later tick of its job came' FROM {rows}`
+
+// endOvertaken ends waiting attempts of which a later tick has started.
+const endOvertaken = endAttempts + ` WHERE ` + sameRun + ` AND r.due_at IS NOT NULL AND ` + laterStarted

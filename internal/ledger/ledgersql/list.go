@@ -146,3 +146,28 @@ func (s *Store) CountRuns(from time.Time, step time.Duration, limit int) (counts
 	})
 	return counts, since, err
 }
+
+// lastRuns gives the runs of the newest tick of each job that ran, and those that wait.
+// Behind many ticks that were skipped stands the run that they were skipped for. The plus
+// has SQLite look among unfinished runs, and not among all of the jobs.
+const lastRuns = `WITH v AS (SELECT v.job_id FROM {rows}), busy AS MATERIALIZED (SELECT +r.job_id AS job_id, max(r.tick) AS tick FROM {smallben_runs} r
+	WHERE r.ended_at IS NULL AND r.process > '' AND +r.job_id IN (SELECT v.job_id FROM v) GROUP BY +r.job_id)
+SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.tick = coalesce(
+	(SELECT n.tick FROM (SELECT n.tick, n.outcome FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 100) AS n WHERE n.` + ran + ` ORDER BY n.tick DESC LIMIT 1),
+	(SELECT b.tick FROM busy b WHERE b.job_id = v.job_id),
+	(SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.` + ran + ` ORDER BY n.job_id DESC, n.tick DESC LIMIT 1))
+WHERE r.` + ran + ` UNION ALL
+SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.due_at IS NOT NULL`
+
+// newestRuns goes on with the runs of the newest ticks of each job. $1 is how many
+// ticks, less one.
+const newestRuns = `SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id
+	AND r.tick >= coalesce((SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 1 OFFSET $1), -9223372036854775808)`
+
+// inKeyOrder orders runs by job id, tick, attempt and triggered, by their places in
+// runColumns: of a UNION SQLite knows no other names.
+const inKeyOrder = " ORDER BY 1, 2, 4, 3"
+
+// countNewest counts the newest $3 runs with ticks from $1 on, by steps of $2.
+const countNewest = `SELECT (tick - CAST($1 AS bigint)) / CAST($2 AS bigint) AS step, outcome, min(tick), count(*), sum(CASE WHEN outcome = 'missed' THEN missed ELSE 1 END)
+FROM (SELECT tick, outcome, missed FROM {smallben_runs} WHERE tick >= CAST($1 AS bigint) ORDER BY tick DESC LIMIT $3) AS newest GROUP BY 1, 2 ORDER BY 1, 2`

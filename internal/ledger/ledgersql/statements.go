@@ -23,98 +23,8 @@ func prefixed(prefix, columns string) string {
 	return prefix + strings.ReplaceAll(columns, ", ", ", "+prefix)
 }
 
-// claimRuns adds the runs that may be claimed. It locks the states of their jobs: a
-// Change that changes one of them comes before or after. $1 is the process, $2 the
-// time.
-const claimRuns = insertClaims + `JOIN {smallben_job_state} m ON m.job_id = v.job_id
-WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN true
-	ELSE NOT j.paused AND m.revision = v.revision AND m.accounted_until < v.tick AND v.tick <= CAST($2 AS bigint) + {lead} END
-` + keyOrder + ` FOR SHARE OF m` + notThere
-
-// claimStateless adds triggered runs of jobs that have no state yet.
-const claimStateless = insertClaims + `WHERE v.triggered AND NOT EXISTS (SELECT 1 FROM {smallben_job_state} m WHERE m.job_id = v.job_id AND m.deleted_at IS NULL)
-` + keyOrder + notThere
-
-const (
-	claimFields  = keyFields + ", group_id bigint, super_group_id bigint, revision bigint, exclusive boolean, n bigint"
-	insertClaims = `INSERT INTO {smallben_runs} (` + keyColumns + `, group_id, super_group_id, process, outcome, started_at, error, missed, exclusive)
-SELECT v.job_id, v.tick, v.triggered, v.attempt, v.group_id, v.super_group_id, CAST($1 AS text), 'running', CAST($2 AS bigint), '', 0, v.exclusive
-FROM {rows} JOIN {jobs} j ON j.id = v.job_id `
-	notThere = " ON CONFLICT DO NOTHING RETURNING " + keyColumns
-)
-
-// claimWaiting takes the waiting runs that may be claimed, and locks the states of
-// their jobs as claimRuns does. claimAttempts leaves those of which a later tick has
-// started.
-const (
-	claimWaiting  = selectFree + takeFree
-	claimAttempts = selectFree + "AND NOT " + laterStarted + takeFree
-)
-
-const (
-	selectFree = `WITH free AS MATERIALIZED (SELECT v.job_id AS w1, v.tick AS w2, v.triggered AS w3, v.attempt AS w4, v.exclusive AS w5
-	FROM {rows} JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
-	WHERE CASE WHEN m.deleted_at IS NOT NULL THEN false WHEN v.triggered THEN v.revision IN (0, m.revision) ELSE NOT j.paused AND m.revision = v.revision END
-	`
-	takeFree = keyOrder + ` FOR SHARE OF m)
-UPDATE {smallben_runs} SET process = CAST($1 AS text), outcome = 'running', started_at = CAST($2 AS bigint), due_at = NULL, exclusive = w5 FROM free
-WHERE job_id = w1 AND tick = w2 AND triggered = w3 AND attempt = w4 AND due_at <= CAST($2 AS bigint) + {lead} RETURNING ` + keyColumns
-	laterStarted = `EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND NOT n.triggered AND n.` + ran + `)`
-)
-
-// judgeClaims says why runs were not won.
-var judgeClaims = fmt.Sprintf(`SELECT v.n, CASE
-	WHEN r.process = $1 AND r.ended_at IS NULL THEN %d
-	WHEN j.id IS NULL OR CASE WHEN v.triggered THEN v.revision NOT IN (0, m.revision)
-		ELSE j.paused OR m.job_id IS NULL OR m.deleted_at IS NOT NULL OR m.revision <> v.revision END THEN %d
-	WHEN NOT v.triggered AND m.accounted_until >= v.tick THEN %d
-	WHEN NOT v.triggered AND v.tick > CAST($2 AS bigint) + {lead} THEN %d
-	WHEN r.job_id IS NOT NULL THEN %d
-	ELSE %d END
-FROM {rows} LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id LEFT JOIN {smallben_runs} r ON `+sameRun,
-	ledger.Won, ledger.Stale, ledger.Late, ledger.Early, ledger.Taken, ledger.Stale)
-
-// takeLocks gives runs the locks of their jobs, in the order of their keys. Those that are
-// not from the queue leave them to runs that wait. $1 is the time, $2 the process.
-const takeLocks = `INSERT INTO {smallben_locks} (job_id, process, ` + tickColumns + `)
-SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WHERE v.queued OR NOT ` + anotherWaits + `
-` + keyOrder + `
-ON CONFLICT DO NOTHING RETURNING ` + keyColumns
-
-const anotherWaits = "EXISTS (SELECT 1 " + waitingBefore + ")"
-
-// waitingBefore are the runs that wait for the lock of a job, or are about to take it. $1 is
-// the time. Runs that end because the tick of the row has come do not count: attempts, if
-// newest, and ticks that wait for a place, if takes_turns.
-const waitingBefore = `FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
-	AND NOT (o.tick < v.tick AND NOT o.triggered AND CASE WHEN o.attempt > 1 THEN v.newest ELSE v.takes_turns AND o.missed = 0 END)`
-
-const lockFields = keyFields + ", queued boolean, newest boolean, takes_turns boolean"
-
-const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at = $1 FROM {rows} WHERE ` + sameRun
-
-const delayRuns = `UPDATE {smallben_runs} AS r SET outcome = 'waiting', process = '', started_at = NULL, due_at = $1 FROM {rows} WHERE ` + sameRun
-
-// lockLocks lets claims look one after another whether a run waits. A lock that is free
-// cannot be locked: of two claims that come in the moment before the run takes it that waits
-// for it, both may wait.
-const lockLocks = `SELECT job_id FROM {smallben_locks} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
-
 // awaitedJobs gives the jobs for whose locks another run waits. $1 is the time.
 const awaitedJobs = `SELECT v.job_id FROM {rows} WHERE ` + anotherWaits
-
-// fullJobs gives the jobs of which one run holds the lock, or is about to take it, and
-// another waits for that one. $1 is the time.
-const fullJobs = `SELECT v.job_id FROM {rows} WHERE (SELECT count(*) ` + waitingBefore + `)
-	+ (SELECT count(*) FROM {smallben_locks} k WHERE k.job_id = v.job_id) > 1`
-
-// endSuperseded ends the waiting attempts of ticks before those of the rows.
-const endSuperseded = endAttempts + ` WHERE r.job_id = v.job_id AND r.due_at IS NOT NULL AND r.attempt > 1 AND NOT r.triggered AND r.tick < v.tick`
-
-const endAttempts = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', started_at = $1, ended_at = $1, due_at = NULL, error = 'a later tick of its job came' FROM {rows}`
-
-// endOvertaken ends waiting attempts of which a later tick has started.
-const endOvertaken = endAttempts + ` WHERE ` + sameRun + ` AND r.due_at IS NOT NULL AND ` + laterStarted
 
 const unclaimedKeys = `SELECT v.n FROM {rows} LEFT JOIN {smallben_runs} r ON ` + sameRun + ` WHERE r.job_id IS NULL ORDER BY v.n`
 
@@ -127,38 +37,12 @@ WHERE r.due_at IS NOT NULL AND r.due_at >= CAST($1 AS bigint)
 			AND (o.tick < r.tick OR o.tick = r.tick AND (o.attempt < r.attempt OR o.attempt = r.attempt AND NOT o.triggered AND r.triggered))))
 ORDER BY r.due_at, r.job_id, r.tick, r.triggered, r.attempt LIMIT $6`
 
-const finishRuns = `UPDATE {smallben_runs} AS r SET started_at = v.started_at, ended_at = v.ended_at, outcome = v.outcome, error = v.error
-FROM {rows} WHERE ` + sameRun + ` AND CASE WHEN r.process = $1 THEN r.ended_at IS NULL OR r.outcome = 'lost' ELSE false END`
-
-const freeLocks = `DELETE FROM {smallben_locks} WHERE process = $1 AND (` + keyColumns + `) IN (SELECT v.job_id, v.tick, v.triggered, v.attempt FROM {rows})`
-
 const shareStates = `SELECT m.job_id FROM {smallben_job_state} m WHERE m.job_id IN (SELECT v.job_id FROM {rows}) ORDER BY m.job_id FOR SHARE OF m`
-
-// addRetries adds the next attempts of runs that this process has ended. $1 is the
-// process.
-const addRetries = `INSERT INTO {smallben_runs} (` + runColumns + `)
-SELECT r.job_id, r.tick, r.triggered, r.attempt + 1, r.group_id, r.super_group_id, '', 'waiting', NULL, NULL, '', r.missed, NULL, r.exclusive, v.due_at
-FROM {rows} JOIN {smallben_runs} r ON ` + sameRun + ` JOIN {jobs} j ON j.id = v.job_id JOIN {smallben_job_state} m ON m.job_id = v.job_id
-WHERE r.process = $1 AND m.deleted_at IS NULL AND (r.triggered OR NOT j.paused)
-	AND (r.triggered OR NOT ` + laterTick + `)
-` + keyOrder + ` ON CONFLICT DO NOTHING`
 
 // laterTick is whether a later tick of the job has started or waits.
 const laterTick = "EXISTS (SELECT 1 FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.tick > v.tick AND NOT n.triggered AND n.outcome NOT IN ('skipped', 'missed'))"
 
 const supersededKeys = "SELECT v.n FROM {rows} WHERE " + laterTick + " ORDER BY v.n"
-
-const addUnclaimedRuns = `INSERT INTO {smallben_runs} AS r (` + runColumns + `)
-SELECT ` + runColumns + ` FROM {rows} WHERE true ORDER BY job_id, tick, triggered, attempt
-ON CONFLICT (` + keyColumns + `) DO UPDATE SET group_id = excluded.group_id, super_group_id = excluded.super_group_id, process = excluded.process,
-	outcome = excluded.outcome, started_at = excluded.started_at, ended_at = excluded.ended_at, error = excluded.error,
-	missed = excluded.missed, first_tick = excluded.first_tick, exclusive = excluded.exclusive, due_at = NULL
-WHERE r.outcome = 'missed' AND r.missed = 1 OR r.outcome IN ('skipped', 'waiting')`
-
-// countUnfinished counts what finishing would yet change. $1 is the process.
-const countUnfinished = `SELECT count(*) FROM {rows} LEFT JOIN {smallben_runs} r ON ` + sameRun + `
-WHERE r.process = $1 AND (r.ended_at IS NULL OR r.outcome = 'lost')
-	OR v.unclaimed AND (r.job_id IS NULL OR r.outcome = 'missed' AND r.missed = 1 OR r.outcome IN ('skipped', 'waiting'))`
 
 const countRuns = `SELECT count(*) FROM {rows} JOIN {smallben_runs} r ON ` + sameRun
 
@@ -190,7 +74,7 @@ const deleteRowless = `UPDATE {smallben_job_state} SET revision = $1, deleted_at
 const rowless = `SELECT m.job_id FROM {smallben_job_state} m WHERE m.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM {jobs} j WHERE j.id = m.job_id)`
 
 // countDifferences compares all states with the jobs.
-const countDifferences = `SELECT (SELECT count(*) FROM {jobs} j ` + differing + `) + (SELECT count(*) FROM (` + rowless + `) AS o) > $1`
+const countDifferences = `SELECT (SELECT count(*) FROM {jobs} j ` + differing + `) + (SELECT count(*) FROM (` + rowless + `) AS o) > 0`
 
 // deleteStates makes tombstones of the states of jobs.
 const deleteStates = `INSERT INTO {smallben_job_state} (job_id, revision, accounted_until, deleted_at)
@@ -240,85 +124,9 @@ JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.tick > v.after AND r.tick <=
 const cancelWaiting = `UPDATE {smallben_runs} SET outcome = 'skipped', started_at = $1, ended_at = $1, due_at = NULL, error = $2
 WHERE due_at IS NOT NULL AND (CAST($3 AS boolean) OR NOT triggered) AND job_id IN (SELECT v.job_id FROM {rows}) RETURNING job_id`
 
-// lockStatesOfDead locks the states of jobs of which processes that are not registered
-// have runs or locks, or those of the rows.
-const lockStatesOfDead = `WITH dead AS (SELECT v.process, v.beats FROM {rows}) SELECT m.job_id FROM {smallben_job_state} m WHERE m.job_id IN (
-	SELECT job_id FROM {smallben_runs} WHERE ended_at IS NULL AND ` + ofDead + ` UNION SELECT job_id FROM {smallben_locks} WHERE ` + ofDead + `) ORDER BY m.job_id FOR UPDATE`
-
-// A waiting run has no process.
-const ofDead = `process > '' AND process NOT IN (SELECT p.process FROM {smallben_processes} p WHERE (p.process, p.beats) NOT IN (SELECT d.process, d.beats FROM dead d))`
-
-const removeDead = "DELETE FROM {smallben_processes} WHERE (process, beats) IN (SELECT v.process, v.beats FROM {rows})"
-
-const loseRuns = `UPDATE {smallben_runs} SET outcome = 'lost', ended_at = $1 FROM (
-	SELECT job_id AS d1, tick AS d2, triggered AS d3, attempt AS d4 FROM {smallben_runs}
-	WHERE ended_at IS NULL AND process > '' AND process NOT IN (SELECT process FROM {smallben_processes})
-	ORDER BY job_id, tick, triggered, attempt FOR UPDATE) AS dead
-WHERE job_id = d1 AND tick = d2 AND triggered = d3 AND attempt = d4 RETURNING ` + runColumns
-
-const freeLocksOfDead = "DELETE FROM {smallben_locks} WHERE process NOT IN (SELECT process FROM {smallben_processes})"
-
-const takeLead = `UPDATE {smallben_ledger} SET leader = $1 WHERE leader = $1 OR leader NOT IN (
-	SELECT p.process FROM {smallben_processes} p WHERE NOT p.partial OR coalesce((SELECT s.partial FROM {smallben_processes} s WHERE s.process = $1), true)) RETURNING leader`
-
-const beatOnce = `UPDATE {smallben_processes} SET beats = beats + 1, claims = $2, partial = $3, clock_offset = $4, beat_at = coalesce({clock}, CAST($5 AS bigint)) WHERE process = $1
-RETURNING beats, {clock}, (SELECT revision FROM {smallben_ledger}), coalesce((SELECT r.leader FROM {smallben_ledger} r JOIN {smallben_processes} p ON p.process = r.leader), ''),
-	(SELECT min(due_at) FROM {smallben_runs} WHERE due_at IS NOT NULL), EXISTS (SELECT 1 FROM {smallben_outbox}),
-	(SELECT count(*) FROM {smallben_runs} WHERE ended_at IS NULL AND process = $1 AND cancel_at IS NOT NULL),
-	(SELECT CAST({json list}({json pair}(p.process, p.beats, CASE WHEN p.claims THEN 1 ELSE 0 END, CASE WHEN p.partial THEN 1 ELSE 0 END)) AS text) FROM {smallben_processes} p)`
-
 // cancelRuns marks unfinished runs. $1 is the time, $2 when they are given up.
 const cancelRuns = "UPDATE {smallben_runs} SET cancel_at = $1, abandon_at = $2 WHERE ended_at IS NULL AND process > ''"
 
 const canceledRuns = "SELECT " + keyColumns + ", abandon_at FROM {smallben_runs} WHERE ended_at IS NULL AND process = $1 AND cancel_at IS NOT NULL"
 
-// recordingProcess gives a process that was heard of in the last $2
-// microseconds. $1 is the time, where the database has no clock.
-const recordingProcess = `SELECT p.process FROM {smallben_processes} p
-WHERE p.beat_at > coalesce({clock}, CAST($1 AS bigint)) - CAST($2 AS bigint) ORDER BY p.process LIMIT 1`
-
-// decodingProcess counts the processes that claim, decode every job, and were heard of
-// in the last $2 microseconds. $1 is the time, where the database has no clock.
-const decodingProcess = `SELECT count(*) FROM {smallben_processes} p
-WHERE p.claims AND NOT p.partial AND p.beat_at > coalesce({clock}, CAST($1 AS bigint)) - CAST($2 AS bigint)`
-
-// listProcesses gives all processes. $1 is the time, where the database has no clock.
-const listProcesses = `SELECT p.process, p.version, p.beats, p.claims, p.partial, p.clock_offset, p.since_at, coalesce({clock}, CAST($1 AS bigint)) - p.beat_at,
-	EXISTS (SELECT 1 FROM {smallben_ledger} r WHERE r.leader = p.process) FROM {smallben_processes} p ORDER BY p.process`
-
 const ran = "outcome NOT IN ('missed', 'skipped', 'waiting')"
-
-// pruneRuns deletes the oldest runs with ticks from $2 to before $1, $3 at most.
-const pruneRuns = `WITH old AS MATERIALIZED (SELECT ` + keyColumns + ` FROM {smallben_runs} r WHERE r.tick < $1 AND r.tick >= $2 AND r.ended_at IS NOT NULL
-	AND NOT EXISTS (SELECT 1 FROM {smallben_job_state} m WHERE m.job_id = r.job_id AND m.deleted_at IS NULL AND m.accounted_until < r.tick)
-	AND (r.outcome IN ('missed', 'skipped') OR (SELECT j.id FROM {jobs} j WHERE j.id = r.job_id) IS NULL OR EXISTS (
-		SELECT 1 FROM {smallben_runs} n WHERE n.job_id = r.job_id AND (n.tick, n.attempt, n.triggered) > (r.tick, r.attempt, r.triggered) AND n.` + ran + `))
-	ORDER BY r.tick, r.job_id, r.triggered, r.attempt LIMIT $3 FOR UPDATE OF r SKIP LOCKED)
-DELETE FROM {smallben_runs} WHERE (` + keyColumns + `) IN (SELECT ` + keyColumns + ` FROM old) RETURNING ` + keyColumns
-
-const pruneTombstones = `DELETE FROM {smallben_job_state} WHERE job_id IN (SELECT job_id FROM {smallben_job_state} WHERE deleted_at < $1 FOR UPDATE SKIP LOCKED)`
-
-// lastRuns gives the runs of the newest tick of each job that ran, and those that wait.
-// Behind many ticks that were skipped stands the run that they were skipped for. The plus
-// has SQLite look among unfinished runs, and not among all of the jobs.
-const lastRuns = `WITH v AS (SELECT v.job_id FROM {rows}), busy AS MATERIALIZED (SELECT +r.job_id AS job_id, max(r.tick) AS tick FROM {smallben_runs} r
-	WHERE r.ended_at IS NULL AND r.process > '' AND +r.job_id IN (SELECT v.job_id FROM v) GROUP BY +r.job_id)
-SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.tick = coalesce(
-	(SELECT n.tick FROM (SELECT n.tick, n.outcome FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 100) AS n WHERE n.` + ran + ` ORDER BY n.tick DESC LIMIT 1),
-	(SELECT b.tick FROM busy b WHERE b.job_id = v.job_id),
-	(SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id AND n.` + ran + ` ORDER BY n.job_id DESC, n.tick DESC LIMIT 1))
-WHERE r.` + ran + ` UNION ALL
-SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.due_at IS NOT NULL`
-
-// newestRuns goes on with the runs of the newest ticks of each job. $1 is how many
-// ticks, less one.
-const newestRuns = `SELECT {run} FROM v JOIN {smallben_runs} r ON r.job_id = v.job_id
-	AND r.tick >= coalesce((SELECT n.tick FROM {smallben_runs} n WHERE n.job_id = v.job_id ORDER BY n.job_id DESC, n.tick DESC LIMIT 1 OFFSET $1), -9223372036854775808)`
-
-// inKeyOrder orders runs by job id, tick, attempt and triggered, by their places in
-// runColumns: of a UNION SQLite knows no other names.
-const inKeyOrder = " ORDER BY 1, 2, 4, 3"
-
-// countNewest counts the newest $3 runs with ticks from $1 on, by steps of $2.
-const countNewest = `SELECT (tick - CAST($1 AS bigint)) / CAST($2 AS bigint) AS step, outcome, min(tick), count(*), sum(CASE WHEN outcome = 'missed' THEN missed ELSE 1 END)
-FROM (SELECT tick, outcome, missed FROM {smallben_runs} WHERE tick >= CAST($1 AS bigint) ORDER BY tick DESC LIMIT $3) AS newest GROUP BY 1, 2 ORDER BY 1, 2`

@@ -4,15 +4,12 @@
 package ledgersql
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -162,127 +159,6 @@ func shareable(on statements) error {
 	return nil
 }
 
-// Join implements ledger.Store.
-func (s *Store) Join(process string) error {
-	return s.write("join", func(on statements) error {
-		return on.exec("INSERT INTO {smallben_processes} (process, version, beats, claims, partial, clock_offset, since_at, beat_at) VALUES ($1, $2, 0, false, false, 0, $3, $3) ON CONFLICT DO NOTHING", process, programVersion(), on.Now().UnixMicro())
-	}, func(on statements) (bool, error) { return on.registered(process, "") })
-}
-
-// programVersion is what the build information says of the program, or "".
-func programVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	return info.Main.Version
-}
-
-// Leave implements ledger.Store.
-func (s *Store) Leave(process string) error {
-	s.reserve.Drain()
-	return s.write("leave", func(on statements) error {
-		return on.exec("DELETE FROM {smallben_processes} WHERE process = $1", process)
-	}, func(on statements) (bool, error) {
-		registered, err := on.registered(process, "")
-		return !registered, err
-	})
-}
-
-// Beat implements ledger.Store. It is one statement, without a transaction: a heartbeat
-// too many does no harm. It has a connection of its own, where there are enough, and
-// takes beatLimit at most.
-func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Heartbeat, err error) {
-	if err := s.supported("heartbeat"); err != nil {
-		return beat, err
-	}
-	ctx, cancel := s.db.Context()
-	defer cancel()
-	err = s.db.Failed("heartbeat", s.beats.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
-		beat = ledger.Heartbeat{}
-		var beats int64
-		var now, due *int64
-		var members string
-		err := statements{tx}.row(beatOnce, []any{process, standing.Claims, standing.Partial, standing.Offset.Microseconds(), time.Now().UnixMicro()}, &beats, &now, &beat.Revision, &beat.Leader, &due, &beat.Outbox, &beat.Canceled, &members)
-		if errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("%w: %s", ledger.ErrNotRegistered, process)
-		}
-		if err != nil {
-			return err
-		}
-		beat.Now, beat.Due = databaseTime(now), instant(due)
-		beat.Members, err = decodeMembers(members)
-		for i := range beat.Members {
-			if m := &beat.Members[i]; m.Process == process {
-				m.Beats, m.Standing = beats, standing
-			}
-		}
-		return err
-	}))
-	s.reserve.Fill()
-	if err != nil {
-		return ledger.Heartbeat{}, err
-	}
-	return beat, nil
-}
-
-// Recording returns a process that records runs, or "": one that was heard of in the
-// last maxSilence. There may be no record.
-func (s *Store) Recording(maxSilence time.Duration) (process string, err error) {
-	if s.db.Kind() == sqltx.Portable {
-		return "", nil
-	}
-	const op = "look for processes that record runs"
-	ctx, cancel := s.db.Context()
-	defer cancel()
-	err = s.db.Attempt(ctx, func(tx *sqltx.Tx) error {
-		process = ""
-		exists, err := tx.Exists("smallben_processes")
-		if err != nil || !exists {
-			return err
-		}
-		err = tx.Row(recordingProcess, []any{time.Now().UnixMicro(), maxSilence.Microseconds()}, &process)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		return err
-	})
-	return process, s.db.Failed(op, err)
-}
-
-// Processes implements ledger.Store.
-func (s *Store) Processes() (all []ledger.Process, err error) {
-	err = s.read("list processes", func(on statements) error {
-		all, err = collect(on, listProcesses, []any{time.Now().UnixMicro()}, func(rows *sql.Rows) (p ledger.Process, err error) {
-			var offset, since, age int64
-			err = rows.Scan(&p.Process, &p.Version, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)
-			p.Offset, p.Since, p.Age = time.Duration(offset)*time.Microsecond, time.UnixMicro(since).UTC(), time.Duration(age)*time.Microsecond
-			return p, err
-		})
-		return err
-	})
-	return all, err
-}
-
-// decodeMembers reads a list of processes, their heartbeats and standings, and sorts
-// it.
-func decodeMembers(text string) ([]ledger.Member, error) {
-	var rows [][4]json.RawMessage
-	if err := json.Unmarshal([]byte(text), &rows); err != nil {
-		return nil, err
-	}
-	members := make([]ledger.Member, len(rows))
-	for i, row := range rows {
-		m := &members[i]
-		m.Claims, m.Partial = string(row[2]) == "1", string(row[3]) == "1"
-		if err := errors.Join(json.Unmarshal(row[0], &m.Process), json.Unmarshal(row[1], &m.Beats)); err != nil {
-			return nil, err
-		}
-	}
-	slices.SortFunc(members, func(a, b ledger.Member) int { return cmp.Compare(a.Process, b.Process) })
-	return members, nil
-}
-
 // Unclaimed implements ledger.Store. It needs no transaction: each look of each process
 // would open one.
 func (s *Store) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
@@ -341,66 +217,6 @@ func (s *Store) Canceled(process string) (runs []ledger.Cancellation, err error)
 		return err
 	})
 	return runs, err
-}
-
-// Finish implements ledger.Store.
-func (s *Store) Finish(process string, ends []ledger.End) error {
-	if len(ends) == 0 {
-		return nil
-	}
-	ends = slices.Clone(ends)
-	slices.SortStableFunc(ends, func(a, b ledger.End) int { return a.Key.Compare(b.Key) })
-	return s.over(s.urgent).write("finish runs", func(on statements) error {
-		for chunk := range sqltx.Chunks(ends, runChunk, func(end *ledger.End) int { return len(end.Error) }) {
-			if err := finish(on, process, chunk); err != nil {
-				return err
-			}
-		}
-		return nil
-	}, func(on statements) (bool, error) {
-		values := make([][]any, len(ends))
-		for i := range ends {
-			values[i] = append(keyValues(&ends[i].Key), ends[i].Unclaimed)
-		}
-		var left int
-		err := on.row(countUnfinished, []any{process, rowsOf(keyFields+", unclaimed boolean", values)}, &left)
-		return left == 0, err
-	})
-}
-
-func finish(on statements, process string, ends []ledger.End) error {
-	var ended, locked, unclaimed, retries [][]any
-	var retried []int64
-	for i := range ends {
-		end := &ends[i]
-		key := keyValues(&end.Key)
-		ended = append(ended, append(slices.Clip(key), micros(end.Start), micros(end.End), string(end.Outcome), storedText(end.Error)))
-		if end.Overlap != ledger.Allow {
-			locked = append(locked, key)
-		}
-		if end.Unclaimed {
-			unclaimed = append(unclaimed, runValues(&ledger.Run{Key: end.Key, GroupID: end.GroupID, SuperGroupID: end.SuperGroupID, Process: process,
-				Start: end.Start, End: end.End, Outcome: end.Outcome, Error: end.Error, Exclusive: end.Overlap != ledger.Allow}))
-		}
-		if !end.Retry.IsZero() {
-			retries = append(retries, append(slices.Clip(key), end.Retry.UnixMicro()))
-			retried = append(retried, end.JobID)
-		}
-	}
-	// Before the runs, in the order of Claim.
-	if err := on.execJobs(shareStates, retried); err != nil {
-		return err
-	}
-	if err := on.exec(finishRuns, process, rowsOf(keyFields+", started_at bigint, ended_at bigint, outcome text, error text", ended)); err != nil {
-		return err
-	}
-	if err := on.execEach(addUnclaimedRuns, nil, runChunk, runFields, unclaimed); err != nil {
-		return err
-	}
-	if err := on.execEach(addRetries, []any{process}, runChunk, keyFields+", due_at bigint", retries); err != nil {
-		return err
-	}
-	return on.execKeys(freeLocks, locked, process) // at last, as in Claim
 }
 
 // Change implements ledger.Store.
@@ -521,7 +337,7 @@ func (s *Store) Closed(limit int) (spans []ledger.ClosedSpan, err error) {
 func (s *Store) Compare() error {
 	const op = "compare states"
 	var differ bool
-	err := s.read(op, func(on statements) error { return on.row(countDifferences, []any{0}, &differ) })
+	err := s.read(op, func(on statements) error { return on.row(countDifferences, nil, &differ) })
 	if err != nil || !differ {
 		return err
 	}
@@ -532,56 +348,6 @@ func (s *Store) Compare() error {
 		return tx.exec(deleteRowless, tx.revision, tx.now.UnixMicro())
 	})
 	return err
-}
-
-// Prune implements ledger.Store. What is kept is looked at once in a round of calls,
-// which ends when one finds nothing more.
-func (s *Store) Prune(before time.Time, limit int) (int, error) {
-	limit = max(limit, 0)
-	from := s.prunedTo()
-	count, last := 0, from
-	var sample []any
-	err := s.write("prune runs", func(on statements) error {
-		count, last, sample = 0, from, nil
-		for _, start := range slices.Compact([]int64{from, math.MinInt64}) {
-			if count == limit {
-				break
-			}
-			last = math.MinInt64
-			err := on.each(pruneRuns, []any{before.UnixMicro(), start, limit - count}, func(rows *sql.Rows) error {
-				key, err := scanKey(rows)
-				count, last, sample = count+1, max(last, key.Tick), idValues(key)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return on.exec(pruneTombstones, before.UnixMicro())
-	}, func(on statements) (bool, error) {
-		if sample == nil {
-			return true, nil
-		}
-		var left int
-		err := on.row(countRuns, []any{rowsOf(keyFields, [][]any{sample})}, &left)
-		return left == 0, err
-	})
-	if err != nil {
-		return 0, err
-	}
-	if count < limit {
-		last = math.MinInt64
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pruned = last
-	return count, nil
-}
-
-func (s *Store) prunedTo() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pruned
 }
 
 // write runs body in one transaction, again if PostgreSQL ended it for a deadlock. See

@@ -176,32 +176,6 @@ func (tx *Tx) Cancel(jobIDs []int64, triggered bool, reason string) (n int, err 
 	return n, nil
 }
 
-// Expire implements ledger.Tx.
-func (tx *Tx) Expire(dead []ledger.Member) ([]ledger.Run, error) {
-	values := make([][]any, len(dead))
-	for i, member := range dead {
-		values[i] = []any{member.Process, member.Beats}
-	}
-	members := rowsOf("process text, beats bigint", values)
-	// In the order of Claim: the states before the locks.
-	err := tx.exec(lockStatesOfDead, members)
-	if err == nil {
-		err = tx.exec(removeDead, members)
-	}
-	var lost []ledger.Run
-	if err == nil {
-		lost, err = tx.runs(loseRuns, tx.now.UnixMicro())
-	}
-	if err == nil {
-		err = tx.exec(freeLocksOfDead)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("expire processes: %w", err)
-	}
-	slices.SortFunc(lost, func(a, b ledger.Run) int { return a.Key.Compare(b.Key) })
-	return lost, nil
-}
-
 // Superseded implements ledger.Tx.
 func (tx *Tx) Superseded(keys []ledger.Key) ([]int, error) {
 	superseded, err := tx.indexes(supersededKeys, keys)
@@ -226,16 +200,6 @@ func (tx *Tx) Awaited(claims []ledger.Claim) ([]int64, error) {
 		maps.Copy(awaited, found)
 	}
 	return slices.Sorted(maps.Keys(awaited)), nil
-}
-
-// Lead implements ledger.Tx.
-func (tx *Tx) Lead(process string) (bool, error) {
-	leads := false
-	err := tx.each(takeLead, []any{process}, func(*sql.Rows) error { leads = true; return nil })
-	if err != nil {
-		return false, fmt.Errorf("lead: %w", err)
-	}
-	return leads, nil
 }
 
 // In is a transaction of the application as one in which FormerJobs can be asked for.
