@@ -129,8 +129,10 @@ func (s *SmallBen) writeIn(c *change, tx Repository) error {
 	if decided.write == nil {
 		return errNothingToWrite
 	}
-	if err := s.endTicks(tx, c, decided.effects); err != nil {
-		return err
+	if s.record != nil {
+		if err := c.endTicks(tx.(changeTx), decided.effects); err != nil {
+			return err
+		}
 	}
 	if err := s.adopt(c.call, decided.unchanged); err != nil {
 		return err
@@ -147,15 +149,33 @@ var errNothingToWrite = errors.New("nothing to write")
 
 // endTicks ends what the record of runs has of jobs as they were before a change: the
 // time under their expressions, and the runs that wait.
-func (s *SmallBen) endTicks(tx Repository, c *change, effects ledgersql.Effects) error {
-	if err := s.reschedule(tx, c, idsWith(effects, ledgersql.Rescheduled)); err != nil {
+func (c *change) endTicks(tx changeTx, effects ledgersql.Effects) error {
+	rescheduled, ended := idsWith(effects, ledgersql.Rescheduled), idsWith(effects, ledgersql.Ends)
+	if closed := len(rescheduled) + len(ended); closed > 0 && closed < len(c.ids) {
+		// What is locked in two calls might be waited for in a circle: all that the
+		// change will write is locked first.
+		if _, err := tx.Watermarks(c.ids); err != nil {
+			return err
+		}
+	}
+	if len(rescheduled) > 0 {
+		if err := tx.Close(rescheduled, true); err != nil {
+			return err
+		}
+		if _, err := tx.Cancel(rescheduled, false, "the expression of its job was changed while it waited"); err != nil {
+			return err
+		}
+	}
+	if len(ended) > 0 {
+		if err := tx.Close(ended, false); err != nil {
+			return err
+		}
+	}
+	if stopped := idsWith(effects, ledgersql.Ends, ledgersql.StaysPaused); len(stopped) > 0 {
+		_, err := tx.Cancel(stopped, true, c.reason)
 		return err
 	}
-	ended := idsWith(effects, ledgersql.Ends)
-	if err := s.closeSpans(tx, c, ended, false); err != nil {
-		return err
-	}
-	return s.cancelWaiting(tx, idsWith(effects, ledgersql.Ends, ledgersql.StaysPaused), true, c.reason)
+	return nil
 }
 
 // effectsOf adds one effect on all ids.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/metrics"
 	"github.com/nbena/smallben/internal/stored"
 )
@@ -103,17 +102,18 @@ func (c collector) Collect(values chan<- prometheus.Metric) {
 	gauge(pausedDesc, float64(known.paused))
 	gauge(undecodableDesc, float64(known.undecodable))
 	gauge(unsettledDesc, float64(known.unsettled))
-	waiting := c.smallBen.scheduler.places.Count()
-	if session := c.smallBen.scheduler.current(); session != nil && session.ledger != nil {
+	session, waiting := c.smallBen.scheduler.current(), c.smallBen.scheduler.places.Count()
+	recorded := session != nil && session.ledger != nil
+	if recorded {
 		waiting += session.ledger.Unplaced()
 	}
 	gauge(waitingDesc, float64(waiting))
 	c.smallBen.scheduler.metrics.Collect(values)
-	if c.smallBen.record == nil {
-		return
+	if c.smallBen.record != nil {
+		c.smallBen.record.metrics.Collect(values)
 	}
-	c.smallBen.record.metrics.Collect(values)
-	if health, ok := c.smallBen.health(); ok {
+	if recorded {
+		health := session.ledger.Health()
 		gauge(syncLagDesc, health.SyncLag.Seconds())
 		gauge(clockOffsetDesc, health.ClockOffset.Seconds())
 		gauge(heartbeatAgeDesc, health.HeartbeatAge.Seconds())
@@ -130,13 +130,4 @@ func metricsOf(runs *metrics.Runs, job *JobWithSchedule) *metrics.Type {
 		return strings.ToValidUTF8(stored.RegisteredName(job.rawJob.SerializedJob), "\uFFFD")
 	}
 	return runs.OfType(reflect.TypeOf(job.job), name, endings, job.options != nil)
-}
-
-// health tells how the record of runs does, and false while nothing is started.
-func (s *SmallBen) health() (ledger.Health, bool) {
-	session := s.scheduler.current()
-	if session == nil || session.ledger == nil {
-		return ledger.Health{}, false
-	}
-	return session.ledger.Health(), true
 }

@@ -247,40 +247,6 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 	}
 }
 
-// closeSpans lets the ticks of jobs up to now be accounted for as the jobs are before
-// a change, in its transaction. It does nothing if runs are not recorded.
-func (s *SmallBen) closeSpans(tx Repository, c *change, ids []int64, makeUp bool) error {
-	if s.record == nil || len(ids) == 0 {
-		return nil
-	}
-	recordTx := tx.(changeTx)
-	if len(ids) < len(c.ids) {
-		// What is locked in two calls might be waited for in a circle: all that the
-		// change will write is locked first.
-		if _, err := recordTx.Watermarks(c.ids); err != nil {
-			return err
-		}
-	}
-	return recordTx.Close(ids, makeUp)
-}
-
-// reschedule prepares jobs for a change of their expressions.
-func (s *SmallBen) reschedule(tx Repository, c *change, ids []int64) error {
-	if err := s.closeSpans(tx, c, ids, true); err != nil {
-		return err
-	}
-	return s.cancelWaiting(tx, ids, false, "the expression of its job was changed while it waited")
-}
-
-// cancelWaiting ends the waiting runs of jobs, in the transaction of a change.
-func (s *SmallBen) cancelWaiting(tx Repository, ids []int64, triggered bool, reason string) error {
-	if s.record == nil || len(ids) == 0 {
-		return nil
-	}
-	_, err := tx.(changeTx).Cancel(ids, triggered, reason)
-	return err
-}
-
 // ledgerJob is an entry as the ledger sees it.
 func (e *entry) ledgerJob() ledger.Job {
 	s := e.session.scheduler

@@ -161,13 +161,6 @@ func (t tick) attempt() int {
 	return t.grant.Attempt
 }
 
-func (t tick) missed() int {
-	if t.grant == nil {
-		return 0
-	}
-	return t.grant.Missed
-}
-
 // live reports whether a run of the entry may start at a tick. It expects the
 // shard's mu. One that is claimed starts though its session was stopped, which
 // waits for it.
@@ -375,7 +368,9 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 	input.ScheduledAt = at.at
 	input.Triggered = at.triggered
 	input.Attempt = at.attempt()
-	input.Missed = at.missed()
+	if at.grant != nil {
+		input.Missed = at.grant.Missed
+	}
 	input.stored = e.storedInput
 }
 

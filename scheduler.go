@@ -17,6 +17,7 @@ import (
 	"github.com/nbena/smallben/internal/eventlog"
 	"github.com/nbena/smallben/internal/ledger"
 	"github.com/nbena/smallben/internal/metrics"
+	"github.com/nbena/smallben/internal/numbers"
 	"github.com/nbena/smallben/internal/places"
 	"github.com/nbena/smallben/internal/shared"
 	"github.com/nbena/smallben/internal/stored"
@@ -48,7 +49,7 @@ type scheduler struct {
 	entries map[int64]*entry // by job id
 	session *session         // nil while not started
 	ended   []*session       // earlier ones, of which runs may be in progress
-	numbers cronIDs
+	cronIDs numbers.Free
 
 	// shards hold what is known of the runs of jobs, by id.
 	shards [64]shard
@@ -501,7 +502,7 @@ func (s *scheduler) number(jobs []JobWithSchedule) {
 		case ok:
 			raw.CronID = int64(live.cronID)
 		default:
-			id := s.numbers.next(func() []int32 { return append(s.usedLocked(), taken...) })
+			id := s.cronIDs.Next(func() []int32 { return append(s.usedLocked(), taken...) })
 			taken = append(taken, id)
 			raw.CronID = int64(id)
 		}
@@ -532,9 +533,9 @@ func (s *scheduler) renumber(jobs []JobWithSchedule, atStart bool) (changed []Jo
 		}
 		taken[int32(id)] = struct{}{}
 	}
-	s.numbers = cronIDs{}
+	s.cronIDs = numbers.Free{}
 	for _, i := range unnumbered {
-		id := s.numbers.next(func() []int32 { return slices.Collect(maps.Keys(taken)) })
+		id := s.cronIDs.Next(func() []int32 { return slices.Collect(maps.Keys(taken)) })
 		taken[id] = struct{}{}
 		jobs[i].rawJob.CronID = int64(id)
 		changed = append(changed, jobs[i])
@@ -568,37 +569,6 @@ func (s *scheduler) usedLocked() []int32 {
 		used = append(used, e.cronID)
 	}
 	return used
-}
-
-// cronIDs hands out the numbers of entries, positive ones, from a range in which
-// none is used. The zero value looks for one first.
-type cronIDs struct{ first, end int64 }
-
-// next takes a number. It calls used for those that are not free, if it has none
-// left.
-func (c *cronIDs) next(used func() []int32) int32 {
-	if c.first == c.end {
-		c.first, c.end = longestGap(used())
-	}
-	c.first++
-	return int32(c.first - 1)
-}
-
-// longestGap returns the longest range of positive numbers in which none is used.
-func longestGap(used []int32) (first, end int64) {
-	slices.Sort(used)
-	before := int64(0)
-	gap := func(next int64) {
-		if next-before-1 > end-first {
-			first, end = before+1, next
-		}
-		before = next
-	}
-	for _, id := range used {
-		gap(int64(id))
-	}
-	gap(math.MaxInt32 + 1)
-	return first, end
 }
 
 // trigger admits a run of each job: through its entry, or, where it has none
