@@ -19,9 +19,10 @@ type Decoder[I any] struct {
 
 // plan is what rows with the same definitions have in common.
 type plan struct {
-	id    int32 // the wire type of the value
-	local reflect.Type
-	root  *node
+	id     int32 // the wire type of the value
+	local  reflect.Type
+	root   *node
+	memory int // what it counts of a row's
 }
 
 // Decode returns the value of a row: what a new gob.Decoder would return, and
@@ -32,11 +33,14 @@ func (d *Decoder[I]) Decode(row []byte) (value I, err error) {
 	r := newReader(row)
 	h := r.head(false)
 	p, known := d.plan(h)
-	if !known {
+	if known {
+		r.spend(1, p.memory) // so that a row that is read here is read elsewhere
+	} else {
 		r = newReader(row)
 		h = r.head(true)
 		p = plan{id: h.id, local: r.registered(string(h.name), h.id)}
 		p.root = r.planConcrete(p.id, p.local)
+		p.memory = maxMemory - r.memory
 	}
 	r.uint() // the length of the value, which counts for nothing
 	v := r.alloc(p.local)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -236,6 +237,26 @@ func TestWhatTakesTooMuchMemoryDoesNotComeBack(t *testing.T) {
 		_, err = d.Decode(row)
 		require.ErrorIs(t, err, want)
 	}
+}
+
+func TestARowCountsTheSameMemoryWithAPlan(t *testing.T) {
+	t.Parallel()
+	var fields []any
+	for n := range 200 { // which count more than is left beside the value
+		fields = append(fields, fmt.Sprint("Gone", n), 2)
+	}
+	row := func(elements int) []byte { // of 128 KiB each
+		return rowOf(wide{}, defs(structDef(t1, append(fields, "L", t2)...), sliceDef(t2, t3), structDef(t3)), t1,
+			uints(201, uint64(elements)), make([]byte, elements), uints(0))
+	}
+	most := maxMemory / int(reflect.TypeFor[struct{ Page [1 << 14]int }]().Size())
+	var planned Decoder[job]
+	_, err := planned.Decode(row(1))
+	require.NoError(t, err)
+	_, err = planned.Decode(row(most - 1))
+	require.ErrorIs(t, err, errMemory)
+	_, err = new(Decoder[job]).Decode(row(most - 1))
+	require.ErrorIs(t, err, errMemory)
 }
 
 type (
