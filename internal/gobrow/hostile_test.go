@@ -160,10 +160,20 @@ func hostile() map[string]struct {
 		chain = append(chain, sliceDef(t3+i, t3+i+1))
 	}
 	chain = append(chain, sliceDef(t3+5000, tInt))
-	var many []any
+	var many, some []any
 	for n := range 30000 {
 		many = append(many, fmt.Sprint("X", n), t3)
 	}
+	for n := range 2000 {
+		some = append(some, fmt.Sprint("X", n), tInt)
+	}
+	var named, boxes [][]byte // of long names, and of one element each
+	for i := range int64(900) {
+		named = append(named, structDef(t1+i, "Last", tString, strings.Repeat("x", 700), int(t1+i+1)))
+		boxes = append(boxes, arrayDef(t1+i, t1+i+1, 1))
+	}
+	named = append(named, structDef(t1+900))
+	boxes = append(boxes, arrayDef(t1+900, t1+901, million/2), structDef(t1+901))
 
 	return rows{
 		"a map of 2^30 entries": {
@@ -284,6 +294,13 @@ func hostile() map[string]struct {
 		},
 		"a slice of thousands of skipped types": {
 			rowOf(list{}, append(defs(sliceDef(t1, t2), structDef(t2, many...)), chain...), t1, uints(0, 0)), errDepth,
+		},
+		"thousands of fields behind a long name": {
+			rowOf(survivor{}, defs(structDef(t1, strings.Repeat("x", million/2), t2, "Last", tString), structDef(t2, some...)), t1, uints(0)), errHarmless,
+		},
+		"hundreds of long names behind each other": {rowOf(survivor{}, named, t1, uints(0)), errHarmless},
+		"hundreds of arrays inside each other": {
+			[]byte(strings.ReplaceAll(string(rowOf(survivor{}, boxes, t1, zeros)), "survivor", "deceased")), nil,
 		},
 		"a million fields": {
 			rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(3, 2, million), zeros, uints(0, 0))), t1, uints(0)), errMemory,

@@ -5,6 +5,7 @@ import (
 	"encoding/gob"
 	"fmt"
 	"reflect"
+	"strings"
 )
 
 // kind says how a value stands in a row. Those up to interfaceKind are the ids of
@@ -133,6 +134,7 @@ type node struct {
 	local     reflect.Type // without pointers; nil if nothing receives it
 	key, elem *node
 	fields    []fieldNode
+	receives  bool // some field is received
 }
 
 // fieldNode is a field as the row has it.
@@ -149,8 +151,8 @@ type place struct {
 
 // plan says how wire type id is read into the local type, which is nil where nothing
 // receives the value. Like gob it refuses types that do not fit even where no value
-// is there. At is the path to the value, for errors.
-func (r *reader) plan(id int32, local reflect.Type, at string) *node {
+// is there.
+func (r *reader) plan(id int32, local reflect.Type) *node {
 	if local != nil {
 		local = base(local)
 	}
@@ -167,14 +169,15 @@ func (r *reader) plan(id int32, local reflect.Type, at string) *node {
 	}
 	r.nodes[place{id, local}] = n
 	if local != nil && (kindOf(local) != d.kind || d.kind == arrayKind && local.Len() != d.len) {
-		fail(fmt.Errorf("%s%w: the row holds %s for a %s", described(at, ": "), errMismatch, d.kind, local))
+		at := described(strings.Join(r.path, ""), ": ")
+		fail(fmt.Errorf("%s%w: the row holds %s for a %s", at, errMismatch, d.kind, local))
 	}
 	var key, elem reflect.Type
 	switch d.kind {
 	case interfaceKind:
 		r.dynamic = true
 	case structKind:
-		r.planFields(n, d, at)
+		r.planFields(n, d)
 	case arrayKind, sliceKind, mapKind:
 		if local != nil {
 			elem = local.Elem()
@@ -183,15 +186,15 @@ func (r *reader) plan(id int32, local reflect.Type, at string) *node {
 			if local != nil {
 				key = local.Key()
 			}
-			n.key = r.plan(d.key, key, at)
+			n.key = r.plan(d.key, key)
 		}
-		n.elem = r.plan(d.elem, elem, at)
+		n.elem = r.plan(d.elem, elem)
 	}
 	return n
 }
 
 // planFields plans the fields of a struct, by name.
-func (r *reader) planFields(n *node, d *definition, at string) {
+func (r *reader) planFields(n *node, d *definition) {
 	seen := map[string]bool{}
 	for _, f := range d.fields {
 		if f.name == "" || seen[f.name] {
@@ -202,10 +205,12 @@ func (r *reader) planFields(n *node, d *definition, at string) {
 		var to reflect.StructField
 		if n.local != nil {
 			if field, ok := n.local.FieldByName(f.name); ok && field.IsExported() {
-				to = field
+				to, n.receives = field, true
 			}
 		}
-		n.fields = append(n.fields, fieldNode{r.plan(f.id, to.Type, at+"."+f.name), to.Index})
+		r.path = append(r.path, ".", f.name)
+		n.fields = append(n.fields, fieldNode{r.plan(f.id, to.Type), to.Index})
+		r.path = r.path[:len(r.path)-2]
 	}
 }
 

@@ -11,7 +11,8 @@ type reader struct {
 
 	types   map[int32]*definition
 	nodes   map[place]*node
-	dynamic bool // an interface type has been planned
+	path    []string // to what is being planned, for errors
+	dynamic bool     // an interface type has been planned
 }
 
 func newReader(row []byte) *reader { return &reader{row: row, memory: maxMemory} }

@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/bits"
 	"reflect"
-	"slices"
 	"sync"
 )
 
@@ -222,9 +221,8 @@ func (r *reader) readInterface(v reflect.Value) {
 func (r *reader) planConcrete(id int32, local reflect.Type) *node {
 	defer func(depth int) { r.depth = depth }(r.depth)
 	r.depth = 0
-	n := r.plan(id, local, "")
-	common := func(f fieldNode) bool { return f.index != nil }
-	if local != nil && len(n.fields) > 0 && n.local.NumField() > 0 && !slices.ContainsFunc(n.fields, common) {
+	n := r.plan(id, local)
+	if local != nil && len(n.fields) > 0 && n.local.NumField() > 0 && !n.receives {
 		fail(fmt.Errorf("%w: no field in common with %s", errMismatch, local))
 	}
 	return n
@@ -253,14 +251,13 @@ func (r *reader) registered(name string, id int32) reflect.Type {
 		b = append(append(appendInt(b, int64(-defined)), body...), 0) // a length, which gob ignores
 	}
 	b = appendInt(b, int64(id))
-	empty, leaf := r.empty(id, 0)
-	switch {
-	case leaf:
+	switch innermost := r.innermost(id); {
+	case innermost < interfaceKind || innermost > mapKind:
 		b = append(b, r.row[r.pos:r.end]...)
 	case r.definition(id).kind == structKind:
-		b = append(append(b, 0), empty...) // after a length
+		b = append(b, 0, 0) // after a length
 	default:
-		b = append(append(b, 0, 0), empty...)
+		b = append(append(b, 0, 0), r.appendEmpty(nil, id)...)
 	}
 	var v any
 	if err := gob.NewDecoder(bytes.NewReader(append(appendUint(nil, uint64(len(b))), b...))).Decode(&v); err != nil {
@@ -271,19 +268,38 @@ func (r *reader) registered(name string, id int32) reflect.Type {
 	return t
 }
 
-// empty is an empty value of a wire type as it stands in a row. A leaf is something
-// that holds no others, or an array of leaves.
-func (r *reader) empty(id int32, depth int) (b []byte, leaf bool) {
+// innermost is the kind of what stands in arrays of arrays of a wire type.
+func (r *reader) innermost(id int32) kind {
+	for range maxDepth {
+		d := r.definition(id)
+		if d.kind != arrayKind {
+			return d.kind
+		}
+		id = d.elem
+	}
+	fail(errDepth)
+	return noKind
+}
+
+// appendEmpty appends an empty value of a wire type, which has an innermost, as it
+// stands in a row.
+func (r *reader) appendEmpty(b []byte, id int32) []byte {
 	d := r.definition(id)
 	if d.kind != arrayKind {
-		return []byte{0}, d.kind < interfaceKind || d.kind > mapKind
+		return append(b, 0)
 	}
-	if depth == maxDepth {
-		fail(errDepth)
+	b = appendUint(b, uint64(d.len))
+	if d.len == 0 {
+		return b
 	}
-	elem, leaf := r.empty(d.elem, depth+1)
-	if d.len > (r.end-r.pos)/len(elem) {
-		fail(errLength)
+	first := len(b)
+	b = r.appendEmpty(b, d.elem)
+	elem := b[first:]
+	for range d.len - 1 {
+		if len(b) >= r.end-r.pos {
+			fail(errLength)
+		}
+		b = append(b, elem...)
 	}
-	return append(appendUint(nil, uint64(d.len)), bytes.Repeat(elem, d.len)...), leaf
+	return b
 }
