@@ -67,7 +67,15 @@ func init() {
 	gob.Register(&selfish{})
 	gob.Register(functional{})
 	gob.Register(half{})
+	gob.Register(sparse{})
 }
+
+// sparse is a job whose empty rows take a byte each in the database and 192 in memory.
+type sparse struct {
+	Rows []struct{ A, B, C, D, E, F, G, H []byte }
+}
+
+func (sparse) Run(smallben.CronJobInput) {}
 
 func TestAddJobsRefusesWhatCouldNotBeStoredOrRun(t *testing.T) {
 	t.Parallel()
@@ -102,6 +110,7 @@ func TestAddJobsRefusesWhatCouldNotBeStoredOrRun(t *testing.T) {
 		"function field":                        {good(func(j *smallben.Job) { j.Job = functional{func() {}} }), ""},
 		"registered as a value, run by pointer": {good(func(j *smallben.Job) { j.Job = &half{1} }), "cannot be read back"},
 		"job over 1 MiB":                        {good(func(j *smallben.Job) { j.Job = valueJob{Text: strings.Repeat("x", 1<<20)} }), "at most 1048576"},
+		"job over 64 MiB in memory":             {good(func(j *smallben.Job) { j.Job = sparse{make([]struct{ A, B, C, D, E, F, G, H []byte }, 400_000)} }), "cannot be read back: the value takes more than 64 MiB of memory"},
 		"input over 1 MiB":                      {good(func(j *smallben.Job) { j.JobInput = input(strings.Repeat("x", 1<<20)) }), "at most 1048576"},
 		"NaN input":                             {good(func(j *smallben.Job) { j.JobInput = input(math.NaN()) }), "NaN"},
 		"infinite input":                        {good(func(j *smallben.Job) { j.JobInput = input(math.Inf(1)) }), "Inf"},

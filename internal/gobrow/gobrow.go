@@ -53,7 +53,7 @@ var (
 	errMalformed   = errors.New("not a row that gob writes")
 	errLength      = errors.New("a length beyond the end of the row")
 	errDepth       = errors.New("nested too deeply, or containing itself")
-	errMemory      = errors.New("the value takes too much memory")
+	errMemory      = fmt.Errorf("the value takes more than %d MiB of memory", maxMemory>>20)
 	errEncodedSize = errors.New("the encoded value is too long")
 	errAmbiguous   = errors.New("type definitions that contradict each other")
 	errUndefined   = errors.New("a type without definition")

@@ -18,12 +18,20 @@ type letter struct {
 	Limit *int
 }
 
+type sparse struct {
+	Rows []struct{ A, B, C, D, E, F, G, H []byte }
+}
+
 type unregistered struct{}
 
 func (*letter) Run()      {}
+func (sparse) Run()       {}
 func (unregistered) Run() {}
 
-func init() { gob.RegisterName("*post.Letter", &letter{}) }
+func init() {
+	gob.RegisterName("*post.Letter", &letter{})
+	gob.Register(sparse{})
+}
 
 func TestAJobComesBackFromItsText(t *testing.T) {
 	t.Parallel()
@@ -49,6 +57,7 @@ func TestWhatCannotBeStoredIsRefused(t *testing.T) {
 		"call gob.Register(stored.u": unregistered{},
 		"field Limit":                &letter{Limit: &zero},
 		"at most 1048576 are":        &letter{To: strings.Repeat("a", maxLength)},
+		"more than 64 MiB of memory": sparse{make([]struct{ A, B, C, D, E, F, G, H []byte }, 400_000)},
 	} {
 		_, err := jobs.Encode(job)
 		assert.ErrorContains(t, err, why)
