@@ -1041,15 +1041,15 @@ func durableRound(t testing.TB, plan durablePlan, database string, seed uint64) 
 		// Calls of users that fall into a hole, or find no connection, end soon.
 		d.config.Timeout, d.config.Connections = 5*time.Second, 6
 	}
-	if plan.Skew != nil {
-		d.binary = skewedBinary(t)
-	}
 	t.Logf("%s, seed %d (%s=%d repeats what is drawn): %s", database, seed, envDurableSeed, seed, d.config)
 	if keep := os.Getenv(envDurableKeep); keep != "" {
 		d.dir = filepath.Join(keep, fmt.Sprintf("%s-%d", database, seed))
 		require.NoError(t, os.MkdirAll(d.dir, 0o700))
 	}
-	d.open()
+	d.open() // skips the round where there is no PostgreSQL, before anything is built
+	if plan.Skew != nil {
+		d.binary = skewedBinary(t)
+	}
 	disturbances := d.disturbances(random)
 	defer func() {
 		// Whatever happens, no process stays behind.

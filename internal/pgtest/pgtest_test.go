@@ -143,6 +143,42 @@ func TestAServerDiesWithItsProcessEvenWhenThatIsKilled(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestAServerThatCannotBeStartedFailsItsTestInCI(t *testing.T) {
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing")) // no server is made there
+	for _, c := range []struct {
+		ci, require, dsn string
+		fails            bool
+	}{
+		{"", "", "", false},
+		{"", "", "postgres://db.example", false},
+		{"", "1", "", true},
+		{"", "1", "postgres://db.example", false}, // the user has a server, and need not have binaries
+		{"true", "", "", true},
+		{"true", "", "postgres://db.example", true},
+	} {
+		t.Setenv("CI", c.ci)
+		t.Setenv("SMALLBEN_REQUIRE_POSTGRES", c.require)
+		t.Setenv("SMALLBEN_POSTGRES_DSN", c.dsn)
+		end := &endOfTest{TB: t}
+		func() {
+			defer func() { require.Equal(t, end, recover()) }()
+			Start(end)
+		}()
+		require.Equal(t, c.fails, end.failed, "%+v", c)
+	}
+}
+
+// endOfTest is a test whose end is a panic with itself.
+type endOfTest struct {
+	testing.TB
+	failed bool
+}
+
+func (e *endOfTest) Helper()              {}
+func (e *endOfTest) Fatal(...any)         { e.failed = true; panic(e) }
+func (e *endOfTest) Skip(...any)          { panic(e) }
+func (e *endOfTest) Skipf(string, ...any) { panic(e) }
+
 func TestStaleDirectoriesAreRemovedAndLiveOnesAreNot(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
