@@ -1118,8 +1118,8 @@ func TestRunsThatMakeUpForTicksAndHangDoNotEndTheAccounts(t *testing.T) {
 		hang := newProbe(func(*probe, smallben.CronJobInput) { <-release })
 		s := processes(t, recorder, 1, runAll)[0]
 		jobs := []smallben.Job{job(100, "0 * * * * *", newRecorder())}
-		for id := range int64(6) {
-			jobs = append(jobs, job(id+1, "* * * * * *", hang))
+		for id := range int64(6) { // due in each second of the minutes that are missed
+			jobs = append(jobs, job(id+1, "TZ=UTC * 0-4,11-15 * * * *", hang))
 		}
 		begin := time.Now()
 		require.NoError(t, s.AddJobs(jobs))
@@ -1128,10 +1128,13 @@ func TestRunsThatMakeUpForTicksAndHangDoNotEndTheAccounts(t *testing.T) {
 			recorder.away(true)
 			pass(5 * time.Minute)
 			recorder.away(false)
-			pass(10 * time.Minute)
+			pass(6 * time.Minute)
 		}
 		away()
 		away()
+		counts := outcomes(recorder.runs())
+		assert.NotZero(t, counts[smallben.OutcomeRunning])
+		assert.Greater(t, counts[smallben.OutcomeWaiting], 1000)
 		checkEveryTickIsRecorded(t, recorder, 100, ticksEvery(time.Minute, begin, time.Now().Add(-2*time.Minute)))
 		close(release)
 		synctest.Wait()
