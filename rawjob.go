@@ -147,10 +147,7 @@ func (j *JobWithSchedule) toJob() Job {
 func (s *SmallBen) logUnsent(jobs []JobWithSchedule) {
 	for i := range jobs {
 		jobType := reflect.TypeOf(jobs[i].job)
-		if _, known := s.types.Load(jobType); known {
-			continue
-		}
-		if _, known := s.types.LoadOrStore(jobType, true); known {
+		if _, logged := s.types.LoadOrStore(jobType, true); logged {
 			continue
 		}
 		if fields := gobrow.Unsent(jobType); len(fields) > 0 {

@@ -233,6 +233,17 @@ type contents struct {
 	heldBack []error           // a JobError for each undecodable row
 }
 
+// add adds jobs that decode.
+func (c *contents) add(jobs []JobWithSchedule) {
+	for i := range jobs {
+		if row := &jobs[i].rawJob; row.Paused {
+			c.paused[row.ID] = row.CreatedAt.UnixMicro()
+		} else {
+			c.jobs = append(c.jobs, jobs[i])
+		}
+	}
+}
+
 // loadNumbered loads the jobs and gives them cron ids, which it stores unless runs
 // are recorded: several processes would each store their own then.
 func (s *SmallBen) loadNumbered(c *call) (contents, error) {
@@ -269,29 +280,22 @@ func (c *call) storeCronIDs(jobs []JobWithSchedule) error {
 }
 
 func (s *SmallBen) load(c *call) (contents, error) {
-	loaded := contents{paused: make(map[int64]int64)}
-	if s.record != nil {
-		changes, err := c.store.Changes(0, nil)
-		if err != nil {
-			return contents{}, fmt.Errorf("load jobs: %w", err)
-		}
-		s.record.ledger.Saw(changes.Revision)
-		jobs, undecodable := decodeRows(changes.Jobs)
-		loaded.heldBack = undecodable
-		s.mu.Lock()
-		clear(s.record.heldBack)
-		s.record.holdBackLocked(changes.Jobs, undecodable)
-		s.mu.Unlock()
-		for i := range jobs {
-			if jobs[i].rawJob.Paused {
-				loaded.paused[jobs[i].rawJob.ID] = jobs[i].rawJob.CreatedAt.UnixMicro()
-			} else {
-				loaded.jobs = append(loaded.jobs, jobs[i])
-			}
-		}
-		return loaded, nil
+	if s.record == nil {
+		return s.loadInReads(c)
 	}
-	return s.loadInReads(c)
+	changes, err := c.store.Changes(0, nil)
+	if err != nil {
+		return contents{}, fmt.Errorf("load jobs: %w", err)
+	}
+	s.record.ledger.Saw(changes.Revision)
+	jobs, undecodable := decodeRows(changes.Jobs)
+	s.mu.Lock()
+	clear(s.record.heldBack)
+	s.record.holdBackLocked(changes.Jobs, undecodable)
+	s.mu.Unlock()
+	loaded := contents{paused: make(map[int64]int64), heldBack: undecodable}
+	loaded.add(jobs)
+	return loaded, nil
 }
 
 // loadInReads loads the jobs without a record of runs, in more reads than one:
@@ -315,20 +319,18 @@ func (s *SmallBen) loadInReads(c *call) (loaded contents, err error) {
 	}
 	paused, undecodable := decodeRows(rows)
 	loaded.paused = make(map[int64]int64, len(paused))
-	for i := range paused {
-		loaded.paused[paused[i].rawJob.ID] = paused[i].rawJob.CreatedAt.UnixMicro()
-	}
+	loaded.add(paused)
 	loaded.heldBack = append(loaded.heldBack, undecodable...)
 	loaded.jobs = slices.DeleteFunc(loaded.jobs, func(job JobWithSchedule) bool {
 		_, ok := loaded.paused[job.rawJob.ID]
 		return ok
 	})
-	return loaded, s.loadResumed(&loaded, pausedBefore)
+	return loaded, s.loadResumed(c, &loaded, pausedBefore)
 }
 
 // loadResumed adds the jobs that were resumed after the others had been read: they
 // were paused before, and are in none of the reads.
-func (s *SmallBen) loadResumed(loaded *contents, pausedBefore []int64) error {
+func (s *SmallBen) loadResumed(c *call, loaded *contents, pausedBefore []int64) error {
 	resumed := idSet(pausedBefore)
 	for _, id := range slices.AppendSeq(jobIDs(loaded.jobs), maps.Keys(loaded.paused)) {
 		delete(resumed, id)
@@ -339,19 +341,13 @@ func (s *SmallBen) loadResumed(loaded *contents, pausedBefore []int64) error {
 	if len(resumed) == 0 {
 		return nil
 	}
-	jobs, err := s.repository.GetJobsByIds(slices.Sorted(maps.Keys(resumed)))
+	jobs, err := c.repository.GetJobsByIds(slices.Sorted(maps.Keys(resumed)))
 	if undecodable, only := undecodableLeaves(err); only {
 		loaded.heldBack = append(loaded.heldBack, undecodable...)
 	} else if err != nil && !s.isMismatch(err) {
 		return fmt.Errorf("load jobs: %w", err)
 	}
-	for i := range jobs {
-		if jobs[i].rawJob.Paused {
-			loaded.paused[jobs[i].rawJob.ID] = jobs[i].rawJob.CreatedAt.UnixMicro()
-		} else {
-			loaded.jobs = append(loaded.jobs, jobs[i])
-		}
-	}
+	loaded.add(jobs)
 	return nil
 }
 
