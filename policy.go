@@ -242,11 +242,6 @@ func (e *permanentError) Error() string { return e.err.Error() }
 
 func (e *permanentError) Unwrap() error { return e.err }
 
-func isPermanent(err error) bool {
-	permanent := (*permanentError)(nil)
-	return errors.As(err, &permanent)
-}
-
 // attempt is a further attempt of a run that waits in memory for its time, where runs are
 // not recorded.
 type attempt struct {
@@ -287,7 +282,7 @@ func (s *scheduler) tryAgain(state *jobState, r *run, due time.Time) bool {
 		return false
 	}
 	a := &attempt{waitingTick: waitingTick{e, at}, due: due}
-	a.timer = time.AfterFunc(time.Until(due), func() { s.fireAndExecute(e, at) })
+	a.timer = time.AfterFunc(time.Until(due), func() { s.fire(e, at) })
 	state.attempts = append(state.attempts, a)
 	return true
 }

@@ -291,7 +291,7 @@ func (s *SmallBen) adopt(c *call, jobs []JobWithSchedule) error {
 	if len(unscheduled) == 0 {
 		return nil
 	}
-	renumbered := s.scheduler.renumber(unscheduled, false)
+	renumbered := s.scheduler.renumber(unscheduled)
 	if s.record == nil {
 		if err := c.repository.SetCronId(renumbered); err != nil {
 			return fmt.Errorf("store cron ids: %w", err) // the next look at these rows tries again

@@ -183,7 +183,7 @@ func (e *entry) fire(at time.Time) {
 		}
 		return
 	}
-	e.session.scheduler.fireAndExecute(e, tick{at: at})
+	e.session.scheduler.fire(e, tick{at: at})
 }
 
 // ask has a frame of its own, as has all that a plain run does not need, and run is
@@ -193,23 +193,17 @@ func (e *entry) fire(at time.Time) {
 //go:noinline
 func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.ledgerJob(), at) }
 
-func (s *scheduler) fireAndExecute(e *entry, at tick) {
-	if r := s.fire(e, at); r != nil {
-		s.execute(r)
-	}
-}
-
-// fire is the one way for a job to run: it admits the tick, or lets it wait, or
-// skips it. A run that is admitted is for the caller to execute.
-func (s *scheduler) fire(e *entry, at tick) *run {
+// fire runs a tick, or lets it wait, or skips it.
+func (s *scheduler) fire(e *entry, at tick) {
 	r, decision := s.admit(e, at, false)
 	switch decision {
+	case starts:
+		s.execute(r)
 	case refused:
 		at.skip(stillRunning)
 	case gone:
 		at.skip(changedBefore)
 	}
-	return r
 }
 
 // Why ticks are skipped.
@@ -573,7 +567,7 @@ func (r *runResult) setError(err error, timedOut bool) (failure *panicError, log
 	default:
 		r.Outcome = OutcomeError
 	}
-	r.permanent = isPermanent(err)
+	r.permanent = errors.As(err, new(*permanentError))
 	r.Error = err.Error()
 	if len(r.Error) > maxErrorText {
 		r.Error = strings.ToValidUTF8(r.Error[:maxErrorText], "") + "…"

@@ -375,7 +375,7 @@ func (s *scheduler) project(jobs []JobWithSchedule) {
 		e, ok := s.entries[w.entry.id]
 		if ok && e.createdAt == w.entry.createdAt && e.session != nil && w.tick.tried == 0 {
 			// It waits again, or starts if the run before it has ended.
-			go s.fireAndExecute(e, w.tick)
+			go s.fire(e, w.tick)
 		} else {
 			w.tick.skip("its job was changed while it waited")
 		}
@@ -502,7 +502,12 @@ func (s *scheduler) number(jobs []JobWithSchedule) {
 		case ok:
 			raw.CronID = int64(live.cronID)
 		default:
-			id := s.cronIDs.Next(func() []int32 { return append(s.usedLocked(), taken...) })
+			id := s.cronIDs.Next(func() []int32 {
+				for _, e := range s.entries {
+					taken = append(taken, e.cronID)
+				}
+				return taken
+			})
 			taken = append(taken, id)
 			raw.CronID = int64(id)
 		}
@@ -511,17 +516,15 @@ func (s *scheduler) number(jobs []JobWithSchedule) {
 
 // renumber lets each job keep its stored cron id if that is positive and no
 // other's, and gives it a new one else. It returns the jobs whose cron id changed.
-// They have no entries. At a Start no entry counts.
-func (s *scheduler) renumber(jobs []JobWithSchedule, atStart bool) (changed []JobWithSchedule) {
+// They have no entries. While nothing is started, no entry counts.
+func (s *scheduler) renumber(jobs []JobWithSchedule) (changed []JobWithSchedule) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var used []int32
-	if !atStart {
-		used = s.usedLocked()
-	}
-	taken := make(map[int32]struct{}, len(used)+len(jobs))
-	for _, id := range used {
-		taken[id] = struct{}{}
+	taken := make(map[int32]struct{}, len(jobs))
+	if s.session != nil {
+		for _, e := range s.entries {
+			taken[e.cronID] = struct{}{}
+		}
 	}
 	var unnumbered []int
 	for i := range jobs {
@@ -562,15 +565,6 @@ func (s *scheduler) unscheduled(jobs []JobWithSchedule) (unscheduled, others []J
 	return unscheduled, others
 }
 
-// usedLocked returns the cron ids of the entries.
-func (s *scheduler) usedLocked() []int32 {
-	used := make([]int32, 0, len(s.entries))
-	for _, e := range s.entries {
-		used = append(used, e.cronID)
-	}
-	return used
-}
-
 // trigger admits a run of each job: through its entry, or, where it has none
 // because it is paused, through one that is in no timetable. If runs are recorded,
 // only those run that have a grant. It returns false if SmallBen was stopped.
@@ -585,38 +579,44 @@ func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*l
 		if !scheduled {
 			e = s.looseEntry(&jobs[i], s.session)
 		}
-		own := at
-		if s.recorded {
-			grant, claimed := grants[e.id]
-			switch {
-			case !claimed: // it runs elsewhere
-				report = append(report, Triggered{JobID: e.id, Tick: at.at, Skipped: stillRunning})
-				continue
-			case grant.Waits:
-				grant.LeaveWaiting()
-				report = append(report, Triggered{JobID: e.id, Tick: at.at, Waiting: true})
-				continue
-			}
-			own.grant, own.at = grant, grant.Tick.In(s.location)
-		}
-		one := Triggered{JobID: e.id, Tick: own.at}
-		r, decision := s.admit(e, own, false)
-		switch decision {
-		case starts:
+		r, one := s.triggerEntry(e, at, grants[e.id])
+		if r != nil {
 			begun = append(begun, r)
-		case waits:
-			one.Waiting = true
-		case refused:
-			one.Skipped = stillRunning
-		case gone:
-			one.Skipped = "SmallBen was stopped"
-		}
-		if one.Skipped != "" {
-			own.skip(one.Skipped)
 		}
 		report = append(report, one)
 	}
 	return begun, report, true
+}
+
+// triggerEntry admits a run of one job. A grant that is nil is of a run that is not claimed,
+// if runs are recorded.
+func (s *scheduler) triggerEntry(e *entry, at tick, grant *ledger.Grant) (begun *run, report Triggered) {
+	report = Triggered{JobID: e.id, Tick: at.at}
+	switch {
+	case !s.recorded:
+	case grant == nil: // it runs elsewhere
+		report.Skipped = stillRunning
+		return nil, report
+	case grant.Waits:
+		grant.LeaveWaiting()
+		report.Waiting = true
+		return nil, report
+	default:
+		at.grant, at.at = grant, grant.Tick.In(s.location)
+		report.Tick = at.at
+	}
+	begun, decision := s.admit(e, at, false)
+	switch decision {
+	case waits:
+		report.Waiting = true
+	case refused:
+		report.Skipped = stillRunning
+		at.skip(stillRunning)
+	case gone:
+		report.Skipped = "SmallBen was stopped"
+		at.skip(report.Skipped)
+	}
+	return begun, report
 }
 
 // forget drops what is known of the runs of jobs that were deleted.

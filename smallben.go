@@ -255,7 +255,7 @@ func (s *SmallBen) loadNumbered(c *call) (contents, error) {
 		if err != nil {
 			return contents{}, err
 		}
-		changed := s.scheduler.renumber(loaded.jobs, true)
+		changed := s.scheduler.renumber(loaded.jobs)
 		if s.record != nil {
 			return loaded, nil
 		}

@@ -228,7 +228,7 @@ func (s *scheduler) catchUp(ids []int64, after, until time.Time) {
 			continue
 		}
 		for _, at := range ledger.LastTicks(e.slot.Schedule, after.In(s.location), until.In(s.location), 1) {
-			go s.fireAndExecute(e, tick{at: at})
+			go s.fire(e, tick{at: at})
 		}
 	}
 }

@@ -4,6 +4,7 @@
 package timetable
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,12 +92,8 @@ type page[K any] struct {
 
 // New returns a Table that runs.
 func New[K any](config Config[K]) *Table[K] {
-	if config.Location == nil {
-		config.Location = time.Local
-	}
-	if config.PageSize == 0 {
-		config.PageSize = PageSize
-	}
+	config.Location = cmp.Or(config.Location, time.Local)
+	config.PageSize = cmp.Or(config.PageSize, PageSize)
 	if config.Clock == nil {
 		config.Clock = func() time.Time { return time.Now().Round(0) }
 	}
