@@ -501,9 +501,7 @@ func (g gormRuns) Change(change func(tx ledger.Tx) error) (int64, error) {
 func (g gormRuns) Changes(since int64, ids []int64) (changes changedRows, err error) {
 	ctx, cancel := g.repository.db().Context()
 	defer cancel()
-	table := g.repository.table
-	begin := func() { changes = changedRows{} }
-	add := func(job jobsql.Revised) {
+	last, err := g.repository.table.ReadRevised(ctx, since, ids, func() { changes = changedRows{} }, func(job jobsql.Revised) {
 		if job.Row == nil {
 			changes.Gone = append(changes.Gone, job.ID)
 			return
@@ -511,16 +509,7 @@ func (g gormRuns) Changes(since int64, ids []int64) (changes changedRows, err er
 		row := rawJobOf(job.Row)
 		row.revision = job.Revision
 		changes.Jobs = append(changes.Jobs, row)
-	}
-	var last int64
-	switch {
-	case ids != nil:
-		last, err = table.RevisedOf(ctx, ids, begin, add)
-	case since == 0:
-		last, err = table.AllRevised(ctx, begin, add)
-	default:
-		last, err = table.ChangedAfter(ctx, since, begin, add)
-	}
+	})
 	if err != nil {
 		return changedRows{}, err
 	}

@@ -16,36 +16,30 @@ type Revised struct {
 	Row          *Row
 }
 
-// ChangedAfter gives the jobs that a change with a higher revision has changed last, and
-// returns the revision of the last change, whatever it changed.
-func (t *Table) ChangedAfter(ctx context.Context, revision int64, begin func(), give func(job Revised)) (last int64, err error) {
-	return t.revised(ctx, begin, give, "{smallben_job_state} v", "v.revision > $1", revision)
-}
-
-// RevisedOf is ChangedAfter for the jobs of ids, whatever their revision.
-func (t *Table) RevisedOf(ctx context.Context, ids []int64, begin func(), give func(job Revised)) (last int64, err error) {
-	values := make([][]any, 0, len(ids))
-	for _, id := range unique(ids) {
-		values = append(values, []any{id})
-	}
-	return t.revised(ctx, begin, give, "{rows}", "true", sqltx.Rows{Fields: "job_id bigint", Values: values})
-}
-
-// AllRevised is ChangedAfter for all rows, and looks at no tombstone.
-func (t *Table) AllRevised(ctx context.Context, begin func(), give func(job Revised)) (last int64, err error) {
-	return t.revised(ctx, begin, give, "(SELECT id AS job_id FROM {jobs} WHERE "+hasID(t.db.Kind())+") AS v", "true")
-}
-
 // revisedJobs takes the columns, the jobs to give, v, and on which condition. On SQLite
 // columns are read without their declared types; see bulk.read.
 const revisedJobs = `SELECT c.revision, v.job_id, m.revision, %s FROM {smallben_ledger} c LEFT JOIN %s ON %s
 LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id ORDER BY v.job_id`
 
-// revised gives the jobs of an item of FROM that meet a condition, in one picture of the
-// database. It calls begin before the first one, and again if it starts over.
-func (t *Table) revised(ctx context.Context, begin func(), give func(job Revised), from, condition string, args ...any) (last int64, err error) {
+// ReadRevised gives the jobs of ids, whatever their revision. If ids is nil, it gives those
+// that a change with a higher revision than since has changed last or, if since is 0, every
+// row, and no tombstone. It returns the revision of the last change, whatever it changed.
+// All comes from one picture of the database: it calls begin before the first job, and
+// again if it starts over.
+func (t *Table) ReadRevised(ctx context.Context, since int64, ids []int64, begin func(), give func(job Revised)) (last int64, err error) {
 	if t.db.Kind() == sqltx.Portable {
 		return 0, fmt.Errorf("read changes: the record of runs needs PostgreSQL or SQLite, not %s", t.db.Dialect())
+	}
+	from, condition, args := "{smallben_job_state} v", "v.revision > $1", []any{since}
+	switch {
+	case ids != nil:
+		values := make([][]any, 0, len(ids))
+		for _, id := range unique(ids) {
+			values = append(values, []any{id})
+		}
+		from, condition, args = "{rows}", "true", []any{sqltx.Rows{Fields: "job_id bigint", Values: values}}
+	case since == 0:
+		from, condition, args = "(SELECT id AS job_id FROM {jobs} WHERE "+hasID(t.db.Kind())+") AS v", "true", nil
 	}
 	strict := t.db.Kind() == sqltx.SQLite
 	listed := prefixed("j.", columns)
