@@ -182,47 +182,22 @@ func (s *SmallBen) pause(options *PauseResumeOptions) *change {
 	return c
 }
 
-// projectPause makes memory agree with rows that were paused.
+// projectPause makes memory agree with rows that were paused. It reads those again of
+// which memory does not know that they decode: a pause may have mended their column.
 func (s *SmallBen) projectPause(c *change, rows []RawJob) {
-	undecodable := s.undecodableOf(rows)
+	var known, unknown []int64
 	s.mu.Lock()
-	s.forgetLocked(c.ids)
 	for i := range rows {
-		if _, bad := undecodable[rows[i].ID]; bad {
-			s.undecodable[rows[i].ID] = struct{}{}
+		if id := rows[i].ID; s.knownLocked(id) {
+			known = append(known, id)
+			s.paused[id] = rows[i].CreatedAt.UnixMicro()
 		} else {
-			s.paused[rows[i].ID] = rows[i].CreatedAt.UnixMicro()
+			unknown = append(unknown, id)
 		}
 	}
+	s.scheduler.remove(known)
 	s.mu.Unlock()
-	// They decode now if it was a column that a pause writes.
-	s.reread(c.call, slices.Sorted(maps.Keys(undecodable)))
-}
-
-// undecodableOf tells which of the rows do not decode. Those that are known are
-// not decoded again.
-func (s *SmallBen) undecodableOf(rows []RawJob) map[int64]struct{} {
-	undecodable := make(map[int64]struct{})
-	var unknown []RawJob
-	s.mu.RLock()
-	for _, row := range rows {
-		if _, bad := s.undecodable[row.ID]; bad {
-			undecodable[row.ID] = struct{}{}
-		} else if !s.knownLocked(row.ID) {
-			unknown = append(unknown, row)
-		}
-	}
-	s.mu.RUnlock()
-	_, errs := decodeRows(unknown)
-	for _, err := range errs {
-		undecodable[jobID(err)] = struct{}{}
-	}
-	return undecodable
-}
-
-func (s *SmallBen) knownLocked(id int64) bool {
-	_, paused := s.paused[id]
-	return paused || s.scheduler.has(id)
+	s.reread(c.call, unknown)
 }
 
 // ResumeJobs resumes the jobs that match options. One that is not paused stays

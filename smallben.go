@@ -443,6 +443,12 @@ func (s *SmallBen) forgetLocked(ids []int64) {
 	}
 }
 
+// knownLocked reports whether memory has a job that decodes.
+func (s *SmallBen) knownLocked(id int64) bool {
+	_, paused := s.paused[id]
+	return paused || s.scheduler.has(id)
+}
+
 // counts are of what this instance knows.
 type counts struct{ scheduled, paused, undecodable, unsettled int }
 
