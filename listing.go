@@ -235,7 +235,7 @@ func (s *SmallBen) Status() Status {
 		Scheduled:       s.scheduler.count(),
 		Paused:          len(s.paused),
 		Undecodable:     slices.Sorted(maps.Keys(s.undecodable)),
-		Running:         s.scheduler.running(s.scheduler.sessions()),
+		Running:         s.scheduler.running(),
 		Unsettled:       s.refusingLocked(),
 	}
 	status.SchedulerConfig.WithLocation = s.scheduler.location

@@ -660,21 +660,14 @@ func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64
 	return ids
 }
 
-// running returns the ids of the jobs of which runs of the sessions are in
-// progress, in order.
-func (s *scheduler) running(sessions []*session) []int64 {
+// running returns the ids of the jobs of which runs are in progress, in order.
+func (s *scheduler) running() []int64 {
+	return s.ran(func(_ int64, state *jobState) bool { return len(state.running) > 0 })
+}
+
+// runningOf is running for the runs of some sessions.
+func (s *scheduler) runningOf(sessions []*session) []int64 {
 	return s.ran(func(_ int64, state *jobState) bool {
 		return slices.ContainsFunc(state.running, func(r *run) bool { return slices.Contains(sessions, r.entry.session) })
 	})
-}
-
-// sessions returns those of which runs may be in progress.
-func (s *scheduler) sessions() []*session {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	sessions := slices.Clone(s.ended)
-	if s.session != nil {
-		sessions = append(sessions, s.session)
-	}
-	return sessions
 }

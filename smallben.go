@@ -391,7 +391,7 @@ func (s *SmallBen) StopContext(ctx context.Context) error {
 		select {
 		case <-session.idle:
 		case <-ctx.Done():
-			if running := s.scheduler.running(ending); len(running) > 0 {
+			if running := s.scheduler.runningOf(ending); len(running) > 0 {
 				return fmt.Errorf("stop: %w: still running: jobs %s", ctx.Err(), idText(running))
 			}
 		}
