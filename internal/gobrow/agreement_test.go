@@ -17,7 +17,7 @@ import (
 // beyondGob are the reasons to refuse a row that gob would read, or choke on.
 // Encode writes no such row.
 var beyondGob = []error{
-	errTrailing, errTerminator, errLength, errDepth, errMemory, errAmbiguous, errUndefined,
+	errTrailing, errUnfinished, errTerminator, errLength, errDepth, errMemory, errAmbiguous, errUndefined,
 }
 
 // requireAgreement compares Decode with a fresh decoder on any row: what Decode

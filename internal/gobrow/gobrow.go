@@ -49,6 +49,7 @@ var (
 	errNil         = errors.New("the value is nil")
 	errTrailing    = errors.New("bytes after the value")
 	errShort       = errors.New("the row ends too early")
+	errUnfinished  = errors.New("a message that ends before its value")
 	errTerminator  = errors.New("a struct without end")
 	errMalformed   = errors.New("not a row that gob writes")
 	errLength      = errors.New("a length beyond the end of the row")

@@ -46,6 +46,11 @@ type (
 	}
 )
 
+// odd is a number whose arrays are registered, and stand in one hostile row only.
+type odd int
+
+const oddArrays = 20
+
 func (wide) Run()     {}
 func (twins) Run()    {}
 func (survivor) Run() {}
@@ -56,6 +61,9 @@ func (atlas) Run()    {}
 func init() {
 	for _, v := range []job{wide{}, twins{}, survivor{}, bound{}, single{}, atlas{}} {
 		gob.Register(v)
+	}
+	for n := range oddArrays {
+		gob.Register(reflect.Zero(reflect.ArrayOf(n, reflect.TypeFor[odd]())).Interface())
 	}
 }
 
@@ -171,6 +179,15 @@ func hostile() map[string]struct {
 	for i := range int64(900) {
 		named = append(named, structDef(t1+i, "Last", tString, strings.Repeat("x", 700), int(t1+i+1)))
 		boxes = append(boxes, arrayDef(t1+i, t1+i+1, 1))
+	}
+	crowd := defs(structDef(t1, "Vs", t2), sliceDef(t2, int64(interfaceKind)))
+	for i := range int64(35_000) {
+		crowd = append(crowd, sliceDef(t3+oddArrays+i, tInt))
+	}
+	var odds []byte
+	for n := range int64(oddArrays) {
+		crowd = append(crowd, arrayDef(t3+n, tInt, n))
+		odds = concat(odds, str(fmt.Sprintf("[%d]gobrow.odd", n)), appendInt(nil, t3+n), uints(0, 0, uint64(n)), zeros[:n])
 	}
 	named = append(named, structDef(t1+900))
 	boxes = append(boxes, arrayDef(t1+900, t1+901, million/2), structDef(t1+901))
@@ -302,6 +319,9 @@ func hostile() map[string]struct {
 		"hundreds of arrays inside each other": {
 			[]byte(strings.ReplaceAll(string(rowOf(survivor{}, boxes, t1, zeros)), "survivor", "deceased")), nil,
 		},
+		"many registered types beside thousands of definitions": {
+			rowOf(&holder{}, crowd, t1, uints(1, oddArrays), odds, uints(0)), errHarmless,
+		},
 		"a million fields": {
 			rowOf(survivor{}, defs(concat(appendInt(nil, -t1), uints(3, 2, million), zeros, uints(0, 0))), t1, uints(0)), errMemory,
 		},
@@ -314,7 +334,7 @@ func hostile() map[string]struct {
 			}(), t1, uints(0)), errMemory,
 		},
 		"an array of arrays of arrays": {
-			rowOf(triple{}, defs(arrayDef(t1, t2, 1000), arrayDef(t2, t3, 1000), arrayDef(t3, t4, 1000), structDef(t4)), t1, uints(0, 3), zeros), errLength,
+			[]byte(strings.ReplaceAll(string(rowOf(triple{}, defs(arrayDef(t1, t2, 1000), arrayDef(t2, t3, 1000), arrayDef(t3, t4, 1000), structDef(t4)), t1, uints(0, 3), zeros)), "triple", "tuples")), errLength,
 		},
 		"a type that is not registered": {
 			[]byte(strings.ReplaceAll(string(rowOf(survivor{}, defs(structDef(t1)), t1, uints(0))), "survivor", "deceased")), nil,

@@ -36,7 +36,7 @@ func (r *reader) head(define bool) (h head) {
 		fail(errNil)
 	}
 	for h.at = r.pos; ; h.at = r.pos {
-		if h.id = int32(r.int()); h.id >= 0 {
+		if h.id = r.typeID(); h.id >= 0 {
 			return h
 		}
 		if define {
@@ -44,6 +44,9 @@ func (r *reader) head(define bool) (h head) {
 			if r.pos != r.end {
 				fail(errTrailing)
 			}
+		}
+		if r.end == len(r.row) {
+			fail(errUnfinished)
 		}
 		h.definitions = r.row[:r.end]
 		r.message()
@@ -87,6 +90,15 @@ func (r *reader) int() int64 {
 		return ^int64(u >> 1)
 	}
 	return int64(u >> 1)
+}
+
+// typeID reads the id of the type of a value that follows, or of a definition if it is
+// negative. gob would go on to the next message where one ends, but writes no such row.
+func (r *reader) typeID() int32 {
+	if r.pos == r.end {
+		fail(errUnfinished)
+	}
+	return int32(r.int())
 }
 
 // id reads a type id in a definition.

@@ -194,9 +194,12 @@ func (r *reader) readInterface(v reflect.Value) {
 		return
 	}
 	r.enter()
-	id := int32(r.int())
-	for ; id < 0; id = int32(r.int()) {
+	id := r.typeID()
+	for ; id < 0; id = r.typeID() {
 		r.define(-id)
+		if r.pos == r.end {
+			fail(errUnfinished)
+		}
 		r.uint()
 	}
 	if !v.IsValid() {
@@ -243,13 +246,7 @@ func (r *reader) registered(name string, id int32) reflect.Type {
 		return t.(reflect.Type)
 	}
 	b := append(appendUint(appendUint(appendInt(nil, int64(interfaceKind)), 0), uint64(len(name))), name...)
-	for defined, d := range r.types {
-		body := d.body
-		if d.kind == structKind {
-			body = []byte{3, 0, 0} // wireType{StructT: &structType{}}
-		}
-		b = append(append(appendInt(b, int64(-defined)), body...), 0) // a length, which gob ignores
-	}
+	b = r.appendDefinitions(b, id, map[int32]bool{})
 	b = appendInt(b, int64(id))
 	switch innermost := r.innermost(id); {
 	case innermost < interfaceKind || innermost > mapKind:
@@ -266,6 +263,22 @@ func (r *reader) registered(name string, id int32) reflect.Type {
 	t := reflect.TypeOf(v)
 	registeredTypes.Store(name, t)
 	return t
+}
+
+// appendDefinitions appends those that a value of a wire type needs if it has nothing in
+// it, but for those that have been sent.
+func (r *reader) appendDefinitions(b []byte, id int32, sent map[int32]bool) []byte {
+	d := r.types[id]
+	if d == nil || sent[id] {
+		return b
+	}
+	sent[id] = true
+	body := d.body
+	if d.kind == structKind {
+		body = []byte{3, 0, 0} // wireType{StructT: &structType{}}
+	}
+	b = append(append(appendInt(b, int64(-id)), body...), 0) // a length, which gob ignores
+	return r.appendDefinitions(r.appendDefinitions(b, d.key, sent), d.elem, sent)
 }
 
 // innermost is the kind of what stands in arrays of arrays of a wire type.
