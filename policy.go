@@ -342,12 +342,15 @@ func (state *jobState) nextAttempt(jobID int64) (next Run) {
 
 // dropAttempts ends all attempts that wait, and logs that: SmallBen was stopped.
 func (s *scheduler) dropAttempts() {
+	var ids []int64
 	count := 0
-	ids := s.ran(func(_ int64, state *jobState) bool {
-		n := state.endAttempts(anyAttempt)
-		count += n
-		return n > 0
+	s.each(func(id int64, state *jobState) {
+		if ended := state.endAttempts(anyAttempt); ended > 0 {
+			ids = append(ids, id)
+			count += ended
+		}
 	})
+	slices.Sort(ids)
 	if count > 0 {
 		s.logDropped(ids, count)
 	}

@@ -296,13 +296,12 @@ func (s *SmallBen) CancelRuns(options *CancelRunsOptions) error {
 func (s *scheduler) cancelRuns(options CancelRunsOptions) {
 	selects := func(ids []int64, id int64) bool { return ids == nil || slices.Contains(ids, id) }
 	var canceled []*run
-	s.ran(func(id int64, state *jobState) bool {
+	s.each(func(id int64, state *jobState) {
 		for _, r := range state.running {
 			if selects(options.JobIDs, id) && selects(options.GroupIDs, r.input.GroupID) && selects(options.SuperGroupIDs, r.input.SuperGroupID) {
 				canceled = append(canceled, r)
 			}
 		}
-		return len(state.running) > 0
 	})
 	for _, r := range canceled {
 		r.Cancel(ErrRunCanceled)

@@ -644,18 +644,25 @@ func (s *scheduler) runsOf(id int64) (last runResult, running bool, next Run) {
 	return runResult{}, false, Run{}
 }
 
-// ran returns the ids of the jobs that have run in this process and that match.
-func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64) {
+// each calls do for each job that has run in this process, under the mu of its shard.
+func (s *scheduler) each(do func(id int64, state *jobState)) {
 	for i := range s.shards {
 		shard := &s.shards[i]
 		shard.mu.Lock()
 		for id, state := range shard.states {
-			if match(id, state) {
-				ids = append(ids, id)
-			}
+			do(id, state)
 		}
 		shard.mu.Unlock()
 	}
+}
+
+// ran returns the ids of the jobs that have run in this process and that match.
+func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64) {
+	s.each(func(id int64, state *jobState) {
+		if match(id, state) {
+			ids = append(ids, id)
+		}
+	})
 	slices.Sort(ids)
 	return ids
 }
