@@ -292,7 +292,7 @@ func (r *RepositoryGorm) PauseJobs(jobs []RawJob) error {
 	for i := range jobs {
 		targets[i] = jobsql.Target{ID: jobs[i].ID}
 	}
-	return r.change("pause jobs", jobsql.Pause, targets)
+	return r.changeTargets("pause jobs", jobsql.Pause, targets)
 }
 
 // ResumeJobs implements Repository.
@@ -317,7 +317,7 @@ func (r *RepositoryGorm) DeleteJobsByIds(jobsID []int64) error {
 	for i, id := range jobsID {
 		targets[i].ID = id
 	}
-	return r.change("delete jobs", jobsql.Delete, targets)
+	return r.changeTargets("delete jobs", jobsql.Delete, targets)
 }
 
 // GetAllJobsToExecute implements Repository.
@@ -445,11 +445,11 @@ func (r *RepositoryGorm) changeJobs(op string, kind jobsql.Kind, jobs []JobWithS
 	if len(problems) > 0 {
 		return join(problems)
 	}
-	return r.change(op, kind, targets)
+	return r.changeTargets(op, kind, targets)
 }
 
-// change changes every target that exists, in one transaction.
-func (r *RepositoryGorm) change(op string, kind jobsql.Kind, targets []jobsql.Target) error {
+// changeTargets changes every target that exists, in one transaction.
+func (r *RepositoryGorm) changeTargets(op string, kind jobsql.Kind, targets []jobsql.Target) error {
 	if len(targets) == 0 {
 		return nil
 	}
