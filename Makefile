@@ -8,6 +8,10 @@ ARGS ?=
 # left; the tests leave none.
 GORACE ?= atexit_sleep_ms=10
 
+# Packages whose tests wait for most of their time, so that several are tested at once.
+# The others fill the processors, or measure times: one at a time.
+WAITING = ./console ./examples/... ./internal/timetable
+
 # Modules of their own, so that no user downloads what they depend on: the peers
 # of the benchmark, a queue, and a driver of browsers.
 MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod console/*/go.mod))
@@ -25,7 +29,8 @@ test: ## run all tests, race detector on, on SQLite and a PostgreSQL of their ow
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
 	@[ "$$CI" != true ] || { sh scripts/setup.sh prometheus && sh scripts/setup.sh pgbouncer; }
-	SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -p 1 ./...
+	SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -p 3 $(WAITING)
+	SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -p 1 $$(go list ./... | grep -vxF "$$(go list $(WAITING))")
 	cd examples/river && SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on ./...
 	@sh scripts/setup.sh chromium || [ "$$CI" != true ]
 	cd console/browsertest && SMALLBEN_REQUIRE_POSTGRES=1 go test -shuffle=on ./...
