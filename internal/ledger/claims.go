@@ -198,9 +198,9 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 	}
 }
 
-// current brings claims up to what is known of their jobs, and drops those that are
-// too old, or whose tick is none any more. A claim that may be won already stays. Those
-// that are too old because there was no room wait in the store from then on.
+// current sets what claims say of their jobs to what is known now. It keeps those that may
+// be won already. Of the others it drops those that are too old, or whose job no longer has
+// the tick, and parks those that are too old because there was no room.
 func (c *claims) current(batch []*Grant) []*Grant {
 	full := time.Unix(0, c.fullAt.Load())
 	var current, crowded []*Grant

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -121,9 +122,10 @@ const maxTakeOver = 100
 
 // check claims the ticks that nobody has claimed.
 func (d *deputy) check(ticks []pendingTick) {
-	for len(ticks) > 0 && !d.isStopped() {
-		batch := ticks[:min(maxClaims, len(ticks))]
-		ticks = ticks[len(batch):]
+	for batch := range slices.Chunk(ticks, maxClaims) {
+		if d.isStopped() {
+			return
+		}
 		keys := make([]Key, len(batch))
 		for i, t := range batch {
 			keys[i] = Key{JobID: t.job.ID, Tick: t.tick.UTC(), Attempt: 1}

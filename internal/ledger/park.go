@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// park records ticks as waiting that found no room for as long as a claim is tried: in
-// the store they wait for a place in any process, in the order of their ticks. Those that a
-// run of their job is in the way of are skipped, as if they were claimed. Those that have a
-// run, or whose job was changed, are dropped.
+// park records ticks as waiting runs that found no room within ClaimPatience: in the store
+// they wait for a place in any process, in the order of their ticks. A tick that overlaps a
+// run of its job is recorded as skipped, as its claim would have been. One that has a run,
+// or whose job was changed, is dropped.
 func (c *claims) park(batch []*Grant) {
 	if len(batch) == 0 {
 		return

@@ -14,7 +14,8 @@ import (
 var ErrStopped = errors.New("SmallBen was stopped")
 
 // Session is one process in the record, from Join until it is done. Run begins its
-// work, Stop ends the asking for runs, and Idle what is left. It is goroutine-safe.
+// work, Stop ends the asking for runs, and Idle says that no run is left. It is
+// goroutine-safe.
 type Session struct {
 	common
 	owners    *owners

@@ -182,32 +182,13 @@ func (s *sweep) accountJobs() error {
 	for len(due) > 0 && !s.isStopped() {
 		jobs := due[:min(sweepBatch, len(due))]
 		due = due[len(jobs):]
-		ids := make([]int64, len(jobs))
-		byID := make(map[int64]Job, len(jobs))
-		for i, job := range jobs {
-			ids[i], byID[job.ID] = job.ID, job
-		}
-		marks, err := s.store.Watermarks(ids)
+		batch, err := s.accountsOf(jobs, until)
 		if err != nil {
 			return err
-		}
-		var batch []account
-		for _, mark := range marks {
-			job := byID[mark.JobID]
-			if job.Revision != mark.Revision {
-				continue // the next sweep knows it as it is
-			}
-			s.looked[job.ID] = lookedAt{job.Revision, nextTick(job.Schedule, later(mark.Until, until).In(s.config.Location))}
-			if mark.Until.Before(until) {
-				batch = append(batch, account{Job: job, Span: Span{JobID: job.ID, After: mark.Until, Until: until}})
-			}
 		}
 		left, err := s.account(batch)
 		if err != nil {
-			for _, a := range batch {
-				delete(s.looked, a.ID)
-			}
-			return err
+			left = batch
 		}
 		for _, a := range left {
 			delete(s.looked, a.ID)
@@ -215,15 +196,36 @@ func (s *sweep) accountJobs() error {
 				due = append(due, a.Job)
 			}
 		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// accountsOf returns what is to be accounted for of jobs, and notes when each of them is
+// to be looked at again.
+func (s *sweep) accountsOf(jobs []Job, until time.Time) (batch []account, err error) {
+	ids := make([]int64, len(jobs))
+	byID := make(map[int64]Job, len(jobs))
+	for i, job := range jobs {
+		ids[i], byID[job.ID] = job.ID, job
 	}
-	return b
+	marks, err := s.store.Watermarks(ids)
+	for _, mark := range marks {
+		job := byID[mark.JobID]
+		if job.Revision != mark.Revision {
+			continue // the next sweep knows it as it is
+		}
+		after := until
+		if mark.Until.Before(until) {
+			batch = append(batch, account{Job: job, Span: Span{JobID: job.ID, After: mark.Until, Until: until}})
+		} else {
+			after = mark.Until
+		}
+		s.looked[job.ID] = lookedAt{job.Revision, nextTick(job.Schedule, after.In(s.config.Location))}
+	}
+	return batch, err
 }
 
 // nextTick is in Unix seconds, and 0 if there is none.

@@ -75,7 +75,10 @@ SELECT ` + runColumns + ` FROM {rows} WHERE true ORDER BY job_id, tick, triggere
 ON CONFLICT (` + keyColumns + `) DO UPDATE SET group_id = excluded.group_id, super_group_id = excluded.super_group_id, process = excluded.process,
 	outcome = excluded.outcome, started_at = excluded.started_at, ended_at = excluded.ended_at, error = excluded.error,
 	missed = excluded.missed, first_tick = excluded.first_tick, exclusive = excluded.exclusive, due_at = NULL
-WHERE r.outcome = 'missed' AND r.missed = 1 OR r.outcome IN ('skipped', 'waiting')`
+WHERE ` + notStarted
+
+// notStarted are the runs that one which was started without a claim takes the place of.
+const notStarted = "(r.outcome = 'missed' AND r.missed = 1 OR r.outcome IN ('skipped', 'waiting'))"
 
 // addRetries adds the next attempts of runs that this process has ended. $1 is the
 // process.
@@ -91,4 +94,4 @@ const freeLocks = `DELETE FROM {smallben_locks} WHERE process = $1 AND (` + keyC
 // countUnfinished counts what finishing would yet change. $1 is the process.
 const countUnfinished = `SELECT count(*) FROM {rows} LEFT JOIN {smallben_runs} r ON ` + sameRun + `
 WHERE r.process = $1 AND (r.ended_at IS NULL OR r.outcome = 'lost')
-	OR v.unclaimed AND (r.job_id IS NULL OR r.outcome = 'missed' AND r.missed = 1 OR r.outcome IN ('skipped', 'waiting'))`
+	OR v.unclaimed AND (r.job_id IS NULL OR ` + notStarted + `)`
