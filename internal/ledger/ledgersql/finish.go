@@ -77,7 +77,8 @@ ON CONFLICT (` + keyColumns + `) DO UPDATE SET group_id = excluded.group_id, sup
 	missed = excluded.missed, first_tick = excluded.first_tick, exclusive = excluded.exclusive, due_at = NULL
 WHERE ` + notStarted
 
-// notStarted are the runs that one which was started without a claim takes the place of.
+// notStarted is whether a run did not start: one that was started without a claim takes
+// its place.
 const notStarted = "(r.outcome = 'missed' AND r.missed = 1 OR r.outcome IN ('skipped', 'waiting'))"
 
 // addRetries adds the next attempts of runs that this process has ended. $1 is the
