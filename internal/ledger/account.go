@@ -220,36 +220,32 @@ func (a *account) runs(now time.Time, process string) (missed int, runs []Run) {
 	return missed, runs
 }
 
-// most is how many of the missed ticks are made up for: those that are not too old.
-func (a *account) most(now time.Time) int {
-	most := min(a.MakeUp, MaxMakeUp)
-	if a.Within == 0 {
-		return most
-	}
-	newest := a.tail
-	if newest == nil {
-		for _, i := range a.missed {
-			newest = append(newest, a.ticks[i])
+// most is how many of the missed ticks, of which missed are the newest, are made up for:
+// those that are not too old.
+func (a *account) most(missed []time.Time, now time.Time) (most int) {
+	for most < min(a.MakeUp, MaxMakeUp, len(missed)) {
+		if a.Within != 0 && missed[len(missed)-1-most].Before(now.Add(-a.Within)) {
+			break
 		}
+		most++
 	}
-	oldest := now.Add(-a.Within)
-	young := 0
-	for young < min(most, len(newest)) && !newest[len(newest)-1-young].Before(oldest) {
-		young++
-	}
-	return young
+	return most
 }
 
 // split tells the missed ticks that are made up for, oldest first, from the others,
 // which are the older ones.
 func (a *account) split(now time.Time) (stretches []stretch, newest []time.Time) {
-	most := a.most(now)
-	skipped := a.missed
+	newest = a.tail
 	if a.tail == nil {
-		skipped = a.missed[:len(a.missed)-min(most, len(a.missed))]
-		for _, i := range a.missed[len(skipped):] {
+		for _, i := range a.missed {
 			newest = append(newest, a.ticks[i])
 		}
+	}
+	most := a.most(newest, now)
+	newest = newest[len(newest)-most:]
+	skipped := a.missed
+	if a.tail == nil {
+		skipped = a.missed[:len(a.missed)-most]
 	}
 	for n, i := range skipped {
 		if n == 0 || skipped[n-1] != i-1 {
@@ -262,6 +258,7 @@ func (a *account) split(now time.Time) (stretches []stretch, newest []time.Time)
 	if a.tail == nil {
 		return stretches, newest
 	}
+	// What lies beyond ticks goes on with their last stretch, or begins one.
 	last := len(a.ticks) - 1
 	if len(skipped) == 0 || skipped[len(skipped)-1] != last {
 		stretches = append(stretches, stretch{first: a.Schedule.Next(a.ticks[last])})
@@ -269,5 +266,5 @@ func (a *account) split(now time.Time) (stretches []stretch, newest []time.Time)
 	s := &stretches[len(stretches)-1]
 	s.count = maxTicks
 	s.last = a.tail[len(a.tail)-1-most]
-	return stretches, a.tail[len(a.tail)-most:]
+	return stretches, newest
 }
