@@ -57,7 +57,7 @@ type (
 		Created time.Time
 	}
 	blank  struct{}
-	quiet  struct{ hidden int } // gob does not write it
+	quiet  struct{ _ int } // gob does not write it
 	device struct {
 		Name  string
 		Ready chan bool
