@@ -202,7 +202,7 @@ func idsWith(effects ledgersql.Effects, wanted ...ledgersql.Effect) (ids []int64
 
 // project makes memory agree with the jobs that a change has written.
 func (s *SmallBen) project(c *change, written ...[]JobWithSchedule) {
-	if session := s.scheduler.current(); session != nil && session.ledger != nil {
+	if session := s.scheduler.current(); session != nil && session.ledger != nil && c.revision > 0 {
 		session.ledger.Changed(c.revision)
 	}
 	s.mu.Lock()

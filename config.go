@@ -98,7 +98,7 @@ type SchedulerConfig struct {
 	// DelayIfStillRunning makes a tick that comes while its job still runs
 	// wait for the end of that run. One tick waits at most; further ones
 	// are skipped and counted. Zero means that runs of one job may overlap.
-	// It holds within each process.
+	// It holds within each process, and with Config.Runs.Record across all of them.
 	DelayIfStillRunning bool
 
 	// SkipIfStillRunning skips and counts a tick that comes while its job

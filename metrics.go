@@ -40,7 +40,7 @@ func (s *SmallBen) RegisterMetrics(registry *prometheus.Registry) error {
 // Of runs, by the name that the job's type is registered under with gob (label
 // job_type), such as *jobs.Reminder for gob.Register(&jobs.Reminder{}):
 //
-//	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout
+//	smallben_runs_total                   ended, by outcome: ok, error, panic, timeout, abandoned
 //	smallben_attempts_total               second and further attempts, of jobs that ask for them, by outcome
 //	smallben_runs_given_up_total          failed for good: the last attempt, or with a Permanent error
 //	smallben_runs_skipped_total           ticks that did not run, by reason: overlap

@@ -1555,6 +1555,34 @@ func TestTicksGoByTheClockOfTheDatabase(t *testing.T) {
 	}
 }
 
+func TestARunThatDidNotStartEndedByTheClockOfTheDatabase(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		recorder := newMemoryRecorder()
+		recorder.ahead = time.Hour
+		s := processes(t, recorder, 1, func(c *smallben.Config) { c.SchedulerConfig.MaxConcurrentRuns = 1 })[0]
+		pass(2 * time.Second)
+		release := make(chan struct{})
+		blocks := newProbe(func(*probe, smallben.CronJobInput) { <-release })
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", blocks), job(2, "@yearly", idle())}))
+		for _, id := range []int64{1, 2} {
+			require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{id}}))
+		}
+		pass(time.Second)
+		require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{2}}}))
+		close(release)
+		pass(2 * time.Second)
+		skipped := 0
+		for _, run := range recorder.runs() {
+			if run.Outcome == smallben.OutcomeSkipped {
+				skipped++
+				assert.WithinDuration(t, recorder.now(), run.End, time.Minute)
+				assert.WithinDuration(t, recorder.now(), run.Start, time.Minute)
+			}
+		}
+		assert.Equal(t, 1, skipped)
+	})
+}
+
 // TestNoTickStartsEarlyAfterAChange has heartbeats take their time, so that nobody can
 // tell from them what time it is in the database.
 func TestNoTickStartsEarlyAfterAChange(t *testing.T) {

@@ -53,7 +53,8 @@ const (
 	OutcomeTimeout Outcome = "timeout"
 )
 
-// The outcomes that only the record of runs has (Config.Runs).
+// The outcomes of the record of runs (Config.Runs). Without it there are
+// OutcomeWaiting, of attempts, and OutcomeAbandoned.
 const (
 	// OutcomeRunning is the outcome of a run that has not ended.
 	OutcomeRunning Outcome = "running"
@@ -123,7 +124,7 @@ func (r *runResult) start(input *CronJobInput, start time.Time) {
 
 // jobState is what is known of a job by its id, whatever its entries: it keeps a
 // job from overlapping itself across updates, pauses and a deletion, and
-// remembers the last run. It exists from the first run on.
+// remembers the last run. It exists from the first tick or trigger on.
 type jobState struct {
 	running []*run      // those in progress
 	queued  int         // ticks that wait for a place

@@ -41,8 +41,8 @@ type scheduler struct {
 	schedules shared.Values[scheduled]    // by expression
 	givens    stored.Givens
 
-	// mu guards the fields below. Writers hold SmallBen.mu as well, so that the
-	// entries and what SmallBen knows of the other rows change together. The lock
+	// mu guards the fields below. Who writes entries holds SmallBen.mu as well, so that
+	// they and what SmallBen knows of the other rows change together. The lock
 	// of the timetable and those of shards are taken under it, not the other way
 	// round. No I/O happens under it, and no code of the user runs.
 	mu      sync.RWMutex
@@ -59,7 +59,8 @@ type scheduler struct {
 // that runs that are due at one instant do not meet at one lock.
 type shard struct {
 	// mu guards states and, in entries of jobs of this shard, the fields that say
-	// so. Nothing waits under it, and no other lock is taken but that of places.
+	// so. Nothing waits under it, and no other lock is taken but those of places and
+	// of the queue of log lines.
 	mu     sync.Mutex
 	states map[int64]*jobState // by job id
 }

@@ -75,8 +75,8 @@ type SmallBen struct {
 	// changeMu serialises changes from their first look at the repository to
 	// the end of their projection, so that database and memory change in one
 	// order. It is held across I/O. No code of the user runs under it but the
-	// repository, with the GORM logger that it may have, and the GobDecode and
-	// RunOptions of jobs.
+	// repository, with the logger, the plugins and the NowFunc that GORM may have,
+	// and the GobDecode and RunOptions of jobs.
 	changeMu turn
 
 	// mu guards the fields below. It is held while the scheduler is changed as

@@ -28,6 +28,7 @@ type claims struct {
 	feed      *feed
 	rejoin    func() // a heartbeat, which registers this process again
 	recovered func()
+	now       func() time.Time // what the clock shows that ticks go by
 	queue     *queue[*Grant]
 	trouble   trouble
 

@@ -84,7 +84,7 @@ func (g *Grant) End(start, end time.Time, outcome Outcome, text string, retry ti
 
 // Skip records that the run did not start, and why.
 func (g *Grant) Skip(reason string) {
-	now := time.Now()
+	now := g.claims.now()
 	g.claims.over(g, End{Start: now, End: now, Outcome: Skipped, Error: reason})
 }
 

@@ -107,6 +107,7 @@ func (l *Ledger) Join(host Host) (*Session, error) {
 	s.claims = newClaims(&s.common, s.ends, s.feed)
 	s.ends.claims, s.feed.ask = s.claims, s.claims.ask
 	s.heartbeat = newHeartbeat(&s.common)
+	s.claims.now = s.heartbeat.tickNow
 	s.feed.now, s.feed.changed = s.heartbeat.tickNow, s.Changed
 	s.ends.answeredSince = s.heartbeat.answeredSince
 	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
