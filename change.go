@@ -40,6 +40,8 @@ type change struct {
 	revision int64                     // in the record of runs, if there is one
 	now      time.Time                 // of its database, from which accounts begin
 	ahead    map[int64]JobWithSchedule // what rows decoded to before the transaction, by id
+	built    []JobWithSchedule         // the jobs of an upsert
+	values   map[string]CronJob        // what those decode to, where their rows hold other bytes
 	stored   map[string]bool           // which stored jobs decode: see decodesStored
 	held     []int64                   // replaced rows that did not decode
 }
@@ -253,7 +255,25 @@ func (s *SmallBen) lookAhead(c *change) error {
 	for i := range jobs {
 		c.ahead[jobs[i].rawJob.ID] = jobs[i]
 	}
+	c.values = make(map[string]CronJob)
+	for i := range c.built {
+		text := c.built[i].rawJob.SerializedJob
+		if row, ok := c.ahead[c.built[i].rawJob.ID]; !ok || row.rawJob.SerializedJob == text {
+			continue
+		}
+		if c.values[text], err = storedJobs.Decode(text); err != nil {
+			return invalid(c.built[i].rawJob.ID, err)
+		}
+	}
 	return nil
+}
+
+// value decodes a job of an upsert, unless lookAhead has.
+func (c *change) value(text string) (CronJob, error) {
+	if value, ok := c.values[text]; ok {
+		return value, nil
+	}
+	return storedJobs.Decode(text)
 }
 
 // decode decodes rows, those that lookAhead has not seen as they are.

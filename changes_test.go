@@ -986,14 +986,17 @@ func TestNoTransactionWaitsForADecoder(t *testing.T) {
 				require.NoError(t, both[0].AddJobs([]smallben.Job{{ID: 1, CronExpression: "@daily", Job: hooked{"text"}, StartPaused: true}, job(2, "@daily", idle())}))
 				pass(5 * time.Second)
 				changed := false
-				hook := func() {
+				var hook func()
+				hook = func() {
 					changed = true
 					// In a transaction of the other's change this would wait for itself.
 					assert.NoError(t, both[1].PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+					decodeHook.Store(&hook) // for the next one: the first may come before the transaction
 				}
 				decodeHook.Store(&hook)
 				defer decodeHook.Store(nil)
 				require.NoError(t, change(both[0]))
+				decodeHook.Store(nil)
 				assert.True(t, changed)
 				pass(5 * time.Second)
 			})

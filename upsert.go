@@ -57,7 +57,7 @@ func (s *SmallBen) upsert(jobs []Job) *change {
 		c.refused = err
 		return c
 	}
-	c.ids = jobIDs(built)
+	c.built, c.ids = built, jobIDs(built)
 	c.selects(ListJobsOptions{JobIDs: c.ids})
 	var parts upsertParts
 	c.decide = func(tx Repository) (decision, error) {
@@ -227,7 +227,7 @@ func (j *JobWithSchedule) replace(row *RawJob, c *change) (differs, held bool, e
 	// gob writes maps in any order, and numbers types by the order in which a
 	// process met them: where the bytes differ, only what they decode to tells.
 	if row.SerializedJob != j.rawJob.SerializedJob {
-		after, err := storedJobs.Decode(j.rawJob.SerializedJob)
+		after, err := c.value(j.rawJob.SerializedJob)
 		if err != nil {
 			return false, false, invalid(j.rawJob.ID, err)
 		}
