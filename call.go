@@ -66,6 +66,13 @@ func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
 		return fmt.Errorf("wait for another change: %w", err)
 	}
 	defer s.changeMu.Unlock()
+	if runs, ok := c.store.(gormRuns); ok {
+		// What others have changed is not followed meanwhile: this call must not
+		// wait for a pool that is used up.
+		if _, bare := c.repository.(*RepositoryGorm); bare {
+			c.repository = runs.repository
+		}
+	}
 	return do(c)
 }
 

@@ -848,6 +848,19 @@ func TestARecordAnswersWhileTheApplicationUsesUpThePool(t *testing.T) {
 				return store.Finish("p", []ledger.End{end})
 			})
 			asked("claim", func() error { _, err := store.Claim("p", claimsOf(revision, runKey(1, 2))); return err })
+			// What others change is followed, by changes, transactions and cancellations.
+			asked("read changes", func() error { _, err := store.Changes(0, nil); return err })
+			asked("follow transactions", func() error { _, _, err := store.TakeOutbox(); return err })
+			asked("read canceled runs", func() error { _, err := store.Canceled("p"); return err })
+			// A leader decides what was missed and who is dead, and what waits is run.
+			asked("read watermarks", func() error { _, err := store.Watermarks([]int64{1}); return err })
+			asked("read closed spans", func() error { _, err := store.Closed(1); return err })
+			asked("change the record", func() error {
+				_, err := store.Change(func(tx ledger.Tx) error { _, err := tx.Expire(nil); return err })
+				return err
+			})
+			asked("read waiting runs", func() error { _, err := store.Waiting(nil, 1); return err })
+			asked("cancel runs", func() error { return store.CancelRuns(ledger.Query{}, 0) })
 		})
 	}
 }

@@ -465,7 +465,7 @@ func (r *RepositoryGorm) changeTargets(op string, kind jobsql.Kind, targets []jo
 // gormRuns is the record of runs in the database of a RepositoryGorm.
 type gormRuns struct {
 	*ledgersql.Store
-	repository *RepositoryGorm
+	repository *RepositoryGorm // whose calls do not wait for a pool that is used up
 	// lock are the jobs that a Change locks before it takes the record for itself. Nil
 	// means none.
 	lock *ListJobsOptions
@@ -474,7 +474,9 @@ type gormRuns struct {
 var _ runStore = gormRuns{}
 
 // runStore is how a SmallBen finds the record, also where a RepositoryGorm is embedded.
-func (r *RepositoryGorm) runStore() runStore { return gormRuns{Store: r.runs, repository: r} }
+func (r *RepositoryGorm) runStore() runStore {
+	return gormRuns{Store: r.runs, repository: &RepositoryGorm{r.table.On(r.runs.DB()), r.runs}}
+}
 
 // recordTx is the transaction of a Change. It is a changeTx.
 type recordTx struct {

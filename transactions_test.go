@@ -2,6 +2,7 @@ package smallben_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -341,6 +342,42 @@ func TestManyTransactionsOnAPoolOfFewConnectionsDoNotWaitForEachOther(t *testing
 			require.Len(t, insides.Entries(s), 20)
 		})
 	}
+}
+
+// TestChangesDoNotWaitForAPoolThatIsUsedUp has the application take every connection of
+// a process that keeps one for heartbeats and one in reserve.
+func TestChangesDoNotWaitForAPoolThatIsUsedUp(t *testing.T) {
+	t.Parallel()
+	const connections, own = 6, 2
+	db := newPostgres(t)
+	pool, err := sql.Open("pgx", db.dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pool.Close() })
+	pool.SetMaxOpenConns(connections)
+	repository := testkit.OpenGorm(t, testkit.OnPostgres(pool), 30*time.Second)
+	s, other := create(t, repository, recordingConfig()), create(t, db.open(t), recordingConfig())
+	require.NoError(t, errors.Join(s.Start(), other.Start()))
+	require.Eventually(t, func() bool { return pool.Stats().InUse == own }, 10*time.Second, time.Millisecond)
+	for range connections - own {
+		conn, err := pool.Conn(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+
+	require.NoError(t, other.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(2, "@daily", idle())}))
+	requireAgreement(t, db.open(t), s)
+	runs := make(chan smallben.CronJobInput, 1)
+	replaced := newProbe(func(_ *probe, input smallben.CronJobInput) { runs <- input })
+	require.NoError(t, s.UpsertJobs([]smallben.Job{job(1, "@daily", replaced), job(3, "@daily", idle())}))
+	require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}))
+	require.EqualValues(t, 1, (<-runs).JobID)
+	require.NoError(t, s.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+	require.NoError(t, s.ResumeJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
+	require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 3, CronExpression: ptr("@hourly")}}))
+	require.NoError(t, s.CancelRuns(&smallben.CancelRunsOptions{JobIDs: []int64{1}}))
+	require.NoError(t, s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{1}}}))
+	requireAgreement(t, db.open(t), s, other)
+	require.Zero(t, pool.Stats().WaitCount, "nothing waited for the pool")
 }
 
 func TestATickBetweenTheCallAndTheCommitRunsOnce(t *testing.T) {

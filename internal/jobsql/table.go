@@ -41,16 +41,19 @@ func (t *Table) DB() *sqltx.DB { return t.db }
 
 // WithContext returns the table whose calls end with ctx.
 func (t *Table) WithContext(ctx context.Context) *Table {
+	return t.On(t.db.WithContext(ctx))
+}
+
+// On returns the table as another view of its database has it.
+func (t *Table) On(db *sqltx.DB) *Table {
 	view := *t
-	view.db = t.db.WithContext(ctx)
+	view.db = db
 	return &view
 }
 
 // In returns the table in a transaction of somebody else.
 func (t *Table) In(tx *sqltx.Tx) *Table {
-	view := *t
-	view.db = t.db.In(tx)
-	return &view
+	return t.On(t.db.In(tx))
 }
 
 // InChange returns the table in a change of the record of runs.

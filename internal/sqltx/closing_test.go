@@ -27,7 +27,7 @@ func TestAConnectionThatIsBeingClosedIsClosedToItsUser(t *testing.T) {
 		conn, err = pool.Conn(context.Background())
 		require.NoError(t, err)
 		closing.Go(func() { _ = conn.Close() })
-		reserve := &Reserve{lent: conn}
+		reserve := &Reserve{conn: conn, free: make(chan *sql.Conn, 1)}
 		_ = reserve.back(conn)
 		closing.Wait()
 	}

@@ -22,14 +22,16 @@ const (
 // few.
 type Reserve struct {
 	db *DB
+	// free holds the connection while no call has it. Calls that wait for it get it in
+	// their order.
+	free chan *sql.Conn
 
-	mu   sync.Mutex // guards the fields below, for moments
-	held *sql.Conn  // nil: none is held, or it is lent
-	lent *sql.Conn  // to a call
+	mu   sync.Mutex // guards conn, for moments
+	conn *sql.Conn  // that is held back, free or lent to a call; nil: none
 }
 
 // Reserve makes a reserve that holds nothing yet.
-func (db *DB) Reserve() *Reserve { return &Reserve{db: db} }
+func (db *DB) Reserve() *Reserve { return &Reserve{db: db, free: make(chan *sql.Conn, 1)} }
 
 // Using is the DB whose calls take the reserve's connection while the pool is used up.
 func (db *DB) Using(r *Reserve) *DB {
@@ -40,13 +42,7 @@ func (db *DB) Using(r *Reserve) *DB {
 
 // Fill holds a connection back, if one can be had soon and none is.
 func (r *Reserve) Fill() {
-	if most := r.db.pool.Stats().MaxOpenConnections; r.db.kind != Postgres || most < minReserved {
-		return
-	}
-	r.mu.Lock()
-	filled := r.held != nil || r.lent != nil
-	r.mu.Unlock()
-	if filled {
+	if most := r.db.pool.Stats().MaxOpenConnections; r.db.kind != Postgres || most < minReserved || r.holds() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), fillTimeout)
@@ -56,23 +52,30 @@ func (r *Reserve) Fill() {
 		return // the next heartbeat tries again
 	}
 	r.mu.Lock()
-	if r.held == nil && r.lent == nil {
-		r.held, conn = conn, nil
-	}
-	r.mu.Unlock()
-	if conn != nil {
+	defer r.mu.Unlock()
+	if r.conn != nil {
 		_ = conn.Close()
+		return
 	}
+	r.conn = conn
+	r.free <- conn
+}
+
+func (r *Reserve) holds() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conn != nil
 }
 
 // Drain gives the connection back to the pool. One that is lent follows.
 func (r *Reserve) Drain() {
 	r.mu.Lock()
-	held := r.held
-	r.held, r.lent = nil, nil
-	r.mu.Unlock()
-	if held != nil {
-		_ = held.Close()
+	defer r.mu.Unlock()
+	r.conn = nil
+	select {
+	case conn := <-r.free:
+		_ = conn.Close()
+	default:
 	}
 }
 
@@ -83,19 +86,12 @@ func (r *Reserve) take(ctx context.Context) *sql.Conn {
 		return nil
 	}
 	for {
-		if stats := r.db.pool.Stats(); stats.InUse < stats.MaxOpenConnections {
+		if stats := r.db.pool.Stats(); stats.InUse < stats.MaxOpenConnections || !r.holds() {
 			return nil
 		}
-		r.mu.Lock()
-		conn, lent := r.held, r.lent
-		if conn != nil {
-			r.lent, r.held = conn, nil
-		}
-		r.mu.Unlock()
-		if conn != nil || lent == nil {
-			return conn
-		}
 		select {
+		case conn := <-r.free:
+			return conn
 		case <-time.After(takeInterval):
 		case <-ctx.Done():
 			return nil
@@ -103,21 +99,21 @@ func (r *Reserve) take(ctx context.Context) *sql.Conn {
 	}
 }
 
-// back takes a connection back that was lent, unless it is dead. It reports whether it
-// has it.
+// back takes a connection back that was lent, unless it is dead or the reserve was
+// drained. It reports whether it has it.
 func (r *Reserve) back(conn *sql.Conn) bool {
 	if r == nil {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lent != conn {
+	if r.conn != conn {
 		return false
 	}
-	r.lent = nil
 	if onConn(func() error { return conn.Raw(func(any) error { return nil }) }) != nil {
+		r.conn = nil
 		return false
 	}
-	r.held = conn
+	r.free <- conn
 	return true
 }

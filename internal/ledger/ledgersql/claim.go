@@ -22,7 +22,7 @@ func (s *Store) Claim(process string, claims []ledger.Claim) (results []ledger.R
 		limit = claimQueue
 	}
 	for deadline := time.Now().Add(limit); ; {
-		bounded := s.over(s.urgent.Within(time.Until(deadline).Round(time.Millisecond)))
+		bounded := s.over(s.db.Within(time.Until(deadline).Round(time.Millisecond)))
 		results, err = bounded.claim(process, claims)
 		if !errors.Is(err, ledger.ErrNotRegistered) {
 			return results, err

@@ -14,7 +14,7 @@ func (s *Store) Finish(process string, ends []ledger.End) error {
 	}
 	ends = slices.Clone(ends)
 	slices.SortStableFunc(ends, func(a, b ledger.End) int { return a.Key.Compare(b.Key) })
-	return s.over(s.urgent).write("finish runs", func(on statements) error {
+	return s.write("finish runs", func(on statements) error {
 		for chunk := range sqltx.Chunks(ends, runChunk, func(end *ledger.End) int { return len(end.Error) }) {
 			if err := finish(on, process, chunk); err != nil {
 				return err

@@ -14,7 +14,7 @@ import (
 
 // ListRuns implements ledger.Store.
 func (s *Store) ListRuns(query ledger.Query) (runs []ledger.Run, err error) {
-	err = s.read("list runs", func(on statements) error {
+	err = s.readForUsers("list runs", func(on statements) error {
 		var where []string
 		var args []any
 		filter := func(condition string, arg any) {
@@ -105,7 +105,7 @@ func (s *Store) RunsOf(jobIDs []int64, n int) (runs []ledger.Run, err error) {
 	if n > 0 {
 		text, args = text+" UNION ALL "+newestRuns, append(args, n-1)
 	}
-	err = s.read("read runs of jobs", func(on statements) error {
+	err = s.readForUsers("read runs of jobs", func(on statements) error {
 		runs, err = on.runs(text+inKeyOrder, append(args, idRows(unique(jobIDs)))...)
 		return err
 	})
@@ -124,7 +124,7 @@ type Count struct {
 // counted.
 func (s *Store) CountRuns(from time.Time, step time.Duration, limit int) (counts []Count, since time.Time, err error) {
 	since = from
-	err = s.read("count runs", func(on statements) error {
+	err = s.readForUsers("count runs", func(on statements) error {
 		counts = nil
 		looked, oldest := 0, int64(0)
 		err := on.each(countNewest, []any{from.UnixMicro(), step.Microseconds(), limit}, func(rows *sql.Rows) error {

@@ -123,7 +123,7 @@ func (s *Store) Recording(maxSilence time.Duration) (process string, err error) 
 
 // Processes implements ledger.Store.
 func (s *Store) Processes() (all []ledger.Process, err error) {
-	err = s.read("list processes", func(on statements) error {
+	err = s.readForUsers("list processes", func(on statements) error {
 		all, err = collect(on, listProcesses, []any{time.Now().UnixMicro()}, func(rows *sql.Rows) (p ledger.Process, err error) {
 			var offset, since, age int64
 			err = rows.Scan(&p.Process, &p.Version, &p.Beats, &p.Claims, &p.Partial, &offset, &since, &age, &p.Leads)

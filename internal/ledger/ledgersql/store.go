@@ -38,10 +38,10 @@ type Options struct {
 
 // Store is a ledger.Store. New makes one, and it is safe for concurrent use.
 type Store struct {
-	db      *sqltx.DB
+	db      *sqltx.DB // whose calls do not wait for a pool that is used up
 	options Options
+	pooled  *sqltx.DB   // for what users read, of which there may be much at a time
 	beats   *sqltx.Kept // for heartbeats, which wait for nobody
-	urgent  *sqltx.DB   // for claims and ends, which do not wait for a pool that is used up
 	reserve *sqltx.Reserve
 
 	mu sync.Mutex // guards pruned, for moments
@@ -54,8 +54,12 @@ var _ ledger.Store = (*Store)(nil)
 // New makes a store. It does no I/O.
 func New(db *sqltx.DB, options Options) *Store {
 	reserve := db.Reserve()
-	return &Store{db: db, options: options, beats: db.Keep(beatLimit, beatIdle), urgent: db.Using(reserve), reserve: reserve, pruned: math.MinInt64}
+	return &Store{db: db.Using(reserve), pooled: db, options: options, beats: db.Keep(beatLimit, beatIdle), reserve: reserve, pruned: math.MinInt64}
 }
+
+// DB is the database as the changes of jobs use it: they do not wait for a pool that is
+// used up, either, for those of other processes wait for them.
+func (s *Store) DB() *sqltx.DB { return s.db }
 
 // Open implements ledger.Store. It creates the tables of the record that are missing,
 // unless SkipMigration is set.
@@ -166,9 +170,9 @@ func (s *Store) Unclaimed(keys []ledger.Key) (unclaimed []int, err error) {
 	if err := s.supported(op); err != nil {
 		return nil, err
 	}
-	ctx, cancel := s.urgent.Context()
+	ctx, cancel := s.db.Context()
 	defer cancel()
-	err = s.urgent.Failed(op, s.urgent.Look(ctx, func(tx *sqltx.Tx) (err error) {
+	err = s.db.Failed(op, s.db.Look(ctx, func(tx *sqltx.Tx) (err error) {
 		unclaimed, err = statements{tx}.indexes(unclaimedKeys, keys)
 		return err
 	}))
@@ -379,6 +383,11 @@ func (s *Store) read(op string, use func(on statements) error) error {
 	return s.db.Failed(op, s.db.Read(ctx, func(tx *sqltx.Tx) error { return use(statements{tx}) }))
 }
 
+// readForUsers is read for what users ask for.
+func (s *Store) readForUsers(op string, use func(on statements) error) error {
+	return s.over(s.pooled).read(op, use)
+}
+
 // supported is an error if there are no statements for the database.
 func (s *Store) supported(op string) error {
 	if s.db.Kind() == sqltx.Portable {
@@ -389,7 +398,7 @@ func (s *Store) supported(op string) error {
 
 // WithContext is the store whose calls end with ctx.
 func (s *Store) WithContext(ctx context.Context) *Store {
-	return &Store{db: s.db.WithContext(ctx), beats: s.beats, urgent: s.urgent.WithContext(ctx), reserve: s.reserve, options: s.options}
+	return &Store{db: s.db.WithContext(ctx), pooled: s.pooled.WithContext(ctx), beats: s.beats, reserve: s.reserve, options: s.options}
 }
 
 // over is the store over another view of its database, without what is kept for it.
