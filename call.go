@@ -66,14 +66,18 @@ func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
 		return fmt.Errorf("wait for another change: %w", err)
 	}
 	defer s.changeMu.Unlock()
-	if runs, ok := c.store.(gormRuns); ok {
-		// What others have changed is not followed meanwhile: this call must not
-		// wait for a pool that is used up.
-		if _, bare := c.repository.(*RepositoryGorm); bare {
-			c.repository = runs.repository
-		}
+	// What others have changed is not followed meanwhile.
+	return do(c.hasten())
+}
+
+// hasten lets a call not wait for a pool that is used up, if runs are recorded and the
+// repository is a RepositoryGorm.
+func (c *call) hasten() *call {
+	_, bare := c.repository.(*RepositoryGorm)
+	if runs, ok := c.store.(gormRuns); ok && bare {
+		c.repository = runs.repository
 	}
-	return do(c)
+	return c
 }
 
 // await returns when do has, or when the call ends. Do goes on then, and must be

@@ -435,7 +435,7 @@ func (h *ledgerHost) entryOf(grant *ledger.Grant) (e *entry, err error) {
 }
 
 func (h *ledgerHost) pausedEntry(grant *ledger.Grant) (*entry, error) {
-	job, err := h.s.repository.GetJob(grant.JobID)
+	job, err := h.s.background().hasten().repository.GetJob(grant.JobID)
 	if err != nil {
 		return nil, err
 	}
