@@ -725,7 +725,8 @@ func (c *checker) checkSkipped(run *smallben.Run, l *trace) {
 		return
 	}
 	for _, other := range s.runs {
-		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped
+		waited := other.Outcome == smallben.OutcomeSkipped && other.Process == "" // it was about to start
+		ran := other.Outcome != smallben.OutcomeMissed && other.Outcome != smallben.OutcomeSkipped || waited
 		// From its claim until its end was recorded. The claim of this one may have
 		// waited for that of the other, and began before it.
 		busy := window{other.Tick.Add(-time.Second), other.End.Add(c.calm)}
@@ -749,7 +750,7 @@ func (c *checker) excused(l *trace, run *smallben.Run) bool {
 	from, to := run.Start, longTime // since it was claimed
 	if run.Outcome != smallben.OutcomeLost {
 		// Between which it was claimed and its end recorded.
-		from, to = run.Tick, run.End.Add(time.Second)
+		from, to = run.Tick, run.End.Add(max(time.Second, c.calm))
 		for _, w := range c.outages {
 			if w.meets(from, to) {
 				to = maxTime(to, w.to.Add(6*time.Second)) // ends of runs are tried again each 5 s at least
@@ -1587,6 +1588,18 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 			t.overlap = "skip"
 			t.lasts(t.b, 13, 14.5)
 			t.skip(t.a, 14)
+		},
+		"a tick is skipped for one that waits until its job is deleted": func(t *handmade) {
+			t.overlap, t.policy = "skip", smallben.MissedRunOnce
+			t.forget(13)
+			waited := t.record(t.b, 13, smallben.OutcomeSkipped)
+			waited.Process, waited.Missed, waited.End = "", 1, t.at(14.5)
+			t.skip(t.a, 14)
+		},
+		"an end is recorded late, when its process was stopped already": func(t *handmade) {
+			t.rerunLost = true
+			t.halts(12, 17)
+			t.again(t.b, 10, 16)
 		},
 		"a run overlaps another that was stopped for long": func(t *handmade) {
 			t.overlap = "skip"
