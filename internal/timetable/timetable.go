@@ -73,11 +73,11 @@ type Entry[K any] struct {
 	// it. Times are Unix microseconds, and 0 is none.
 	//
 	// For each start cron calls Run, on a goroutine, and Next, in either order. The
-	// first of the two takes the tick from armed and leaves a note for the other: Run
-	// sets at, and Next appends to ready.
+	// first of the two takes the tick, and arms the entry for the one after it. Run
+	// notes in taken that it has; Next leaves the tick in ready.
 	mu    sync.Mutex
-	armed int64    // the tick that cron waits for
-	at    int64    // from when on the next call of Next looks for a tick; 0: from now on
+	armed int64    // the tick that cron waits for, or is about to
+	taken bool     // the next call of Next returns armed as it is
 	ready *[]int64 // the ticks of starts whose Run has not come; nil: none, as nearly always
 }
 
@@ -180,22 +180,18 @@ func (t *Table[K]) Remove(entries []*Entry[K]) {
 	for _, e := range entries {
 		removed[e.page] = append(removed[e.page], e)
 	}
+	var pages sync.WaitGroup // each is busy with one entry while others take theirs
 	for p, gone := range removed {
 		if t.countLocked(p, -len(gone)); p.live == 0 {
-			delete(removed, p)
+			continue
 		}
-	}
-	// In turn from each page: a page is still busy with one entry when the next
-	// page takes its own.
-	for i := 0; len(removed) > 0; i++ {
-		for p, gone := range removed {
-			if i == len(gone) {
-				delete(removed, p)
-				continue
+		pages.Go(func() {
+			for _, e := range gone {
+				p.cron.Remove(cron.EntryID(e.id))
 			}
-			p.cron.Remove(cron.EntryID(gone[i].id))
-		}
+		})
 	}
+	pages.Wait()
 }
 
 // Pages returns how many entries each page holds, as the Table counts them and as
@@ -240,13 +236,26 @@ func (t *Table[K]) wake() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for p := range t.pages {
-		p.wakeLocked()
+		p.cron.Remove(noEntry)
 	}
 }
 
-// wakeLocked makes cron read the clock: it does so at each removal, and no entry has the
-// id 0.
-func (p *page[K]) wakeLocked() { p.cron.Remove(0) }
+// noEntry is the id of no entry. cron reads the clock at each removal.
+const noEntry cron.EntryID = 0
+
+// readClock makes a page read the clock, without waiting for it: what is overdue starts
+// then.
+func (p *page[K]) readClock() {
+	if !p.waking.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		p.table.mu.Lock()
+		defer p.table.mu.Unlock()
+		p.waking.Store(false)
+		p.cron.Remove(noEntry)
+	}()
+}
 
 // rearm lets the clock that ticks go by take a step, if it is not 0, and arms all entries
 // by that clock. Ticks that a drift has made due fire.
@@ -269,74 +278,9 @@ func (t *Table[K]) rearm(step time.Duration) {
 	}
 }
 
-// Next implements cron.Schedule. cron calls it once when it arms the entry and once
-// after each start, in that order. It goes by the clock, and not by what cron takes
-// for now: that is the nominal time of a timer, which is long past when the process
-// was stopped.
-func (e *Entry[K]) Next(now time.Time) time.Time {
-	table := e.page.table
-	shift := table.Ahead()
-	now = now.Add(shift)
-	next := e.arm(now)
-	if table.now().Sub(now) > maxLateness {
-		e.page.readClock()
-	}
-	if next.IsZero() {
-		return next
-	}
-	return next.Add(-shift)
-}
-
-// Run implements cron.Job.
-func (e *Entry[K]) Run() {
-	table := e.page.table
-	table.config.Fire(e.Key, table.at(e.start()))
-}
-
-// arm takes the tick that cron has started, if any, and returns the first one after
-// the clock.
-func (e *Entry[K]) arm(now time.Time) time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	clock := e.page.table.now()
-	if clock.Before(now) {
-		clock = now // it was set back a little: no tick comes twice
-	}
-	switch {
-	case e.at != 0:
-		// Run came first. What is due since is armed, and starts at once.
-		clock, e.at = e.page.table.at(e.at), 0
-	case e.armed != 0:
-		if e.ready == nil {
-			e.ready = new([]int64)
-		}
-		*e.ready = append(*e.ready, e.lastTick(clock))
-	}
-	next := e.Schedule.Next(clock)
-	e.armed = unixMicro(next)
-	return next
-}
-
-// start returns the tick of a start: whichever comes first, arm or start, takes what
-// cron has started.
-func (e *Entry[K]) start() int64 {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ready != nil {
-		tick := (*e.ready)[0]
-		if *e.ready = (*e.ready)[1:]; len(*e.ready) == 0 {
-			e.ready = nil
-		}
-		return tick
-	}
-	clock := e.page.table.now()
-	e.at = max(clock.UnixMicro(), e.armed)
-	return e.lastTick(clock)
-}
-
 // disarm forgets the tick that cron waits for. If it catches up, it fires the ticks that
-// are due first, and lets arm go on after them. No start is under way that arm has not
-// been called for.
+// are due, and leaves the entry armed for the one after them. No start is under way of
+// which Next has not been called.
 func (e *Entry[K]) disarm(catchUp bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -345,50 +289,90 @@ func (e *Entry[K]) disarm(catchUp bool) {
 		return
 	}
 	table := e.page.table
-	now := table.now().UnixMicro()
-	for e.armed != 0 && e.armed <= now {
+	for now := table.now().UnixMicro(); e.armed != 0 && e.armed <= now; {
 		tick := table.at(e.armed)
 		go table.config.Fire(e.Key, tick)
 		e.armed = unixMicro(e.Schedule.Next(tick))
 	}
-	e.at = now
+	e.taken = true
 }
 
-// lastTick returns the last tick up to now, from the one that cron waits for on: the
-// others were missed, all in one. It does not walk through all of them.
-func (e *Entry[K]) lastTick(now time.Time) int64 {
-	tick, end := e.page.table.at(e.armed), now
+// Next implements cron.Schedule. cron calls it once when it arms the entry and once
+// after each start, in that order. It goes by the clock, and not by what cron takes
+// for now: that is the nominal time of a timer, which is long past when the process
+// was stopped.
+func (e *Entry[K]) Next(now time.Time) time.Time {
+	table := e.page.table
+	shift, clock := table.Ahead(), table.now()
+	now = now.Add(shift)
+	if clock.Sub(now) > maxLateness {
+		e.page.readClock()
+	}
+	if clock.Before(now) {
+		clock = now // it was set back a little: no tick comes twice
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.taken:
+		e.taken = false // what is due since then starts at once
+	case e.armed == 0:
+		e.armed = unixMicro(e.Schedule.Next(clock))
+	default:
+		if e.ready == nil {
+			e.ready = new([]int64)
+		}
+		*e.ready = append(*e.ready, e.take(clock))
+	}
+	if e.armed == 0 {
+		return time.Time{}
+	}
+	return table.at(e.armed).Add(-shift)
+}
+
+// Run implements cron.Job.
+func (e *Entry[K]) Run() {
+	table := e.page.table
+	table.config.Fire(e.Key, table.at(e.started()))
+}
+
+// started returns the tick of a start.
+func (e *Entry[K]) started() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ready == nil {
+		e.taken = true
+		return e.take(e.page.table.now())
+	}
+	tick := (*e.ready)[0]
+	if *e.ready = (*e.ready)[1:]; len(*e.ready) == 0 {
+		e.ready = nil
+	}
+	return tick
+}
+
+// take returns the last tick that is due, from the one that cron waited for on, and arms
+// the entry for the next. The ticks between those two were missed, all in one: it does not
+// walk through all of them.
+func (e *Entry[K]) take(now time.Time) (tick int64) {
+	last, end := e.page.table.at(e.armed), now
 	for {
 		// No tick is after end and due.
-		middle := tick
-		if span := end.Sub(tick); span > time.Second {
-			middle = tick.Add(span / 2)
+		middle := last
+		if span := end.Sub(last); span > time.Second {
+			middle = last.Add(span / 2)
 		}
-		if next := e.Schedule.Next(middle); !next.IsZero() && !next.After(now) {
-			tick = next
-		} else if middle.Equal(tick) {
-			return tick.UnixMicro()
-		} else {
+		next := e.Schedule.Next(middle)
+		switch {
+		case !next.IsZero() && !next.After(now):
+			last = next
+		case middle.Equal(last):
+			e.armed = unixMicro(next)
+			return last.UnixMicro()
+		default:
 			end = middle
 		}
 	}
-}
-
-// readClock makes the page read the clock, without waiting for it. What is overdue
-// starts then.
-func (p *page[K]) readClock() {
-	if !p.waking.CompareAndSwap(false, true) {
-		return
-	}
-	go func() {
-		defer p.waking.Store(false)
-		t := p.table
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if _, runs := t.pages[p]; runs {
-			p.wakeLocked()
-		}
-	}()
 }
 
 // now is what the clock shows that ticks go by.
