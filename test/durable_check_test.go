@@ -715,6 +715,12 @@ func (c *checker) checkSkipped(run *smallben.Run, l *trace) {
 	if run.Attempt != 1 || run.Missed > 0 {
 		return // it may have waited for others
 	}
+	// Of a trigger that another job was deleted from meanwhile, nothing runs.
+	if run.Triggered && slices.ContainsFunc(c.operations, func(operation *driven) bool {
+		return operation.Kind == "trigger" && operation.result == drivenRefused && operation.covers(run.JobID) && window{operation.begin, operation.end}.meets(run.Tick, run.End)
+	}) {
+		return
+	}
 	s := c.histories[run.JobID]
 	for _, p := range s.during(from, to) {
 		if len(p.operations) > 0 || slices.ContainsFunc(p.states, func(state jobState) bool { return !state.Exists || state.Paused && !run.Triggered }) {
@@ -1633,6 +1639,10 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 		"a triggered run is skipped": func(t *handmade) {
 			t.overlap = "skip"
 			t.lasts(t.b, 27, 27.7)
+			t.skip(t.b, 27.55).Triggered = true
+		},
+		"a trigger is refused when another of its jobs is gone": func(t *handmade) {
+			t.operations[4].result = drivenRefused
 			t.skip(t.b, 27.55).Triggered = true
 		},
 		"a trigger may have failed": func(t *handmade) {
