@@ -85,7 +85,7 @@ func (bulk) create(tx *sqltx.Tx) error {
 	}
 	for _, index := range indexes {
 		name, column := index[0], index[1]
-		taken, err := tx.IndexNameTaken(name)
+		taken, err := tx.Exists(name)
 		if err != nil {
 			return err
 		}

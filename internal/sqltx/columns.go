@@ -8,25 +8,46 @@ import (
 	"strings"
 )
 
-// columnTypes are the types that hold every value of a field of PostgreSQL exactly,
-// by the field's type. A number of too few bits or a text that is too short is an
-// error when it is written.
-var columnTypes = map[string][]string{
-	"bigint":      {"bigint", "integer"},
-	"int":         {"integer", "bigint"},
-	"boolean":     {"boolean"},
-	"text":        {"text", "character varying"},
-	"timestamptz": {"timestamp with time zone", "timestamp(6) with time zone"},
+// A columnType is the type of a column as the database stores it.
+type columnType struct {
+	declared string
+	// stored is the affinity on SQLite, and on PostgreSQL the declared type without the
+	// length of a text.
+	stored string
 }
 
-// affinities are those of a column of SQLite that stores every value of a field as
-// it is given, by the field's type.
-var affinities = map[string][]string{
-	"bigint":      {"integer", "numeric", "blob"},
-	"int":         {"integer", "numeric", "blob"},
-	"boolean":     {"integer", "numeric", "blob"},
-	"text":        {"text", "blob"},
-	"timestamptz": {"numeric", "text", "blob", "integer", "real"},
+// exactTypes are the stored types that hold every value of a field of [Rows] exactly, by
+// its type. A number or a text that is too long for one is an error when it is written.
+var exactTypes = map[Kind]map[string][]string{
+	Postgres: {
+		"bigint":      {"bigint", "integer"},
+		"int":         {"integer", "bigint"},
+		"boolean":     {"boolean"},
+		"text":        {"text", "character varying"},
+		"timestamptz": {"timestamp with time zone", "timestamp(6) with time zone"},
+	},
+	SQLite: {
+		"bigint":      {"integer", "numeric", "blob"},
+		"int":         {"integer", "numeric", "blob"},
+		"boolean":     {"integer", "numeric", "blob"},
+		"text":        {"text", "blob"},
+		"timestamptz": {"numeric", "text", "blob", "integer", "real"},
+	},
+}
+
+// listColumns gives the name of each column of a table, its declared and its stored type.
+var listColumns = map[Kind]string{
+	// A domain counts as the type below it.
+	Postgres: `SELECT lower(name), type, CASE WHEN type LIKE 'character varying(%' THEN 'character varying' ELSE type END
+FROM (SELECT a.attname AS name, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END AS type
+	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped) AS listed`,
+	// The rules of https://www.sqlite.org/datatype3.html#determination_of_column_affinity.
+	SQLite: `SELECT lower(name), type, CASE
+	WHEN type LIKE '%INT%' THEN 'integer'
+	WHEN type LIKE '%CHAR%' OR type LIKE '%CLOB%' OR type LIKE '%TEXT%' THEN 'text'
+	WHEN type LIKE '%BLOB%' OR type = '' THEN 'blob'
+	WHEN type LIKE '%REAL%' OR type LIKE '%FLOA%' OR type LIKE '%DOUB%' THEN 'real'
+	ELSE 'numeric' END FROM pragma_table_info($1)`,
 }
 
 // CheckTable makes sure that a table has the columns of fields, each of a type that
@@ -39,101 +60,50 @@ func (tx *Tx) CheckTable(table, fields string) error {
 }
 
 func (tx *Tx) checkColumns(table, fields string) error {
-	types, err := tx.columns(table)
+	names, types := splitFields(fields)
+	if tx.db.kind == Portable {
+		return closed(tx.Model(table, nil).Select(names).Where("1 = 0").Rows())
+	}
+	stored := make(map[string]columnType)
+	err := tx.Each(listColumns[tx.db.kind], []any{tx.db.names.inCatalogue(table)}, func(rows *sql.Rows) error {
+		var name string
+		var column columnType
+		err := rows.Scan(&name, &column.declared, &column.stored)
+		stored[name] = column
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	var columns []string
-	for field := range strings.SplitSeq(fields, ", ") {
-		name, fieldType, _ := strings.Cut(field, " ")
-		columns = append(columns, name)
-		if tx.db.kind == Portable {
-			continue
-		}
-		got, found := types[name]
+	for i, name := range names {
+		column, found := stored[name]
 		if !found {
 			return fmt.Errorf("column %s is missing, so it seems to be another application's: gorm's NamingStrategy with a TablePrefix gives ours another name", name)
 		}
-		if err := tx.db.checkType(name, fieldType, got); err != nil {
-			return err
+		if !slices.Contains(exactTypes[tx.db.kind][types[i]], column.stored) {
+			return column.refusal(tx.db.kind, name, types[i])
 		}
 	}
 	// What the catalogue says needs no right to read the table.
-	rows, err := tx.look(table, columns)
+	return closed(tx.Query("SELECT " + strings.Join(names, ", ") + " FROM {" + table + "} WHERE 1 = 0"))
+}
+
+// refusal says why a column does not hold a field.
+func (c *columnType) refusal(kind Kind, name, fieldType string) error {
+	if kind == SQLite {
+		return fmt.Errorf("column %s has the type %q, which changes what is stored as %s", name, c.declared, fieldType)
+	}
+	hint := ""
+	if fieldType == "timestamptz" && strings.HasSuffix(c.declared, "without time zone") {
+		hint = fmt.Sprintf("; ALTER COLUMN %s TYPE timestamp with time zone USING %s AT TIME ZONE 'UTC', if its times are in UTC", name, name)
+	}
+	return fmt.Errorf("column %s has the type %s, not %s%s", name, c.declared, exactTypes[Postgres][fieldType][0], hint)
+}
+
+// closed closes the rows of a query that is asked for its error.
+func closed(rows *sql.Rows, err error) error {
 	if err != nil {
 		return err
 	}
 	return errors.Join(rows.Err(), rows.Close())
-}
-
-// look reads no row.
-func (tx *Tx) look(table string, columns []string) (*sql.Rows, error) {
-	if tx.db.kind == Portable {
-		return tx.Model(table, nil).Select(columns).Where("1 = 0").Rows()
-	}
-	return tx.Query("SELECT " + strings.Join(columns, ", ") + " FROM {" + table + "} WHERE 1 = 0")
-}
-
-// checkType is an error if a column does not hold a field of a type.
-func (db *DB) checkType(column, fieldType, got string) error {
-	if db.kind == SQLite {
-		if !slices.Contains(affinities[fieldType], affinity(got)) {
-			return fmt.Errorf("column %s has the type %q, which changes what is stored as %s", column, got, fieldType)
-		}
-		return nil
-	}
-	base, _, _ := strings.Cut(got, "(")
-	if slices.Contains(columnTypes[fieldType], got) || base == "character varying" && fieldType == "text" {
-		return nil
-	}
-	hint := ""
-	if fieldType == "timestamptz" && strings.HasSuffix(got, "without time zone") {
-		hint = fmt.Sprintf("; ALTER COLUMN %s TYPE timestamp with time zone USING %s AT TIME ZONE 'UTC', if its times are in UTC", column, column)
-	}
-	return fmt.Errorf("column %s has the type %s, not %s%s", column, got, columnTypes[fieldType][0], hint)
-}
-
-// columns are the names and types of the columns of a table.
-func (tx *Tx) columns(table string) (map[string]string, error) {
-	types := make(map[string]string)
-	text, name := "SELECT name, type FROM pragma_table_info($1)", tx.db.names.prefix+table
-	switch tx.db.kind {
-	case Portable:
-		return nil, nil
-	case Postgres:
-		// A domain counts as the type below it.
-		text = `SELECT a.attname, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`
-		name = tx.db.names.qualified(table)
-	}
-	err := tx.Each(text, []any{name}, func(rows *sql.Rows) error {
-		var column, columnType string
-		err := rows.Scan(&column, &columnType)
-		types[strings.ToLower(column)] = columnType
-		return err
-	})
-	return types, err
-}
-
-// affinity is what SQLite makes of a declared type:
-// https://www.sqlite.org/datatype3.html#determination_of_column_affinity
-func affinity(declared string) string {
-	declared = strings.ToUpper(declared)
-	for _, rule := range []struct {
-		affinity string
-		parts    []string
-	}{
-		{"integer", []string{"INT"}},
-		{"text", []string{"CHAR", "CLOB", "TEXT"}},
-		{"blob", []string{"BLOB"}},
-		{"real", []string{"REAL", "FLOA", "DOUB"}},
-	} {
-		if slices.ContainsFunc(rule.parts, func(part string) bool { return strings.Contains(declared, part) }) {
-			return rule.affinity
-		}
-	}
-	if declared == "" {
-		return "blob"
-	}
-	return "numeric"
 }

@@ -207,11 +207,7 @@ func (db *DB) learn(ctx context.Context, options Options) (err error) {
 	if err := db.learnPooler(ctx); err != nil {
 		return err
 	}
-	if err := db.learnSchema(ctx); err != nil {
-		return err
-	}
-	db.names.setWords(options)
-	return nil
+	return db.learnSchema(ctx, options)
 }
 
 // pinMemory keeps to one connection if the database is in memory: each connection
@@ -290,13 +286,4 @@ func (db *DB) Failed(op string, err error) error {
 		return fmt.Errorf("%s: %w (a pooler seems to part statements from connections: for pgx, put default_query_exec_mode=exec into the DSN)", op, err)
 	}
 	return fmt.Errorf("%s: %w", op, err)
-}
-
-// Exists reports whether there is a table. The name is one of Options.Tables.
-func (db *DB) Exists(ctx context.Context, name string) (exists bool, err error) {
-	err = db.Attempt(ctx, func(tx *Tx) (err error) {
-		exists, err = tx.Exists(name)
-		return err
-	})
-	return exists, err
 }

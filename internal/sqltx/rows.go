@@ -19,6 +19,38 @@ type Rows struct {
 	Values [][]any
 }
 
+// splitFields splits the Fields of Rows.
+func splitFields(fields string) (names, types []string) {
+	for field := range strings.SplitSeq(fields, ", ") {
+		name, fieldType, _ := strings.Cut(field, " ")
+		names, types = append(names, name), append(types, fieldType)
+	}
+	return names, types
+}
+
+// from returns the item of FROM, named v, and its arguments, which are the parameters
+// from number first on.
+func (r Rows) from(kind Kind, first int) (item string, args []any) {
+	names, types := splitFields(r.Fields)
+	columns := make([]string, len(names))
+	if kind == SQLite {
+		for i, name := range names {
+			columns[i] = fmt.Sprintf("value ->> %d AS %s", i, name)
+		}
+		rows := appendList(nil, '[', r.Values, ']', func(b []byte, row []any) []byte {
+			return appendList(b, '[', row, ']', func(b []byte, v any) []byte { return appendValue(b, v, appendJSON) })
+		})
+		return fmt.Sprintf("(SELECT %s FROM json_each($%d)) AS v", strings.Join(columns, ", "), first), []any{string(rows)}
+	}
+	for i := range names {
+		columns[i] = fmt.Sprintf("$%d::%s[]", first+i, types[i])
+		args = append(args, string(appendList(nil, '{', r.Values, '}', func(b []byte, row []any) []byte {
+			return appendValue(b, row[i], appendQuoted)
+		})))
+	}
+	return fmt.Sprintf("unnest(%s) AS v(%s)", strings.Join(columns, ", "), strings.Join(names, ", ")), args
+}
+
 // IDs are an argument for [Kind.Among]. On SQLite they are JSON, elsewhere an array.
 type IDs []int64
 
@@ -35,40 +67,6 @@ func (ids IDs) text(kind Kind) string {
 		return string(appendList(nil, '[', ids, ']', appendInt))
 	}
 	return string(appendList(nil, '{', ids, '}', appendInt))
-}
-
-// source gives the item of FROM, named v, and its arguments, which are the
-// parameters from number first on.
-func (r Rows) source(kind Kind, first int) (from string, args []any) {
-	if kind == SQLite {
-		return r.json(first)
-	}
-	return r.arrays(first)
-}
-
-func (r Rows) arrays(first int) (from string, args []any) {
-	var arrays, columns []string
-	for i, field := range strings.Split(r.Fields, ", ") {
-		name, fieldType, _ := strings.Cut(field, " ")
-		columns = append(columns, name)
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", first+i, fieldType))
-		args = append(args, string(appendList(nil, '{', r.Values, '}', func(b []byte, row []any) []byte {
-			return appendValue(b, row[i], appendQuoted)
-		})))
-	}
-	return "unnest(" + strings.Join(arrays, ", ") + ") AS v(" + strings.Join(columns, ", ") + ")", args
-}
-
-func (r Rows) json(first int) (from string, args []any) {
-	var columns []string
-	for i, field := range strings.Split(r.Fields, ", ") {
-		name, _, _ := strings.Cut(field, " ")
-		columns = append(columns, fmt.Sprintf("value ->> %d AS %s", i, name))
-	}
-	rows := appendList(nil, '[', r.Values, ']', func(b []byte, row []any) []byte {
-		return appendList(b, '[', row, ']', func(b []byte, v any) []byte { return appendValue(b, v, appendJSON) })
-	})
-	return fmt.Sprintf("(SELECT %s FROM json_each($%d)) AS v", strings.Join(columns, ", "), first), []any{string(rows)}
 }
 
 // appendList writes values between commas. It grows b by what the first one takes.
@@ -113,7 +111,7 @@ func appendJSON(b []byte, text string) []byte {
 	return append(b, quoted...)
 }
 
-// appendQuoted writes text as an array takes it.
+// appendQuoted writes text as an array of PostgreSQL takes it.
 func appendQuoted(b []byte, text string) []byte {
 	b = append(b, '"')
 	for i := range len(text) {
@@ -125,26 +123,23 @@ func appendQuoted(b []byte, text string) []byte {
 	return append(b, '"')
 }
 
-// chunkBytes is how much text of rows one statement has, about.
+// chunkBytes is about how much text of rows one statement has.
 const chunkBytes = 8 << 20
 
 // Chunks cuts values into slices for one statement each: of at most limit values, and of
 // about 8 MiB of text, of which size gives a value's.
 func Chunks[T any](values []T, limit int, size func(*T) int) iter.Seq[[]T] {
 	return func(yield func([]T) bool) {
-		start, bytes := 0, 0
-		for i := range values {
-			n := size(&values[i])
-			if i > start && (i-start == limit || bytes+n > chunkBytes) {
-				if !yield(values[start:i]) {
-					return
-				}
-				start, bytes = i, 0
+		for rest := values; len(rest) > 0; {
+			n, bytes := 1, size(&rest[0])
+			for n < min(limit, len(rest)) && bytes+size(&rest[n]) <= chunkBytes {
+				bytes += size(&rest[n])
+				n++
 			}
-			bytes += n
-		}
-		if start < len(values) {
-			yield(values[start:])
+			if !yield(rest[:n]) {
+				return
+			}
+			rest = rest[n:]
 		}
 	}
 }

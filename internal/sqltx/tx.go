@@ -114,7 +114,7 @@ func (tx *Tx) statement(text string, args []any) *gorm.DB {
 	for i, arg := range args {
 		switch arg := arg.(type) {
 		case Rows:
-			from, params := arg.source(tx.db.kind, i+1)
+			from, params := arg.from(tx.db.kind, i+1)
 			text = strings.Replace(text, "{rows}", from, 1)
 			args = append(args[:i], params...)
 		case IDs:
