@@ -133,9 +133,7 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	table := jobsql.New(db)
 	r := &RepositoryGorm{table, ledgersql.New(db, ledgersql.Options{SkipMigration: config.SkipMigration, CreatedAt: table.CreatedAt})}
 	if err := table.Migrate(ctx, !config.SkipMigration); err != nil {
-		if db.Owned() {
-			_ = r.Close()
-		}
+		_ = db.CloseOwned()
 		return nil, db.Failed("open repository", err)
 	}
 	return r, nil

@@ -67,14 +67,16 @@ func (b *Borrowed) Ended() bool {
 // Decided reports whether the database has committed or rolled back the transaction of
 // an id. On SQLite it waits for the end of any that writes.
 func (db *DB) Decided(id string) (bool, error) {
-	if db.kind == Postgres {
-		transaction := &unknownOutcome{db: db, op: "follow a transaction", xid: id, took: func(*Tx) (bool, error) { return true, nil }}
-		return askableOutcome{transaction}.Settled()
-	}
-	ctx, cancel := db.Context()
+	ctx, cancel := db.settleContext()
 	defer cancel()
-	err := db.AttemptInTurn(ctx, (*Tx).writeNothing)
-	return err == nil, db.Failed("follow a transaction", err)
+	f := committed // or rolled back: no transaction that writes goes on
+	var err error
+	if db.kind == Postgres {
+		f, err = db.fateOf(ctx, id)
+	} else {
+		err = db.AttemptInTurn(ctx, (*Tx).writeNothing)
+	}
+	return err == nil && f != pending, db.Failed("follow a transaction", err)
 }
 
 // writeNothing takes the lock of a transaction that writes, on SQLite.

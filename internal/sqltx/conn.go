@@ -65,7 +65,7 @@ var errSilent = errors.New("the connection does not answer")
 // conn takes a connection from the pool. If that may be one that was used before, it
 // has to answer first.
 func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
-	if db.gorm.Name() == "sqlite" {
+	if db.sqlite {
 		return db.sqliteConn(ctx)
 	}
 	conn := db.reserve.take(ctx)
@@ -224,7 +224,7 @@ func overdue(ctx context.Context, err error) error {
 // writes.
 type connPool struct {
 	gorm.ConnPool
-	mode *pgx.QueryExecMode // of each statement; nil: the driver's own
+	unprepared bool // pgx is told to prepare no statement
 }
 
 var _ gorm.TxCommitter = connPool{}
@@ -244,17 +244,17 @@ func (c connPool) QueryRowContext(ctx context.Context, query string, args ...any
 	return c.ConnPool.QueryRowContext(ctx, query, c.with(args)...)
 }
 
-// with puts the mode first, where pgx looks for it.
+// with puts first what tells pgx how to execute a statement.
 func (c connPool) with(args []any) []any {
-	if c.mode == nil {
+	if !c.unprepared {
 		return args
 	}
-	return append([]any{*c.mode}, args...)
+	return append([]any{pgx.QueryExecModeExec}, args...)
 }
 
-// learnPooler finds out how pgx is told to prepare nothing, and whether there is a pooler between pgx and the server, whose
-// connections come and go with transactions: a statement that is prepared on one is
-// unknown to the next. Then each statement is parsed anew.
+// learnPooler finds out whether pgx prepares statements, and whether there is a pooler
+// between pgx and the server, whose connections come and go with transactions: a
+// statement that is prepared on one is unknown to the next. Then none is prepared.
 func (db *DB) learnPooler(ctx context.Context) error {
 	conn, err := db.pool.Conn(ctx)
 	if err != nil {
@@ -262,24 +262,19 @@ func (db *DB) learnPooler(ctx context.Context) error {
 	}
 	defer db.release(conn)
 	return conn.Raw(func(driverConn any) error {
-		c, ok := driverConn.(*stdlib.Conn)
+		stdlibConn, ok := driverConn.(*stdlib.Conn)
 		if !ok {
 			return nil
 		}
+		c := stdlibConn.Conn()
+		mode := c.Config().DefaultQueryExecMode
+		db.preparing = mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec
 		var pid uint32
-		if err := c.Conn().QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
+		if err := c.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
 			return err
 		}
-		mode := c.Conn().Config().DefaultQueryExecMode
-		if mode != pgx.QueryExecModeCacheStatement && mode != pgx.QueryExecModeDescribeExec {
-			return nil
-		}
-		mode = pgx.QueryExecModeExec
-		db.unprepared = &mode
 		// A pooler makes up the process that it tells its clients.
-		if pid != c.Conn().PgConn().PID() {
-			db.mode = &mode
-		}
+		db.unprepared = db.preparing && pid != c.PgConn().PID()
 		return nil
 	})
 }

@@ -20,7 +20,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 )
@@ -67,13 +66,13 @@ type DB struct {
 	gorm    *gorm.DB
 	pool    *sql.DB
 	kind    Kind
+	sqlite  bool // also where the statements are portable
 	owned   bool // we opened the pool
 	pinned  bool // to one connection, with which the database would go
 	names   names
-	mode    *pgx.QueryExecMode // behind a pooler; else nil
-	timeout time.Duration      // 0: none
-	// unprepared has pgx prepare no statement. It is nil where that is so anyway.
-	unprepared *pgx.QueryExecMode
+	timeout time.Duration // 0: none
+	// preparing says that pgx prepares statements. Then it can be told not to.
+	preparing bool
 	// turn holds one token, which a call has while it writes on SQLite: those of
 	// one process wait in a queue, and not asleep.
 	turn chan struct{}
@@ -82,23 +81,26 @@ type DB struct {
 	borrowed *sync.Map
 
 	// What follows differs from view to view.
-	ctx      context.Context // of all calls
-	settings string          // of each transaction on PostgreSQL
-	tx       *Tx             // in which all calls happen; nil: each has its own
-	reserve  *Reserve        // for when the pool is used up; nil: none
+	ctx        context.Context // of all calls
+	settings   string          // of each transaction on PostgreSQL
+	unprepared bool            // pgx is told to prepare no statement
+	tx         *Tx             // in which all calls happen; nil: each has its own
+	reserve    *Reserve        // for when the pool is used up; nil: none
 }
 
 // Open lets GORM open the database, and learns which tables are meant.
 func Open(ctx context.Context, options Options) (*DB, error) {
-	db := &DB{timeout: options.Timeout, turn: make(chan struct{}, 1), borrowed: new(sync.Map), owned: ownsPool(options.Dialector), ctx: context.Background(), settings: defaultSettings}
-	err := db.open(ctx, options)
+	db := &DB{
+		sqlite: options.Dialector.Name() == "sqlite", owned: ownsPool(options.Dialector), timeout: options.Timeout, turn: make(chan struct{}, 1), borrowed: new(sync.Map),
+		ctx: context.Background(), settings: defaultSettings,
+	}
+	if !options.Portable {
+		db.kind = kindOf(options.Dialector.Name())
+	}
+	err := db.openPool(ctx, options)
 	if err == nil {
-		if !options.Portable {
-			db.kind = kindOf(db.gorm.Name())
-		}
-		err = db.learn(ctx, options)
-		if err != nil && db.owned {
-			_ = db.Close()
+		if err = db.learn(ctx, options); err != nil {
+			_ = db.CloseOwned()
 		}
 	}
 	if file := fileOf(options.Dialector); err != nil && file != "" {
@@ -107,23 +109,9 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 	return db, err
 }
 
-// fileOf is the file of a database of SQLite, without what follows it, or "".
-func fileOf(dialector gorm.Dialector) string {
-	v := reflect.Indirect(reflect.ValueOf(dialector))
-	if dialector.Name() != "sqlite" || v.Kind() != reflect.Struct {
-		return ""
-	}
-	dsn := v.FieldByName("DSN")
-	if dsn.Kind() != reflect.String {
-		return ""
-	}
-	file, _, _ := strings.Cut(strings.TrimPrefix(dsn.String(), "file:"), "?")
-	return file
-}
-
-// open lets GORM open the pool, within ctx: some drivers connect here and do not
+// openPool lets GORM open the pool, within ctx: some drivers connect here and do not
 // ask.
-func (db *DB) open(ctx context.Context, options Options) error {
+func (db *DB) openPool(ctx context.Context, options Options) error {
 	own := options.Config
 	own.DisableAutomaticPing = true
 	own.SkipDefaultTransaction = true
@@ -178,19 +166,33 @@ func bounded[T any](ctx context.Context, open func() (T, error), drop func(late 
 	}
 }
 
+// fieldOf is a field of a dialector, or the zero Value if it has none of that name.
+func fieldOf(dialector gorm.Dialector, name string) (value reflect.Value) {
+	v := reflect.Indirect(reflect.ValueOf(dialector))
+	if v.Kind() != reflect.Struct {
+		return value
+	}
+	if field, found := v.Type().FieldByName(name); found {
+		value, _ = v.FieldByIndexErr(field.Index)
+	}
+	return value
+}
+
 // ownsPool reports whether the dialector opens the pool. GORM's dialectors have a
 // field Conn for one that the user opened.
 func ownsPool(dialector gorm.Dialector) bool {
-	v := reflect.Indirect(reflect.ValueOf(dialector))
-	if v.Kind() != reflect.Struct {
-		return true
+	conn := fieldOf(dialector, "Conn")
+	return conn.Kind() != reflect.Interface || conn.IsNil()
+}
+
+// fileOf is the file of a database of SQLite, without what follows it, or "".
+func fileOf(dialector gorm.Dialector) string {
+	dsn := fieldOf(dialector, "DSN")
+	if dialector.Name() != "sqlite" || dsn.Kind() != reflect.String {
+		return ""
 	}
-	field, found := v.Type().FieldByName("Conn")
-	if !found {
-		return true
-	}
-	conn, err := v.FieldByIndexErr(field.Index)
-	return err != nil || conn.Kind() != reflect.Interface || conn.IsNil()
+	file, _, _ := strings.Cut(strings.TrimPrefix(dsn.String(), "file:"), "?")
+	return file
 }
 
 // learn asks the database what it has to know of it.
@@ -198,7 +200,7 @@ func (db *DB) learn(ctx context.Context, options Options) (err error) {
 	if db.names, err = namesOf(db.kind, db.gorm.NamingStrategy, options); err != nil {
 		return err
 	}
-	if db.gorm.Name() == "sqlite" {
+	if db.sqlite {
 		return db.pinMemory(ctx)
 	}
 	if db.kind != Postgres {
@@ -210,28 +212,16 @@ func (db *DB) learn(ctx context.Context, options Options) (err error) {
 	return db.learnSchema(ctx, options)
 }
 
-// pinMemory keeps to one connection if the database is in memory: each connection
-// has one of its own.
-func (db *DB) pinMemory(ctx context.Context) error {
-	var file string
-	err := db.Attempt(ctx, func(tx *Tx) error {
-		return tx.Row("SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'", nil, &file)
-	})
-	if err == nil && file == "" {
-		db.pinned = true
-		db.pool.SetMaxOpenConns(1)
-		db.pool.SetMaxIdleConns(1)
-		db.pool.SetConnMaxLifetime(0)
-		db.pool.SetConnMaxIdleTime(0)
-	}
-	return err
-}
-
 // Close closes the pool.
 func (db *DB) Close() error { return db.pool.Close() }
 
-// Owned reports whether the pool is not one that the user opened.
-func (db *DB) Owned() bool { return db.owned }
+// CloseOwned closes the pool unless the user opened it.
+func (db *DB) CloseOwned() error {
+	if !db.owned {
+		return nil
+	}
+	return db.Close()
+}
 
 // Kind is the language of the database.
 func (db *DB) Kind() Kind { return db.kind }

@@ -35,7 +35,7 @@ type Tx struct {
 // session is a Tx on one connection or transaction.
 func (db *DB) session(ctx context.Context, pool gorm.ConnPool) *Tx {
 	session := db.gorm.Session(&gorm.Session{NewDB: true, Context: ctx})
-	session.Statement.ConnPool = connPool{pool, db.mode}
+	session.Statement.ConnPool = connPool{pool, db.unprepared}
 	return &Tx{db: db, gorm: session}
 }
 

@@ -34,9 +34,7 @@ func (db *DB) Attempt(ctx context.Context, use func(tx *Tx) error) error {
 // when the tables were empty.
 func (db *DB) Look(ctx context.Context, use func(tx *Tx) error) error {
 	view := *db
-	if db.unprepared != nil {
-		view.mode = db.unprepared
-	}
+	view.unprepared = db.preparing
 	return view.Attempt(ctx, use)
 }
 
@@ -57,20 +55,12 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 		return use(db.tx)
 	}
 	conn, err := db.acquire(ctx, func(conn *sql.Conn) error {
-		tx, err := conn.BeginTx(db.beginContext(ctx), nil)
+		tx, session, err := db.begin(ctx, conn, nil, (*Tx).openReading)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
-		session := db.session(ctx, tx)
-		if db.kind == Postgres {
-			var set string
-			err = session.opening("SELECT concat("+db.settings+")", &set)
-		}
-		if err == nil {
-			err = use(session)
-		}
-		return err
+		return use(session)
 	})
 	if err != nil {
 		return err
@@ -137,7 +127,12 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	defer done()
 	txCtx, cancel := db.transactionContext(ctx)
 	defer cancel()
-	conn, tx, session, err := db.begin(txCtx)
+	var tx *sql.Tx
+	var session *Tx
+	conn, err := db.acquire(txCtx, func(conn *sql.Conn) (err error) {
+		tx, session, err = db.begin(txCtx, conn, db.isolation(), (*Tx).openWriting)
+		return err
+	})
 	if err != nil {
 		return db.Failed(op, err)
 	}
@@ -145,7 +140,7 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	defer func() { _ = tx.Rollback() }()
 
 	err = body(session)
-	if err == nil && db.gorm.Name() == "sqlite" {
+	if err == nil && db.sqlite {
 		err = db.readySQLite(txCtx, tx)
 	}
 	if err == nil {
@@ -166,7 +161,8 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 		return db.Failed(op, cmp.Or(txCtx.Err(), err))
 	}
 	db.abandon(ctx, conn)
-	return db.settle(ctx, &unknownOutcome{op: op, cause: err, xid: session.xid, took: took, db: db.WithContext(context.WithoutCancel(db.ctx))})
+	unknown := &unknownOutcome{db: db.WithContext(context.WithoutCancel(db.ctx)), op: op, cause: err, xid: session.xid, took: took}
+	return unknown.settle(ctx)
 }
 
 // transactionContext bounds a transaction that writes: what is left of the time of its
@@ -182,32 +178,7 @@ func (db *DB) transactionContext(ctx context.Context) (context.Context, context.
 	return context.WithTimeout(ctx, left*3/4)
 }
 
-// begin begins a transaction that writes, on a connection that works. The caller releases
-// that.
-func (db *DB) begin(ctx context.Context) (conn *sql.Conn, tx *sql.Tx, session *Tx, err error) {
-	conn, err = db.acquire(ctx, func(conn *sql.Conn) (err error) {
-		if tx, err = conn.BeginTx(db.beginContext(ctx), db.isolation()); err != nil {
-			return err
-		}
-		session = db.session(ctx, tx)
-		if err = session.begin(); err != nil {
-			_ = tx.Rollback()
-		}
-		return err
-	})
-	return conn, tx, session, err
-}
-
-// beginContext is the context of a transaction. database/sql closes the connection
-// of one whose context ends: with it a database in memory would go. The context of
-// the statements bounds them then.
-func (db *DB) beginContext(ctx context.Context) context.Context {
-	if db.pinned {
-		return context.WithoutCancel(ctx)
-	}
-	return ctx
-}
-
+// isolation is that of a transaction that writes.
 func (db *DB) isolation() *sql.TxOptions {
 	if db.kind == Postgres {
 		return &sql.TxOptions{Isolation: sql.LevelReadCommitted}
@@ -215,35 +186,60 @@ func (db *DB) isolation() *sql.TxOptions {
 	return nil
 }
 
-// begin is the first statement of a transaction that writes. On PostgreSQL it learns the
-// id of the transaction, by which its fate can be asked for.
-func (tx *Tx) begin() error {
-	if tx.db.gorm.Name() == "sqlite" {
-		if err := tx.beginAgain(); err != nil {
-			return err
-		}
+// begin begins a transaction on a connection, with open as its first statement.
+func (db *DB) begin(ctx context.Context, conn *sql.Conn, options *sql.TxOptions, open func(tx *Tx) error) (*sql.Tx, *Tx, error) {
+	life := ctx
+	if db.pinned {
+		// database/sql closes the connection of a transaction whose context ends: with
+		// it a database in memory would go. The context of the statements bounds them.
+		life = context.WithoutCancel(ctx)
 	}
-	tx.now = time.Now().UTC().Truncate(time.Microsecond)
+	tx, err := conn.BeginTx(life, options)
+	if err != nil {
+		return nil, nil, err
+	}
+	session := db.session(ctx, tx)
+	if err := open(session); err != nil {
+		_ = tx.Rollback()
+		return nil, nil, err
+	}
+	return tx, session, nil
+}
+
+// openReading opens a transaction that reads.
+func (tx *Tx) openReading() error {
 	if tx.db.kind != Postgres {
 		return nil
 	}
+	var set string
+	return tx.opening("SELECT concat("+tx.db.settings+")", &set)
+}
+
+// openWriting opens a transaction that writes. On PostgreSQL it learns the id of the
+// transaction, by which its fate can be asked for.
+func (tx *Tx) openWriting() error {
+	if tx.db.sqlite {
+		// It waits for other transactions that write, and keeps them waiting. SQLite does
+		// not let a transaction write that began with a look, once another has written
+		// since; and drivers begin transactions as their DSN says.
+		statement := tx.gorm.Statement
+		if _, err := statement.ConnPool.ExecContext(statement.Context, "ROLLBACK; BEGIN IMMEDIATE"); err != nil {
+			return err
+		}
+	}
+	if tx.db.kind != Postgres {
+		tx.now = time.Now().UTC().Truncate(time.Microsecond)
+		return nil
+	}
 	var micros int64
-	var readOnly, set string
-	err := tx.opening("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only'), concat("+tx.db.settings+")",
+	var readOnly bool
+	var set string
+	err := tx.opening("SELECT pg_current_xact_id()::text, {clock}, current_setting('transaction_read_only') = 'on', concat("+tx.db.settings+")",
 		&tx.xid, &micros, &readOnly, &set)
-	if err == nil && readOnly == "on" {
+	if err == nil && readOnly {
 		err = errReadOnly
 	}
 	tx.now = time.UnixMicro(micros).UTC()
-	return err
-}
-
-// beginAgain waits for other transactions that write, and keeps them waiting. SQLite does
-// not let a transaction write that began with a look, once another has written since;
-// and drivers begin transactions as their DSN says, of which nobody asks them otherwise.
-func (tx *Tx) beginAgain() error {
-	statement := tx.gorm.Statement
-	_, err := statement.ConnPool.ExecContext(statement.Context, "ROLLBACK; BEGIN IMMEDIATE")
 	return err
 }
 
@@ -266,7 +262,7 @@ func (db *DB) WithSettings(settings ...string) *DB {
 
 // takeTurn waits for the turn to write. The caller ends it.
 func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
-	if db.gorm.Name() != "sqlite" || db.tx != nil {
+	if !db.sqlite || db.tx != nil {
 		return func() {}, nil
 	}
 	select {
@@ -279,7 +275,7 @@ func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
 
 // abandon ends a transaction that a failed COMMIT may have left open.
 func (db *DB) abandon(ctx context.Context, conn *sql.Conn) {
-	if db.gorm.Name() == "sqlite" {
+	if db.sqlite {
 		// Not by closing the connection: the database may be in memory.
 		_ = onConn(func() error {
 			_, err := conn.ExecContext(ctx, "ROLLBACK")
