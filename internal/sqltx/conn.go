@@ -1,13 +1,11 @@
 package sqltx
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"sync"
 	"time"
@@ -17,105 +15,128 @@ import (
 	"gorm.io/gorm"
 )
 
-// probeTimeout is how long a pooled connection may take to answer before it counts
-// as dead: its peer may be gone without a word.
+// probeTimeout is how long a connection that was idle may take to answer before it
+// counts as dead: its peer may be gone without a word.
 const probeTimeout = time.Second
 
-// restoreTimeout bounds what restores the settings of a connection of SQLite, which
-// needs no file and no lock.
-const restoreTimeout = 100 * time.Millisecond
+// conn is a connection that a call has, until release.
+type conn struct {
+	*sql.Conn
+	db      *DB
+	restore string // the statement that restores the settings of SQLite; "": none
+}
 
-// acquire calls use, which must not commit anything, with a connection, and
-// returns that. A connection that died in the pool, with its server perhaps, or
-// that has become useless, fails no call: the next one is tried, until the pool
-// holds only new ones.
-func (db *DB) acquire(ctx context.Context, use func(conn *sql.Conn) error) (*sql.Conn, error) {
+// with calls use, which must not commit anything, with a connection. If that has died or
+// become useless, it calls use again with another one, until the pool holds only new
+// ones.
+func (db *DB) with(ctx context.Context, use func(c *conn) error) error {
+	c, err := db.acquire(ctx, use)
+	if err == nil {
+		c.release()
+	}
+	return err
+}
+
+// acquire is with for those who need the connection after use. They release it.
+func (db *DB) acquire(ctx context.Context, use func(c *conn) error) (*conn, error) {
 	for pooled := db.pool.Stats().OpenConnections; ; pooled-- {
-		conn, err := db.conn(ctx, pooled > 0)
-		if errors.Is(err, errSilent) {
-			db.weed(ctx)
-			continue
-		}
-		if conn == nil {
+		taken, err := db.take(ctx)
+		if err != nil {
 			return nil, overdue(ctx, err)
 		}
-		if err == nil {
-			err = use(conn)
+		c := &conn{Conn: taken, db: db}
+		if db.sqlite {
+			err = c.setSQLite(ctx)
 		}
 		if err == nil {
-			return conn, nil
+			err = use(c)
 		}
-		again := pooled > 0 && ctx.Err() == nil
-		switch {
-		case useless(err):
-			discard(conn)
-		case again:
-			again = onConn(func() error { return conn.PingContext(ctx) }) != nil
+		if err == nil {
+			return c, nil
 		}
-		db.release(conn)
+		again := pooled > 0 && ctx.Err() == nil && (useless(err) || !answers(ctx, c.Conn))
+		if useless(err) {
+			discard(c.Conn)
+		}
+		c.release()
 		if !again {
 			return nil, overdue(ctx, err)
 		}
 	}
 }
 
-// errSilent says that a pooled connection did not answer.
+// release gives a connection back, with the settings that it had. The time of the
+// call may be up: it takes restoreTimeout more at most.
+func (c *conn) release() {
+	if c.restore != "" {
+		c.restoreSQLite()
+	}
+	if !c.db.reserve.back(c.Conn) {
+		_ = c.Close()
+	}
+}
+
+// take takes a connection from the pool or, if that is used up, from the reserve. One
+// that was idle has to answer first.
+func (db *DB) take(ctx context.Context) (*sql.Conn, error) {
+	if db.sqlite {
+		// Its drivers connect without a look at the context.
+		return bounded(ctx, func() (*sql.Conn, error) { return db.pool.Conn(ctx) }, func(late *sql.Conn) { _ = late.Close() })
+	}
+	if taken := db.reserve.take(ctx); taken != nil {
+		if answers(ctx, taken) {
+			return taken, nil
+		}
+		discard(taken)
+		db.reserve.back(taken)
+	}
+	for db.pool.Stats().Idle > 0 {
+		taken, err := db.takeProbed(ctx)
+		if err == nil || !errors.Is(err, errSilent) {
+			return taken, err
+		}
+		// Others may be silent for the same reason: look at all of them at once.
+		var looking sync.WaitGroup
+		for range db.pool.Stats().Idle {
+			looking.Go(func() {
+				if idle, err := db.takeProbed(ctx); err == nil {
+					_ = idle.Close()
+				}
+			})
+		}
+		looking.Wait()
+	}
+	return db.pool.Conn(ctx)
+}
+
+// errSilent says that a connection did not answer.
 var errSilent = errors.New("the connection does not answer")
 
-// conn takes a connection from the pool. If that may be one that was used before, it
-// has to answer first.
-func (db *DB) conn(ctx context.Context, pooled bool) (*sql.Conn, error) {
-	if db.sqlite {
-		return db.sqliteConn(ctx)
-	}
-	conn := db.reserve.take(ctx)
-	if conn == nil && !pooled {
-		return db.pool.Conn(ctx)
-	}
-	if conn == nil {
-		probe, cancel := context.WithTimeout(ctx, probeTimeout)
-		defer cancel()
-		var err error
-		if conn, err = db.pool.Conn(probe); err != nil {
-			if probe.Err() != nil && ctx.Err() == nil {
-				err = errSilent
-			}
-			return nil, err
+// takeProbed takes a connection from the pool that answers, or discards it.
+func (db *DB) takeProbed(ctx context.Context) (*sql.Conn, error) {
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	taken, err := db.pool.Conn(probe)
+	if err == nil {
+		if answers(probe, taken) {
+			return taken, nil
 		}
+		discard(taken)
 	}
-	if answers(ctx, conn) {
-		return conn, nil
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err == nil || probe.Err() != nil:
+		return nil, errSilent
 	}
-	discard(conn)
-	db.release(conn)
-	return nil, cmp.Or(ctx.Err(), errSilent)
+	return nil, err
 }
 
 // answers reports whether a connection answers within probeTimeout.
-func answers(ctx context.Context, conn *sql.Conn) bool {
+func answers(ctx context.Context, c *sql.Conn) bool {
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	return conn.PingContext(probe) == nil
-}
-
-// weed discards, all at a time, those of the idle connections that do not answer.
-func (db *DB) weed(ctx context.Context) {
-	probe, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	var looking sync.WaitGroup
-	for range db.pool.Stats().Idle {
-		looking.Go(func() {
-			conn, err := db.pool.Conn(probe)
-			if err != nil {
-				return
-			}
-			if !answers(probe, conn) {
-				discard(conn)
-			}
-			_ = conn.Close()
-		})
-	}
-	looking.Wait()
+	return onConn(func() error { return c.PingContext(probe) }) == nil
 }
 
 // useless reports whether an error means that another connection might do what this
@@ -134,68 +155,11 @@ func useless(err error) bool {
 var errReadOnly = errors.New("the connection is read-only")
 
 // discard takes a connection out of the pool.
-func discard(conn *sql.Conn) {
+func discard(c *sql.Conn) {
 	_ = onConn(func() error {
-		return conn.Raw(func(any) error { return driver.ErrBadConn })
+		return c.Raw(func(any) error { return driver.ErrBadConn })
 	})
-	_ = conn.Close()
-}
-
-// sqliteConn takes a connection of SQLite, whose drivers connect without a look at
-// the context.
-func (db *DB) sqliteConn(ctx context.Context) (*sql.Conn, error) {
-	conn, err := bounded(ctx, func() (*sql.Conn, error) { return db.pool.Conn(ctx) }, func(late *sql.Conn) { _ = late.Close() })
-	if err != nil {
-		return nil, err
-	}
-	return conn, db.borrowSQLite(ctx, conn)
-}
-
-// readySQLite makes SQLite wait for locks until ctx ends: mattn's driver does not
-// heed ctx while it waits. It also makes a large transaction keep its pages in
-// memory until it commits: to spill them it would lock readers out for the rest of
-// its time.
-func (db *DB) readySQLite(ctx context.Context, conn gorm.ConnPool) error {
-	wait := int64(math.MaxInt32)
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, max(1, time.Until(deadline).Milliseconds()))
-	}
-	return setSQLite(ctx, conn, sqliteSettings{busyTimeout: wait})
-}
-
-// sqliteSettings are those settings of a connection that we change.
-type sqliteSettings struct{ busyTimeout, cacheSpill int64 }
-
-func setSQLite(ctx context.Context, conn gorm.ConnPool, s sqliteSettings) error {
-	_, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA cache_spill = %d; PRAGMA busy_timeout = %d", s.cacheSpill, s.busyTimeout))
-	return err
-}
-
-// borrowSQLite remembers the settings of a connection of a pool that the user gave,
-// and makes them ours.
-func (db *DB) borrowSQLite(ctx context.Context, conn *sql.Conn) error {
-	if !db.owned {
-		var s sqliteSettings
-		err := conn.QueryRowContext(ctx, "SELECT timeout, cache_spill FROM pragma_busy_timeout, pragma_cache_spill").Scan(&s.busyTimeout, &s.cacheSpill)
-		if err != nil {
-			return err
-		}
-		db.borrowed.Store(conn, s)
-	}
-	return db.readySQLite(ctx, conn)
-}
-
-// release gives a connection back, with the settings that it had. The time of the
-// call may be up: it takes restoreTimeout more at most.
-func (db *DB) release(conn *sql.Conn) {
-	if s, found := db.borrowed.LoadAndDelete(conn); found {
-		ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
-		defer cancel()
-		_ = onConn(func() error { return setSQLite(ctx, conn, s.(sqliteSettings)) })
-	}
-	if !db.reserve.back(conn) {
-		_ = conn.Close()
-	}
+	_ = c.Close()
 }
 
 // onConn calls use, which uses a connection after a transaction. database/sql closes the
@@ -256,12 +220,12 @@ func (c connPool) with(args []any) []any {
 // between pgx and the server, whose connections come and go with transactions: a
 // statement that is prepared on one is unknown to the next. Then none is prepared.
 func (db *DB) learnPooler(ctx context.Context) error {
-	conn, err := db.pool.Conn(ctx)
+	taken, err := db.pool.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer db.release(conn)
-	return conn.Raw(func(driverConn any) error {
+	defer taken.Close()
+	return taken.Raw(func(driverConn any) error {
 		stdlibConn, ok := driverConn.(*stdlib.Conn)
 		if !ok {
 			return nil

@@ -17,7 +17,6 @@ import (
 	"maps"
 	"reflect"
 	"strings"
-	"sync"
 	"time"
 
 	"gorm.io/gorm"
@@ -76,9 +75,6 @@ type DB struct {
 	// turn holds one token, which a call has while it writes on SQLite: those of
 	// one process wait in a queue, and not asleep.
 	turn chan struct{}
-	// borrowed are the settings that connections of SQLite had before we took them,
-	// by *sql.Conn.
-	borrowed *sync.Map
 
 	// What follows differs from view to view.
 	ctx        context.Context // of all calls
@@ -91,7 +87,7 @@ type DB struct {
 // Open lets GORM open the database, and learns which tables are meant.
 func Open(ctx context.Context, options Options) (*DB, error) {
 	db := &DB{
-		sqlite: options.Dialector.Name() == "sqlite", owned: ownsPool(options.Dialector), timeout: options.Timeout, turn: make(chan struct{}, 1), borrowed: new(sync.Map),
+		sqlite: options.Dialector.Name() == "sqlite", owned: ownsPool(options.Dialector), timeout: options.Timeout, turn: make(chan struct{}, 1),
 		ctx: context.Background(), settings: defaultSettings,
 	}
 	if !options.Portable {

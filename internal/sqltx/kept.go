@@ -48,9 +48,9 @@ func (k *Kept) AttemptInTurn(ctx context.Context, use func(tx *Tx) error) error 
 		k.timer = time.AfterFunc(k.idle, k.giveBack)
 		return overdue(ctx, err)
 	}
-	conn, err := k.db.acquire(ctx, func(conn *sql.Conn) error { return use(k.db.session(ctx, conn)) })
+	c, err := k.db.acquire(ctx, func(c *conn) error { return use(k.db.session(ctx, c)) })
 	if err == nil {
-		k.conn, k.timer = conn, time.AfterFunc(k.idle, k.giveBack)
+		k.conn, k.timer = c.Conn, time.AfterFunc(k.idle, k.giveBack)
 	}
 	return err
 }
@@ -81,6 +81,6 @@ func (k *Kept) giveBack() {
 	k.conn = nil
 	k.mu.Unlock()
 	if conn != nil {
-		k.db.release(conn)
+		_ = conn.Close()
 	}
 }

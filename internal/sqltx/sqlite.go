@@ -1,6 +1,17 @@
 package sqltx
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"gorm.io/gorm"
+)
+
+// restoreTimeout bounds what restores the settings of a connection, which needs no file
+// and no lock.
+const restoreTimeout = 100 * time.Millisecond
 
 // pinMemory keeps to one connection if the database is in memory: each connection
 // has one of its own.
@@ -17,4 +28,51 @@ func (db *DB) pinMemory(ctx context.Context) error {
 		db.pool.SetConnMaxIdleTime(0)
 	}
 	return err
+}
+
+// takeTurn waits for the turn to write. The caller ends it.
+func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
+	if !db.sqlite || db.tx != nil {
+		return func() {}, nil
+	}
+	select {
+	case db.turn <- struct{}{}:
+		return func() { <-db.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// waitForLocks makes SQLite wait for locks until ctx ends: mattn's driver does not heed ctx
+// while it waits. It also makes a large transaction keep its pages in memory until it
+// commits: to spill them it would lock readers out for the rest of its time.
+func waitForLocks(ctx context.Context, on gorm.ConnPool) error {
+	wait := int64(math.MaxInt32)
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, max(1, time.Until(deadline).Milliseconds()))
+	}
+	_, err := on.ExecContext(ctx, fmt.Sprintf("PRAGMA cache_spill = 0; PRAGMA busy_timeout = %d", wait))
+	return err
+}
+
+// setSQLite gives a connection the settings of a call. In a pool that the user opened it
+// is to have its own again.
+func (c *conn) setSQLite(ctx context.Context) error {
+	if !c.db.owned {
+		err := c.QueryRowContext(ctx, "SELECT printf('PRAGMA cache_spill = %d; PRAGMA busy_timeout = %d', cache_spill, timeout) FROM pragma_busy_timeout, pragma_cache_spill").Scan(&c.restore)
+		if err != nil {
+			return err
+		}
+	}
+	return waitForLocks(ctx, c)
+}
+
+func (c *conn) restoreSQLite() {
+	ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
+	defer cancel()
+	_ = onConn(func() error {
+		_, err := c.ExecContext(ctx, c.restore)
+		return err
+	})
+	c.restore = ""
 }

@@ -21,12 +21,7 @@ func (db *DB) Attempt(ctx context.Context, use func(tx *Tx) error) error {
 	if db.tx != nil {
 		return use(db.tx)
 	}
-	conn, err := db.acquire(ctx, func(conn *sql.Conn) error { return use(db.session(ctx, conn)) })
-	if err != nil {
-		return err
-	}
-	db.release(conn)
-	return nil
+	return db.with(ctx, func(c *conn) error { return use(db.session(ctx, c)) })
 }
 
 // Look is Attempt for one query of tables that grow. PostgreSQL plans it anew each time,
@@ -54,19 +49,14 @@ func (db *DB) Read(ctx context.Context, use func(tx *Tx) error) error {
 	if db.tx != nil {
 		return use(db.tx)
 	}
-	conn, err := db.acquire(ctx, func(conn *sql.Conn) error {
-		tx, session, err := db.begin(ctx, conn, nil, (*Tx).openReading)
+	return db.with(ctx, func(c *conn) error {
+		tx, session, err := db.begin(ctx, c, nil, (*Tx).openReading)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
 		return use(session)
 	})
-	if err != nil {
-		return err
-	}
-	db.release(conn)
-	return nil
 }
 
 // Write runs body in one transaction and commits it. If the reply to the COMMIT is
@@ -129,19 +119,19 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	defer cancel()
 	var tx *sql.Tx
 	var session *Tx
-	conn, err := db.acquire(txCtx, func(conn *sql.Conn) (err error) {
-		tx, session, err = db.begin(txCtx, conn, db.isolation(), (*Tx).openWriting)
+	c, err := db.acquire(txCtx, func(c *conn) (err error) {
+		tx, session, err = db.begin(txCtx, c, db.isolation(), (*Tx).openWriting)
 		return err
 	})
 	if err != nil {
 		return db.Failed(op, err)
 	}
-	defer db.release(conn)
+	defer c.release()
 	defer func() { _ = tx.Rollback() }()
 
 	err = body(session)
 	if err == nil && db.sqlite {
-		err = db.readySQLite(txCtx, tx)
+		err = waitForLocks(txCtx, tx)
 	}
 	if err == nil {
 		err = txCtx.Err()
@@ -149,7 +139,7 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	if err != nil {
 		if useless(err) {
 			_ = tx.Rollback()
-			discard(conn)
+			discard(c.Conn)
 		}
 		return db.Failed(op, overdue(txCtx, err))
 	}
@@ -160,7 +150,7 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 	if err == sql.ErrTxDone { //nolint:errorlint // as such, database/sql sent no COMMIT: txCtx ended, and it rolled back
 		return db.Failed(op, cmp.Or(txCtx.Err(), err))
 	}
-	db.abandon(ctx, conn)
+	c.abandon(ctx)
 	unknown := &unknownOutcome{db: db.WithContext(context.WithoutCancel(db.ctx)), op: op, cause: err, xid: session.xid, took: took}
 	return unknown.settle(ctx)
 }
@@ -187,14 +177,14 @@ func (db *DB) isolation() *sql.TxOptions {
 }
 
 // begin begins a transaction on a connection, with open as its first statement.
-func (db *DB) begin(ctx context.Context, conn *sql.Conn, options *sql.TxOptions, open func(tx *Tx) error) (*sql.Tx, *Tx, error) {
+func (db *DB) begin(ctx context.Context, c *conn, options *sql.TxOptions, open func(tx *Tx) error) (*sql.Tx, *Tx, error) {
 	life := ctx
 	if db.pinned {
 		// database/sql closes the connection of a transaction whose context ends: with
 		// it a database in memory would go. The context of the statements bounds them.
 		life = context.WithoutCancel(ctx)
 	}
-	tx, err := conn.BeginTx(life, options)
+	tx, err := c.BeginTx(life, options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -260,29 +250,17 @@ func (db *DB) WithSettings(settings ...string) *DB {
 	return &view
 }
 
-// takeTurn waits for the turn to write. The caller ends it.
-func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
-	if !db.sqlite || db.tx != nil {
-		return func() {}, nil
-	}
-	select {
-	case db.turn <- struct{}{}:
-		return func() { <-db.turn }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// abandon ends a transaction that a failed COMMIT may have left open.
-func (db *DB) abandon(ctx context.Context, conn *sql.Conn) {
-	if db.sqlite {
+// abandon gives a connection back on which a COMMIT failed, and may have left the
+// transaction open.
+func (c *conn) abandon(ctx context.Context) {
+	if c.db.sqlite {
 		// Not by closing the connection: the database may be in memory.
 		_ = onConn(func() error {
-			_, err := conn.ExecContext(ctx, "ROLLBACK")
+			_, err := c.ExecContext(ctx, "ROLLBACK")
 			return err
 		})
-		db.release(conn)
-		return
+	} else {
+		discard(c.Conn)
 	}
-	discard(conn)
+	c.release()
 }
