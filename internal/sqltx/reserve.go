@@ -8,20 +8,23 @@ import (
 )
 
 const (
-	// minReserved is the least limit of a pool of which a connection is held back.
-	minReserved = 4
+	// spared is how many connections of a pool reserves leave for others. Each holds
+	// one back.
+	spared = 2
 	// fillTimeout is how long Fill waits for a connection.
 	fillTimeout = 100 * time.Millisecond
 	// takeInterval is how often a call that waits for the connection looks for it.
 	takeInterval = 5 * time.Millisecond
 )
 
-// Reserve is a connection of a pool with a limit, held back for calls that must not
-// wait until others give theirs back. DB.Reserve makes one; it is goroutine-safe, and
-// ends with Drain. Other pools have none: a new connection can be had, or there are too
-// few.
+// Reserve is a connection of a pool of PostgreSQL, held back for calls that must not wait
+// until others give theirs back. DB.Reserve and DB.ReserveFirst make one; it is
+// goroutine-safe, and ends with Drain. A pool that is too small has none.
 type Reserve struct {
 	db *DB
+	// first is set if calls take the connection whether or not the pool has another.
+	// A call that found none leaves its own here.
+	first bool
 	// free holds the connection while no call has it. Calls that wait for it get it in
 	// their order.
 	free chan *sql.Conn
@@ -30,19 +33,35 @@ type Reserve struct {
 	conn *sql.Conn  // that is held back, free or lent to a call; nil: none
 }
 
-// Reserve makes a reserve that holds nothing yet.
+// Reserve makes a reserve whose calls take its connection while the pool is used up. It
+// holds nothing until Fill. A pool without a limit needs none.
 func (db *DB) Reserve() *Reserve { return &Reserve{db: db, free: make(chan *sql.Conn, 1)} }
 
-// Using is the DB whose calls take the reserve's connection while the pool is used up.
+// ReserveFirst makes a reserve for calls that come one after another: all of them share
+// its connection. It comes before that of Reserve where a pool has enough for one only.
+func (db *DB) ReserveFirst() *Reserve {
+	return &Reserve{db: db, first: true, free: make(chan *sql.Conn, 1)}
+}
+
+// Using is the DB whose calls take the reserve's connection.
 func (db *DB) Using(r *Reserve) *DB {
 	view := *db
 	view.reserve = r
 	return &view
 }
 
+// mayHold reports whether the pool is large enough.
+func (r *Reserve) mayHold() bool {
+	most := r.db.pool.Stats().MaxOpenConnections
+	if r.first {
+		return r.db.kind == Postgres && (most == 0 || most >= spared+1)
+	}
+	return r.db.kind == Postgres && most >= spared+2
+}
+
 // Fill holds a connection back, if one can be had soon and none is.
 func (r *Reserve) Fill() {
-	if most := r.db.pool.Stats().MaxOpenConnections; r.db.kind != Postgres || most < minReserved || r.holds() {
+	if !r.mayHold() || r.holds() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), fillTimeout)
@@ -79,14 +98,15 @@ func (r *Reserve) Drain() {
 	}
 }
 
-// take lends the connection, if the pool is used up and there is one. While another call
-// has it, take waits for it, or for the pool to have room.
+// take lends the connection if there is one, and the pool is used up or the reserve comes
+// first. While another call has it, take waits for it, or for the pool to have room.
 func (r *Reserve) take(ctx context.Context) *sql.Conn {
 	if r == nil {
 		return nil
 	}
 	for {
-		if stats := r.db.pool.Stats(); stats.InUse < stats.MaxOpenConnections || !r.holds() {
+		stats := r.db.pool.Stats()
+		if !r.holds() || !r.first && stats.InUse < stats.MaxOpenConnections {
 			return nil
 		}
 		select {
@@ -99,21 +119,22 @@ func (r *Reserve) take(ctx context.Context) *sql.Conn {
 	}
 }
 
-// back takes a connection back that was lent, unless it is dead or the reserve was
-// drained. It reports whether it has it.
+// back takes the connection of a call, unless it is dead: one that was lent, or the first
+// one. It reports whether it has it.
 func (r *Reserve) back(conn *sql.Conn) bool {
 	if r == nil {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.conn != conn {
+	if r.conn != conn && (r.conn != nil || !r.first || !r.mayHold()) {
 		return false
 	}
+	r.conn = nil
 	if onConn(func() error { return conn.Raw(func(any) error { return nil }) }) != nil {
-		r.conn = nil
 		return false
 	}
+	r.conn = conn
 	r.free <- conn
 	return true
 }

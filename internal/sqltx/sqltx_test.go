@@ -376,13 +376,17 @@ func TestAnOutcomeThatNobodyTellsIsUnknownUntilTheDatabaseAnswers(t *testing.T) 
 	require.Equal(t, 1, count(t, db))
 }
 
-func TestAKeptConnectionIsGivenUpOnlyWhenItIsDead(t *testing.T) {
+func TestAReservedConnectionIsGivenUpOnlyWhenItIsDead(t *testing.T) {
 	t.Parallel()
 	const limit = time.Second
 	db := open(t, postgres.Open(pgtest.DSN(t)), sqltx.Options{})
-	kept := db.Keep(limit, time.Minute)
+	reserve := db.ReserveFirst()
+	t.Cleanup(reserve.Drain)
 	backend := func(then func(tx *sqltx.Tx) error) (pid int, err error) {
-		err = kept.AttemptInTurn(t.Context(), func(tx *sqltx.Tx) error {
+		own := db.Using(reserve).Within(limit)
+		ctx, cancel := own.Context()
+		defer cancel()
+		err = own.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
 			return errors.Join(tx.Row("SELECT pg_backend_pid()", nil, &pid), then(tx))
 		})
 		return pid, err

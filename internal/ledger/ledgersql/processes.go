@@ -33,6 +33,7 @@ func programVersion() string {
 // Leave implements ledger.Store.
 func (s *Store) Leave(process string) error {
 	s.reserve.Drain()
+	s.beats.Drain()
 	return s.write("leave", func(on statements) error {
 		return on.exec("DELETE FROM {smallben_processes} WHERE process = $1", process)
 	}, func(on statements) (bool, error) {
@@ -42,15 +43,19 @@ func (s *Store) Leave(process string) error {
 }
 
 // Beat implements ledger.Store. It is one statement, without a transaction: a heartbeat
-// too many does no harm. It has a connection of its own, where there are enough, and
-// takes beatLimit at most.
+// too many does no harm. On PostgreSQL it has a connection of its own, where there are
+// enough, and takes beatLimit at most.
 func (s *Store) Beat(process string, standing ledger.Standing) (beat ledger.Heartbeat, err error) {
 	if err := s.supported("heartbeat"); err != nil {
 		return beat, err
 	}
-	ctx, cancel := s.db.Context()
+	db := s.db.Using(s.beats)
+	if db.Kind() == sqltx.Postgres {
+		db = db.Within(beatLimit)
+	}
+	ctx, cancel := db.Context()
 	defer cancel()
-	err = s.db.Failed("heartbeat", s.beats.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
+	err = db.Failed("heartbeat", db.AttemptInTurn(ctx, func(tx *sqltx.Tx) error {
 		beat = ledger.Heartbeat{}
 		var beats int64
 		var now, due *int64

@@ -24,8 +24,7 @@ const (
 	jobChunk   = 10_000           // jobs of one statement
 	claimLimit = 5 * time.Second  // of a call of Claim, where connections break
 	claimQueue = 10 * time.Second // of one on SQLite, where writers queue
-	beatLimit  = 6 * time.Second  // of a heartbeat
-	beatIdle   = 15 * time.Second // without a heartbeat, after which its connection is given back
+	beatLimit  = 6 * time.Second  // of a heartbeat, where connections break
 )
 
 // Options say how a Store reads and makes tables.
@@ -40,9 +39,9 @@ type Options struct {
 type Store struct {
 	db      *sqltx.DB // whose calls do not wait for a pool that is used up
 	options Options
-	pooled  *sqltx.DB   // for what users read, of which there may be much at a time
-	beats   *sqltx.Kept // for heartbeats, which wait for nobody
-	reserve *sqltx.Reserve
+	pooled  *sqltx.DB      // for what users read, of which there may be much at a time
+	reserve *sqltx.Reserve // of db
+	beats   *sqltx.Reserve // of heartbeats, which wait for nobody
 
 	mu sync.Mutex // guards pruned, for moments
 	// pruned is the tick up to which the present round of Prune has looked.
@@ -54,7 +53,7 @@ var _ ledger.Store = (*Store)(nil)
 // New makes a store. It does no I/O.
 func New(db *sqltx.DB, options Options) *Store {
 	reserve := db.Reserve()
-	return &Store{db: db.Using(reserve), pooled: db, options: options, beats: db.Keep(beatLimit, beatIdle), reserve: reserve, pruned: math.MinInt64}
+	return &Store{db: db.Using(reserve), pooled: db, options: options, reserve: reserve, beats: db.ReserveFirst(), pruned: math.MinInt64}
 }
 
 // DB is the database as the changes of jobs use it: they do not wait for a pool that is
@@ -398,7 +397,7 @@ func (s *Store) supported(op string) error {
 
 // WithContext is the store whose calls end with ctx.
 func (s *Store) WithContext(ctx context.Context) *Store {
-	return &Store{db: s.db.WithContext(ctx), pooled: s.pooled.WithContext(ctx), beats: s.beats, reserve: s.reserve, options: s.options}
+	return &Store{db: s.db.WithContext(ctx), pooled: s.pooled.WithContext(ctx), reserve: s.reserve, beats: s.beats, options: s.options}
 }
 
 // over is the store over another view of its database, without what is kept for it.
