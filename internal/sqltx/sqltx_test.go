@@ -221,6 +221,40 @@ func TestATransactionThatBeginsWithALookIsAloneFromThereOn(t *testing.T) {
 	}
 }
 
+// interrupting is a plugin of GORM that ends the context of a query before its rows are
+// read, if the context has the way to do so.
+type interrupting struct{}
+
+// endOfContext is the key of a context.CancelFunc in a context.
+type endOfContext struct{}
+
+func (interrupting) Name() string { return "interrupting" }
+
+func (interrupting) Initialize(db *gorm.DB) error {
+	return db.Callback().Row().After("gorm:row").Register("interrupting:row", func(tx *gorm.DB) {
+		rows, isRows := tx.Statement.Dest.(*sql.Rows)
+		if end, ok := tx.Statement.Context.Value(endOfContext{}).(context.CancelFunc); ok && isRows {
+			for end(); rows.Err() == nil; {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+}
+
+func TestAQueryThatIsInterruptedDoesNotSayThatThereIsNoRow(t *testing.T) {
+	options := sqltx.Options{Config: gorm.Config{Plugins: map[string]gorm.Plugin{"interrupting": interrupting{}}}}
+	each(t, options, func(t *testing.T, db *sqltx.DB) {
+		one := func(ctx context.Context, text string) error {
+			return db.Attempt(ctx, func(tx *sqltx.Tx) error { return tx.Row(text, nil, new(int)) })
+		}
+		require.ErrorIs(t, one(t.Context(), "SELECT 1 WHERE false"), sql.ErrNoRows)
+		ctx, cancel := context.WithCancel(t.Context())
+		err := one(context.WithValue(ctx, endOfContext{}, cancel), "SELECT 1")
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, sql.ErrNoRows)
+	})
+}
+
 func TestTheTimeOfAWriteIsTheDatabases(t *testing.T) {
 	each(t, sqltx.Options{}, func(t *testing.T, db *sqltx.DB) {
 		write(t, db, func(tx *sqltx.Tx) error {

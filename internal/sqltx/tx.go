@@ -55,7 +55,8 @@ func (tx *Tx) Exec(text string, args ...any) error {
 	return statement.Callback().Raw().Execute(statement).Error
 }
 
-// Row scans the first row of a query. Its error is sql.ErrNoRows if there is none.
+// Row scans the first row of a query. Its error is sql.ErrNoRows if there is none, and
+// not if the query failed.
 func (tx *Tx) Row(text string, args []any, dest ...any) error {
 	rows, err := tx.Query(text, args...)
 	if err != nil {
@@ -63,7 +64,10 @@ func (tx *Tx) Row(text string, args []any, dest ...any) error {
 	}
 	defer rows.Close()
 	if !rows.Next() {
-		return errors.Join(rows.Err(), sql.ErrNoRows)
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return sql.ErrNoRows
 	}
 	if err := rows.Scan(dest...); err != nil {
 		return err
