@@ -35,7 +35,7 @@ const (
 	childOfScript = "script" // whose standard input is empty
 	// patience is how long a test waits for what is to come. It is not waited
 	// out unless something is broken.
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 )
 
 func TestMain(m *testing.M) {

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,7 +57,14 @@ func TestThreeReplicasRunEachTickOnceAndFollowEachOther(t *testing.T) {
 			require.True(t, tick.Before(paused), "a tick at %v of what was paused at %v", tick, paused)
 		}
 
-		replicas[0].idle(2)
+		// Between two ticks of job 2, none of its runs is in progress.
+		for idle := false; !idle; {
+			tick := replicas[0].idle(2)
+			require.NoError(t, replicas[2].command.Process.Signal(syscall.SIGSTOP))
+			if idle = time.Since(tick) < time.Second; !idle {
+				require.NoError(t, replicas[2].command.Process.Signal(syscall.SIGCONT))
+			}
+		}
 		replicas[2].kill()
 		killed := time.Now()
 		hook.wait(2, 4)
@@ -265,14 +273,19 @@ func (s *service) name() string {
 	return answer.Replica
 }
 
-// idle returns early in a second whose run of the job has ended: who is killed then
-// is not in the middle of one.
-func (s *service) idle(id int64) {
+// idle returns early in a second whose run of the job has ended, with the tick of that:
+// who is killed then is not in the middle of one.
+func (s *service) idle(id int64) (tick time.Time) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
 		runs := s.runs(fmt.Sprintf("?limit=1&job=%d", id))
-		return len(runs) == 1 && runs[0].Outcome == smallben.OutcomeOK && time.Since(runs[0].Tick) < time.Second/2
+		if len(runs) != 1 || runs[0].Outcome != smallben.OutcomeOK {
+			return false
+		}
+		tick = runs[0].Tick
+		return time.Since(tick) < time.Second/2
 	}, patience, 10*time.Millisecond)
+	return tick
 }
 
 // ledger is what webhooks call, and keeps every call.

@@ -370,9 +370,7 @@ func TestALostReplyToACommitIsLookedUp(t *testing.T) {
 func TestAnOutcomeThatTheRowsDoNotTellAnyMoreIsSettled(t *testing.T) {
 	eachLossy(t, func(t *testing.T, db *sqltx.DB, faults *faultsql.Faults) {
 		faults.FailWhen(isCommit, faultsql.Fault{Mode: faultsql.After})
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		defer cancel()
-		err := db.Write(ctx, "add", add(1), func(*sqltx.Tx) (bool, error) { return false, fmt.Errorf("look: %w", sqltx.ErrCannotTell) })
+		err := db.Write(t.Context(), "add", add(1), func(*sqltx.Tx) (bool, error) { return false, fmt.Errorf("look: %w", sqltx.ErrCannotTell) })
 		faults.Heal()
 		require.ErrorIs(t, err, sqltx.ErrOutcomeUnknown)
 		require.ErrorIs(t, err, faultsql.ErrInjected)
@@ -388,7 +386,7 @@ func TestAnOutcomeThatNobodyTellsIsUnknownUntilTheDatabaseAnswers(t *testing.T) 
 	t.Parallel()
 	faults, err := faultsql.Postgres(pgtest.DSN(t))
 	require.NoError(t, err)
-	db := open(t, postgres.New(postgres.Config{Conn: faults.DB()}), sqltx.Options{Timeout: 400 * time.Millisecond})
+	db := open(t, postgres.New(postgres.Config{Conn: faults.DB()}), sqltx.Options{Timeout: 3 * time.Second})
 	write(t, db, func(tx *sqltx.Tx) error { return tx.Exec("CREATE TABLE {things} (id bigint PRIMARY KEY)") })
 	silent := false
 	faults.FailWhen(func(op faultsql.Op) bool {
@@ -412,7 +410,7 @@ func TestAnOutcomeThatNobodyTellsIsUnknownUntilTheDatabaseAnswers(t *testing.T) 
 
 func TestAReservedConnectionIsGivenUpOnlyWhenItIsDead(t *testing.T) {
 	t.Parallel()
-	const limit = time.Second
+	const limit = 3 * time.Second
 	db := open(t, postgres.Open(pgtest.DSN(t)), sqltx.Options{})
 	reserve := db.ReserveFirst()
 	t.Cleanup(reserve.Drain)
@@ -468,7 +466,7 @@ func TestACallOnASilentDatabaseEndsWithItsTimeout(t *testing.T) {
 	start := time.Now()
 	require.ErrorIs(t, db.Write(ctx, "add", add(1), never), context.DeadlineExceeded)
 	require.ErrorIs(t, db.Read(ctx, func(tx *sqltx.Tx) error { return add(1)(tx) }), context.DeadlineExceeded)
-	require.Less(t, time.Since(start), 2*time.Second)
+	require.Less(t, time.Since(start), 20*time.Second, "it would wait for ever")
 }
 
 // database/sql ends a transaction whose time is up, and closes its connection, at the
