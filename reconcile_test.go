@@ -87,8 +87,8 @@ func TestPortableStatementsFollowACommitThatArrivesTooLate(t *testing.T) {
 	require.NoError(t, testkit.OpenGorm(t, postgres.Open(dsn), 0).Close()) // creates the table
 	proxy := pgtest.NewProxy(t, dsn)
 	var repository *smallben.RepositoryGorm
-	testkit.InTime(t, func() (err error) {
-		repository, err = smallben.NewPortableRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: postgres.Open(proxy.DSN()), Timeout: 2 * time.Second})
+	testkit.Enough(t, 2*time.Second, func(timeout time.Duration) (err error) {
+		repository, err = smallben.NewPortableRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: postgres.Open(proxy.DSN()), Timeout: timeout})
 		return err
 	})
 	t.Cleanup(func() { _ = repository.Close() })
@@ -96,10 +96,10 @@ func TestPortableStatementsFollowACommitThatArrivesTooLate(t *testing.T) {
 	testkit.InTime(t, s.Start)
 	testkit.InTime(t, func() error { return s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}) })
 	proxy.HoldCommit(1500 * time.Millisecond)
-	err := s.DeleteJobs(&smallben.DeleteOptions{})
+	err := testkit.Patiently(func() error { return s.DeleteJobs(&smallben.DeleteOptions{}) })
 	proxy.Pass()
 	require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
-	require.Eventually(t, func() bool { return len(insides.Entries(s)) == 0 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(insides.Entries(s)) == 0 }, time.Minute, 50*time.Millisecond)
 	var rows []smallben.RawJob
 	testkit.InTime(t, func() (err error) { rows, err = repository.ListJobs(nil); return err })
 	require.Empty(t, rows)
@@ -109,7 +109,8 @@ func TestAProcessThatComesBackAfterManyChangesOfOthersMayChangeJobs(t *testing.T
 	eachShared(t, func(t *testing.T, db *database) {
 		faults := db.faults(t)
 		t.Cleanup(func() { assert.NoError(t, faults.DB().Close()) })
-		a := create(t, testkit.OpenGorm(t, db.dialectorOn(faults.DB()), 2*time.Second), recordingConfig())
+		repository, _ := testkit.OpenHasty(t, db.dialectorOn(faults.DB()), 2*time.Second)
+		a := create(t, repository, recordingConfig())
 		b := create(t, db.open(t), recordingConfig())
 		for _, s := range []*smallben.SmallBen{a, b} {
 			testkit.InTime(t, s.Start)
@@ -122,7 +123,8 @@ func TestAProcessThatComesBackAfterManyChangesOfOthersMayChangeJobs(t *testing.T
 			away = away || op.Kind == faultsql.Commit
 			return away
 		}, faultsql.Fault{Mode: faultsql.After})
-		require.ErrorIs(t, a.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}), smallben.ErrOutcomeUnknown)
+		err := testkit.Patiently(func() error { return a.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{1}}) })
+		require.ErrorIs(t, err, smallben.ErrOutcomeUnknown)
 		for n := range 25 {
 			testkit.InTime(t, func() error {
 				return b.UpdateJobs([]smallben.UpdateOption{{JobID: 2, CronExpression: ptr(fmt.Sprintf("%d 0 0 1 1 *", n))}})
@@ -131,7 +133,7 @@ func TestAProcessThatComesBackAfterManyChangesOfOthersMayChangeJobs(t *testing.T
 		faults.Heal()
 		require.EventuallyWithT(t, func(t *assert.CollectT) {
 			assert.NoError(t, a.PauseJobs(&smallben.PauseResumeOptions{JobIDs: []int64{2}}))
-		}, 20*time.Second, 50*time.Millisecond)
+		}, time.Minute, 50*time.Millisecond)
 		require.Empty(t, insides.Entries(a))
 	})
 }

@@ -1433,7 +1433,8 @@ func TestChangesOfJobsThatAreAWeekBehindWorkAtOnce(t *testing.T) {
 			db.exec(t, fmt.Sprintf("UPDATE smallben_job_state SET accounted_until = %d", time.Now().AddDate(0, 0, -7).UnixMicro()))
 			began := time.Now()
 			require.NoError(t, change.do(), change.name)
-			assert.Less(t, time.Since(began), 4*time.Second, "%s walked through the ticks of a week", change.name)
+			// To walk through 600 million ticks takes minutes, and so an error.
+			assert.Less(t, time.Since(began), 20*time.Second, "%s walked through the ticks of a week", change.name)
 		}
 	})
 }

@@ -108,7 +108,7 @@ func requireAgreement(t testing.TB, repository smallben.Repository, processes ..
 		want[row.ID] = row.CronExpression + row.SerializedJobInput
 	}
 	for _, s := range processes {
-		require.Eventually(t, func() bool { return assert.ObjectsAreEqual(want, entriesOf(s)) }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return assert.ObjectsAreEqual(want, entriesOf(s)) }, time.Minute, 10*time.Millisecond)
 	}
 }
 
@@ -633,7 +633,7 @@ func TestAnUpsertInATransactionLeavesTheRowOfANewerProgramAsItIs(t *testing.T) {
 		require.NoError(t, s.UpsertJobsTx(tx, []smallben.Job{mine}), "nobody decodes it")
 		require.NoError(t, tx.Commit().Error)
 		require.Equal(t, former, list(t, app.open(t))[0].SerializedJob)
-		assert.Eventually(t, func() bool { return len(lines.with("jobs replaced that did not decode")) > 0 }, 5*time.Second, time.Millisecond)
+		assert.Eventually(t, func() bool { return len(lines.with("jobs replaced that did not decode")) > 0 }, time.Minute, time.Millisecond)
 		// That was a rollback: what it replaced is forgotten.
 		assert.Empty(t, formerJobs(t, store))
 		_, _, err = store.TakeOutbox()

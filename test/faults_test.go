@@ -42,6 +42,7 @@ type brittle struct {
 type hurried struct {
 	hurry      atomic.Bool
 	fast, slow *smallben.RepositoryGorm
+	timeout    time.Duration // of fast
 }
 
 func (h *hurried) now() *smallben.RepositoryGorm {
@@ -86,11 +87,11 @@ func newBrittle(t testing.TB, faults *faultsql.Faults, db *sql.DB, dialector fun
 		faults: faults,
 		repository: &hurried{
 			slow: openGorm(t, dialector(pool), 0),
-			fast: openInTime(t, dialector(pool), hasty),
 		},
 		truth: openGorm(t, dialector(db), 0),
 		db:    db,
 	}
+	b.repository.fast, b.repository.timeout = openHasty(t, dialector(pool), testkit.Hasty)
 	b.reset = seed(t, b.truth, db)
 	return b
 }
@@ -390,9 +391,14 @@ func TestNothingIsLostWhicheverOperationFails(t *testing.T) {
 			if f.Kind == "" {
 				assert.Positive(t, hits[faultsql.Query]+hits[faultsql.Exec])
 			}
-			if !reads {
-				assert.Equal(t, 1, hits[faultsql.Commit])
+			if reads {
+				continue
 			}
+			if hits[faultsql.Commit] == 0 { // a busy machine had one try do an operation more
+				f.Kind = faultsql.Commit
+				hits, _ = sweep(f)
+			}
+			assert.Positive(t, hits[faultsql.Commit])
 		}
 	})
 }

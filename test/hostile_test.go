@@ -194,7 +194,7 @@ func TestAddAndUpdateRefuseTheSameHostileValues(t *testing.T) {
 		after, err := repository.ListJobs(nil)
 		require.NoError(t, err)
 		assert.Equal(t, before, after, name)
-		assert.Less(t, time.Since(start), 20*time.Second, "%s: a hang, not a measurement", name)
+		assert.Less(t, time.Since(start), 2*time.Minute, "%s: a hang, not a measurement", name)
 	}
 	for name, value := range map[string]any{
 		"NaN": math.NaN(), "infinity": math.Inf(-1), "channel": make(chan int), "function": func() {}, "complex": 1i,

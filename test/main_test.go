@@ -1,7 +1,9 @@
 package test
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -17,7 +19,14 @@ type (
 	logLines = testkit.LogLines
 )
 
-const hasty = testkit.Hasty
+// unhurried is the default timeout of calls, which one that has a shorter timeout does
+// not take.
+const unhurried = 30 * time.Second
+
+// within is what the error of a call says that took longer than its timeout.
+func within(timeout time.Duration) string {
+	return fmt.Sprintf("no answer from the database within %v", timeout)
+}
 
 var (
 	newProbe       = testkit.NewProbe
@@ -29,7 +38,7 @@ var (
 	openSQLite     = testkit.OpenSQLite
 	openPostgres   = testkit.OpenPostgres
 	openGorm       = testkit.OpenGorm
-	openInTime     = testkit.OpenInTime
+	openHasty      = testkit.OpenHasty
 	openSQLDB      = testkit.OpenSQLDB
 	onSQLite       = testkit.OnSQLite
 	onPostgres     = testkit.OnPostgres

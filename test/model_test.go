@@ -281,7 +281,7 @@ func agentOf(t testing.TB, row smallben.RawJob) agent {
 // settled waits until no write is outstanding.
 func settled(t testing.TB, s *smallben.SmallBen) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); gauges(t, s)["smallben_scheduler_unsettled_writes"] > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); gauges(t, s)["smallben_scheduler_unsettled_writes"] > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a write was never settled")
 		}

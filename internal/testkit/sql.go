@@ -29,11 +29,21 @@ func OpenGorm(t testing.TB, dialector gorm.Dialector, timeout time.Duration) *sm
 	return repository
 }
 
+// patience is how long a test waits for what comes at once, unless the machine is busy.
+const patience = 2 * time.Minute
+
+// timedOut reports whether a call took longer than its timeout, and changed nothing.
+func timedOut(err error) bool {
+	var timeout interface{ Timeout() bool } // of the network
+	late := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+	return late && !errors.Is(err, smallben.ErrOutcomeUnknown)
+}
+
 // Patiently makes a call that nothing is in the way of, again if a busy machine
 // was too slow for its timeout.
 func Patiently(call func() error) error {
 	err := call()
-	for deadline := time.Now().Add(30 * time.Second); errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, smallben.ErrOutcomeUnknown) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); timedOut(err) && time.Now().Before(deadline); {
 		err = call()
 	}
 	return err
@@ -45,14 +55,33 @@ func InTime(t testing.TB, call func() error) {
 	require.NoError(t, Patiently(call))
 }
 
-// OpenInTime is OpenGorm with a short timeout.
-func OpenInTime(t testing.TB, dialector gorm.Dialector, timeout time.Duration) (repository *smallben.RepositoryGorm) {
+// longHasty is the longest timeout of calls that meet a fault which lasts, on a busy
+// machine. PostgreSQL ends a transaction of ours that is idle for five seconds, and then
+// the fault is another.
+const longHasty = 4 * time.Second
+
+// Enough calls open with a timeout. While a busy machine is too slow for that, it is twice
+// as long the next time, up to a bound. Enough returns the one that was long enough.
+func Enough(t testing.TB, timeout time.Duration, open func(timeout time.Duration) error) time.Duration {
 	t.Helper()
-	InTime(t, func() (err error) {
+	InTime(t, func() error {
+		err := open(timeout)
+		if timedOut(err) {
+			timeout = max(timeout, min(2*timeout, longHasty))
+		}
+		return err
+	})
+	return timeout
+}
+
+// OpenHasty is OpenGorm with a short timeout. It returns the one that was Enough.
+func OpenHasty(t testing.TB, dialector gorm.Dialector, timeout time.Duration) (repository *smallben.RepositoryGorm, enough time.Duration) {
+	t.Helper()
+	enough = Enough(t, timeout, func(timeout time.Duration) (err error) {
 		repository, err = smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector, Timeout: timeout})
 		return err
 	})
-	return repository
+	return repository, enough
 }
 
 // OnSQLite and OnPostgres are the dialectors of a pool.
