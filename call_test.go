@@ -76,6 +76,29 @@ func TestACallEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// An operator's session may hold a lock on the table of processes.
+func TestAStartThatWaitsToJoinTheRecordEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	db := newPostgres(t)
+	s := testkit.Create(t, db.open(t), recordingConfig())
+	require.NoError(t, s.Start())
+	s.Stop()
+	tx, err := db.pool.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("LOCK TABLE smallben_processes IN ACCESS EXCLUSIVE MODE")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { started <- s.StartContext(ctx) }()
+	for waiting := "0"; waiting == "0"; time.Sleep(time.Millisecond) {
+		waiting = db.strings(t, "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = current_schema() AND wait_event_type = 'Lock'")[0]
+	}
+	cancel()
+	require.ErrorIs(t, <-started, context.Canceled)
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, s.Start())
+}
+
 func TestTenCallsOnASilentDatabaseReturnWithinOneTimeout(t *testing.T) {
 	t.Parallel()
 	for name, record := range map[string]bool{"recorded": true, "not recorded": false} {

@@ -176,7 +176,7 @@ func (s *SmallBen) start(c *call) (started bool, loaded contents, err error) {
 		if err := c.await(s.record.open); err != nil {
 			return false, contents{}, err
 		}
-		if joined, err = s.record.ledger.Join(host); err != nil {
+		if joined, err = s.record.ledger.Join(c.store, host); err != nil {
 			return false, contents{}, err
 		}
 	}

@@ -56,7 +56,7 @@ func (s *sweep) account(batch []account) (left []account, err error) {
 			s.config.Log.Info("ticks missed", "count", b.missed, "toRun", b.waiting)
 		}
 		if b.waiting > 0 {
-			s.clock.wake()
+			s.wake.heartbeat.set()
 		}
 		left, pending = append(left, b.left...), b.narrowed
 	}

@@ -2,10 +2,8 @@ package ledger
 
 import (
 	"errors"
-	"maps"
 	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,150 +22,38 @@ const (
 // claims asks the store for runs, in batches, and starts those that are won.
 type claims struct {
 	*common
-	ends      *ends
-	feed      *feed
-	rejoin    func() // a heartbeat, which registers this process again
-	recovered func()
-	now       func() time.Time // what the clock shows that ticks go by
-	queue     *queue[*Grant]
-	trouble   trouble
+	grants  *grants
+	feed    *feed
+	trouble trouble
 
-	calls   atomic.Int64 // to the store, in progress
-	inDoubt atomic.Bool  // there may be unfinished runs that nobody knows
-
-	fullAt   atomic.Int64 // when there was last no room for a run, in Unix nanoseconds
-	unplaced atomic.Int64 // claims that wait for room
-	refill   func()       // asks for runs that wait in the store
-
-	mu        sync.Mutex // guards the fields below, for moments
-	asked     map[KeyID]*Grant
-	unclaimed map[*Grant]struct{} // that run without being recorded, yet
+	calls    atomic.Int64 // to the store, in progress
+	inDoubt  atomic.Bool  // there may be unfinished runs that nobody knows
+	fullAt   atomic.Int64 // when there was last no place for a run, in Unix nanoseconds
+	unplaced atomic.Int64 // claims that wait for a place
 }
 
-func newClaims(c *common, e *ends, f *feed) *claims {
-	return &claims{common: c, ends: e, feed: f, queue: newQueue[*Grant](), asked: make(map[KeyID]*Grant), unclaimed: make(map[*Grant]struct{}),
-		trouble: trouble{what: "claim runs", log: c.config.Log}}
+func newClaims(c *common, g *grants, f *feed) *claims {
+	return &claims{common: c, grants: g, feed: f, trouble: c.newTrouble("claim runs")}
 }
 
 // busy reports whether claims wait for the store.
-func (c *claims) busy() bool { return c.calls.Load() > 0 || c.queue.len() > 0 }
+func (c *claims) busy() bool { return c.calls.Load() > 0 || c.grants.asked.len() > 0 }
 
-// ask asks for the run of a tick of a job.
-func (c *claims) ask(job Job, tick time.Time) {
-	g, err := c.newGrant(Key{JobID: job.ID, Tick: tick.UTC(), Attempt: 1}, job)
-	if err == nil {
-		c.queue.push(g)
-	}
-}
-
-var errAsked = errors.New("the run was asked for already")
-
-// newGrant counts a claim as a run in progress. It returns ErrStopped, or errAsked if
-// the same run is: the clock may have been set back.
-func (c *claims) newGrant(key Key, job Job) (*Grant, error) {
-	if !c.host.Hold() {
-		return nil, ErrStopped
-	}
-	g := &Grant{
-		Claim: Claim{Key: key, GroupID: job.GroupID, SuperGroupID: job.SuperGroupID, Revision: job.Revision,
-			Overlap: job.Overlap, NewestCounts: job.Attempts > 1 && !key.Triggered},
-		CreatedAt: job.CreatedAt, claims: c, asked: time.Now(),
-	}
-	c.mu.Lock()
-	_, twice := c.asked[key.ID()]
-	if !twice {
-		c.asked[key.ID()] = g
-	}
-	c.mu.Unlock()
-	if twice {
-		c.host.Release()
-		return nil, errAsked
-	}
-	return g, nil
-}
-
-// cancel cancels runs, and gives up those that have not ended at their time.
-func (c *claims) cancel(runs []Cancellation, cause error, now time.Time) {
-	for _, canceled := range runs {
-		c.mu.Lock()
-		g := c.asked[canceled.ID()]
-		c.mu.Unlock()
-		if g == nil || !g.cancel(cause, canceled.Abandon) {
-			continue
-		}
-		time.AfterFunc(max(0, canceled.Abandon.Sub(now)), func() {
-			if run := g.started(); run != nil {
-				run.Abandon()
-			}
-		})
-	}
-}
-
-// cancelAll ends the contexts of all runs: this process was taken for dead.
-func (c *claims) cancelAll(cause error) {
-	c.mu.Lock()
-	var all []*Grant
-	for _, g := range c.asked {
-		all = append(all, g)
-	}
-	c.mu.Unlock()
-	for _, g := range all {
-		if run := g.started(); run != nil {
-			run.Cancel(cause)
-		}
-	}
-}
-
-// drop takes back a claim that was not won.
-func (c *claims) drop(g *Grant) {
-	c.forget(g.Key)
-	c.release(g)
-}
-
-func (c *claims) release(g *Grant) {
-	if g.ended != nil {
-		g.ended()
-	}
-	c.host.Release()
-}
-
-func (c *claims) forget(keys ...Key) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, key := range keys {
-		delete(c.asked, key.ID())
-	}
-}
-
-// over hands the end of a run over for being recorded.
-func (c *claims) over(g *Grant, end End) {
-	c.mu.Lock()
-	_, unclaimed := c.unclaimed[g]
-	delete(c.unclaimed, g)
-	c.mu.Unlock()
-	end.Unclaimed = unclaimed || g.Waits
-	end.Key, end.Overlap = g.Key, g.Overlap
-	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
-	end.follow = g.FromQueue || g.Overlap == Delay || !end.Retry.IsZero()
-	c.ends.push(end)
-	c.release(g)
-}
-
-// run claims until the queue is closed.
+// run claims until the queue of what is asked for is closed.
 func (c *claims) run() {
-	for c.queue.wait() {
+	for c.grants.asked.wait() {
 		c.gather()
 		room, freed := c.host.Reserve(maxClaims)
 		if room == 0 {
 			c.fullAt.Store(time.Now().UnixNano())
-			c.unplaced.Store(int64(c.queue.len()))
+			c.unplaced.Store(int64(c.grants.asked.len()))
 			c.waitForRoom(freed)
 			continue
 		}
 		started := 0
-		batch := c.queue.take(room)
+		batch := c.grants.asked.take(room)
 		if c.unplaced.Load() > 0 {
-			c.unplaced.Store(int64(c.queue.len()))
+			c.unplaced.Store(int64(c.grants.asked.len()))
 		}
 		if batch = c.current(batch); len(batch) > 0 {
 			started = c.claim(batch)
@@ -179,11 +65,11 @@ func (c *claims) run() {
 // gather waits for claims that may go into one call: those of jobs that are due at one
 // instant, and those that come while there is a call in progress.
 func (c *claims) gather() {
-	for before := 0; before < c.queue.len() && before < maxClaims; {
-		before = c.queue.len()
+	for before := 0; before < c.grants.asked.len() && before < maxClaims; {
+		before = c.grants.asked.len()
 		runtime.Gosched()
 	}
-	for waited := time.Duration(0); waited < callWait && c.calls.Load() > 0 && c.queue.len() < secondCall; waited += callStep {
+	for waited := time.Duration(0); waited < callWait && c.calls.Load() > 0 && c.grants.asked.len() < secondCall; waited += callStep {
 		c.pause(callStep)
 	}
 }
@@ -194,8 +80,8 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 	select {
 	case <-freed:
 	case <-time.After(troubleWait):
-		c.askAgain(c.current(c.queue.take(maxClaims)))
-		c.unplaced.Store(int64(c.queue.len()))
+		c.askAgain(c.current(c.grants.asked.take(maxClaims)))
+		c.unplaced.Store(int64(c.grants.asked.len()))
 	}
 }
 
@@ -224,12 +110,12 @@ func (c *claims) current(batch []*Grant) []*Grant {
 			crowded = append(crowded, g)
 		default:
 			refill = refill || g.FromQueue
-			c.drop(g)
+			c.grants.drop(g)
 		}
 	}
 	c.park(crowded)
 	if refill {
-		c.refill()
+		c.wake.waiting.set()
 	}
 	return current
 }
@@ -264,20 +150,20 @@ func (c *claims) claim(batch []*Grant) (started int) {
 		case Overlapped:
 			c.config.Metrics.Count(ClaimsWon, 1)
 			c.host.Overlapped(g.JobID, g.Tick)
-			c.drop(g)
+			c.grants.drop(g)
 		case Delayed:
 			c.config.Metrics.Count(ClaimsWon, 1)
-			c.drop(g)
+			c.grants.drop(g)
 		case Stale:
 			stale = append(stale, g)
 		case Early:
 			early = append(early, g)
 		default:
 			c.config.Metrics.Count(ClaimsLost, 1)
-			c.drop(g)
+			c.grants.drop(g)
 		}
 	}
-	c.queue.push(again...)
+	c.grants.asked.push(again...)
 	if len(stale) > 0 {
 		c.config.Metrics.Count(ClaimsRefused, len(stale))
 		go c.refresh(stale)
@@ -308,7 +194,7 @@ func (c *claims) failed(batch []*Grant, err error) (started int) {
 	_, unknown := Settled(err)
 	switch {
 	case errors.Is(err, ErrNotRegistered):
-		c.rejoin()
+		c.wake.heartbeat.set() // which registers this process again
 		c.pause(troubleWait)
 	case c.config.RunUnclaimed && !c.isStopped():
 		c.runUnclaimed(batch)
@@ -328,7 +214,7 @@ func (c *claims) failed(batch []*Grant, err error) (started int) {
 // answered notes that the store answered a claim.
 func (c *claims) answered() {
 	if c.trouble.end() {
-		c.recovered()
+		c.resume()
 		go c.claimUnclaimed()
 	}
 }
@@ -336,16 +222,12 @@ func (c *claims) answered() {
 // runUnclaimed starts runs without a claim.
 func (c *claims) runUnclaimed(batch []*Grant) {
 	c.config.Metrics.Count(RunsUnclaimed, len(batch))
-	c.mu.Lock()
 	for _, g := range batch {
 		if g.Overlap == Delay {
 			// It is claimed while it goes on: it must not wait in the store then.
 			g.Overlap = Skip
 		}
-		c.unclaimed[g] = struct{}{}
-	}
-	c.mu.Unlock()
-	for _, g := range batch {
+		g.setUnclaimed(true)
 		c.host.Start(g)
 	}
 }
@@ -353,22 +235,18 @@ func (c *claims) runUnclaimed(batch []*Grant) {
 // claimUnclaimed claims what runs without a claim, so that nobody takes it for
 // missed.
 func (c *claims) claimUnclaimed() {
-	c.mu.Lock()
-	unclaimed := slices.Collect(maps.Keys(c.unclaimed))
-	c.mu.Unlock()
+	unclaimed := slices.DeleteFunc(c.grants.list(), func(g *Grant) bool { return !g.isUnclaimed() })
 	for batch := range slices.Chunk(unclaimed, maxClaims) {
 		results, err := c.call(batch)
 		if err != nil {
 			c.trouble.begin(err)
 			return
 		}
-		c.mu.Lock()
 		for i, g := range batch {
 			if results[i] == Won {
-				delete(c.unclaimed, g)
+				g.setUnclaimed(false)
 			}
 		}
-		c.mu.Unlock()
 	}
 }
 
@@ -381,21 +259,21 @@ func (c *claims) askAgain(batch []*Grant) {
 		switch old := c.isOld(g); {
 		case g.unsure && old && stopped:
 			c.inDoubt.Store(true)
-			c.drop(g)
+			c.grants.drop(g)
 		case !g.unsure && (old || stopped):
-			c.drop(g)
+			c.grants.drop(g)
 		default:
 			again = append(again, g)
 		}
 	}
-	c.queue.push(again...)
+	c.grants.asked.push(again...)
 }
 
 // refresh learns what changed of the jobs of stale claims, and asks again.
 func (c *claims) refresh(stale []*Grant) {
 	if c.isStopped() {
 		for _, g := range stale {
-			c.drop(g)
+			c.grants.drop(g)
 		}
 		return
 	}
@@ -413,7 +291,7 @@ func (c *claims) refresh(stale []*Grant) {
 	var sure []*Grant
 	for _, g := range stale {
 		if g.unsure {
-			c.drop(g) // it was not won before, then
+			c.grants.drop(g) // it was not won before, then
 		} else {
 			sure = append(sure, g)
 		}

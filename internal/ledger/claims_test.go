@@ -25,16 +25,15 @@ func TestAClaimThatStaysStaleIsNotAskedAgainAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				timing := DefaultTiming
-				shared := &common{Ledger: New(nil, Config{Timing: &timing, Log: noLog{}}), host: followingHost{}, stopped: make(chan struct{}), ended: make(chan struct{})}
-				claims := newClaims(shared, newEnds(shared), newFeed(shared))
+				s := newSession(newCommon(New(nil, Config{Timing: &timing, Log: noLog{}}), followingHost{}, "a"))
 				var stale []*Grant
 				for i, times := range c.before {
-					stale = append(stale, &Grant{Claim: Claim{Key: Key{JobID: int64(i + 1)}}, claims: claims, asked: time.Now(), stale: times})
+					stale = append(stale, &Grant{Claim: Claim{Key: Key{JobID: int64(i + 1)}}, grants: s.grants, asked: time.Now(), stale: times})
 				}
 				begin := time.Now()
-				claims.refresh(stale)
+				s.claims.refresh(stale)
 				assert.Equal(t, c.want, time.Since(begin))
-				assert.Equal(t, len(stale), claims.queue.len())
+				assert.Equal(t, len(stale), s.grants.asked.len())
 			})
 		})
 	}

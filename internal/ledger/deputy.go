@@ -15,16 +15,14 @@ const secondAfter = 500 * time.Millisecond
 // looks at the ticks that came since it was heard of last.
 type deputy struct {
 	*common
-	claims *claims
-	owners *owners
-	clock  *heartbeat
+	grants  *grants
+	owners  *owners
+	noted   signal // there is something to look at
+	trouble trouble
 
 	mu      sync.Mutex // guards the fields below, for moments
 	pending []pendingTick
 	gone    *members // the live processes before some were gone, or nil
-
-	filled  signal
-	trouble trouble
 }
 
 // pendingTick is a tick that is to be looked at.
@@ -34,9 +32,8 @@ type pendingTick struct {
 	at   time.Time // when, by the clock of this process
 }
 
-func newDeputy(c *common, cl *claims, o *owners, h *heartbeat) *deputy {
-	return &deputy{common: c, claims: cl, owners: o, clock: h, filled: newSignal(),
-		trouble: trouble{what: "look at ticks of others", log: c.config.Log}}
+func newDeputy(c *common, o *owners, g *grants) *deputy {
+	return &deputy{common: c, owners: o, grants: g, noted: newSignal(), trouble: c.newTrouble("look at ticks of others")}
 }
 
 // look notes a tick to look at.
@@ -44,11 +41,11 @@ func (d *deputy) look(job Job, tick time.Time) {
 	// The clock of the database may be set at any time. Ticks of one instant are looked at
 	// together.
 	now := time.Now()
-	wait := min(tick.Sub(now)-d.clock.answer().offset, MaxClockLead) + secondAfter
+	wait := min(tick.Sub(now)-d.clock.offset(), MaxClockLead) + secondAfter
 	d.mu.Lock()
 	d.pending = append(d.pending, pendingTick{job, tick, now.Add(wait)})
 	d.mu.Unlock()
-	d.filled.set()
+	d.noted.set()
 }
 
 // takeOver notes that processes are gone.
@@ -56,12 +53,12 @@ func (d *deputy) takeOver(before *members) {
 	d.mu.Lock()
 	d.gone = before
 	d.mu.Unlock()
-	d.filled.set()
+	d.noted.set()
 }
 
 // run looks until the session is stopped.
 func (d *deputy) run() {
-	for d.next(d.filled, d.timer()) {
+	for d.next(d.noted, d.timer()) {
 		before, due := d.take()
 		if before != nil {
 			d.check(d.inherited(before))
@@ -101,7 +98,7 @@ func (d *deputy) timer() <-chan time.Time {
 // inherited returns the ticks of the jobs that this process owns now, and another one
 // did that is gone, which came since that one was heard of last.
 func (d *deputy) inherited(before *members) (ticks []pendingTick) {
-	now := d.clock.databaseNow().In(d.config.Location)
+	now := d.clock.now().In(d.config.Location)
 	from := now.Add(-suspectAfter(d.config.SyncInterval) - 2*d.config.SyncInterval - secondAfter)
 	live := d.owners.live.Load()
 	for _, job := range d.host.Jobs() {
@@ -135,13 +132,13 @@ func (d *deputy) check(ticks []pendingTick) {
 			// Claiming answers as well, and is tried for longer.
 			d.trouble.begin(err)
 			for _, t := range batch {
-				d.claims.ask(t.job, t.tick)
+				d.grants.ask(t.job, t.tick)
 			}
 			continue
 		}
 		d.trouble.end()
 		for _, i := range unclaimed {
-			d.claims.ask(batch[i].job, batch[i].tick)
+			d.grants.ask(batch[i].job, batch[i].tick)
 		}
 	}
 }

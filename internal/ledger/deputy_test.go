@@ -36,17 +36,15 @@ func (noLog) Error(error, string, ...any) {}
 func TestADeputyLooksThoughTheClockOfTheDatabaseIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, host := &lookedStore{}, &askedHost{}
-		c := &common{Ledger: New(store, Config{Location: time.UTC, SyncInterval: time.Second, Log: noLog{}}), host: host, stopped: make(chan struct{})}
-		clock := newHeartbeat(c)
-		d := newDeputy(c, nil, newOwners("a"), clock)
+		s := newSession(newCommon(New(store, Config{Location: time.UTC, SyncInterval: time.Second, Log: noLog{}}), host, "a"))
+		d := s.deputy
 		go d.run()
-		defer close(c.stopped)
+		defer close(s.stopped)
 
 		d.look(Job{ID: 1}, time.Now())
 		time.Sleep(secondAfter / 2)
-		clock.mu.Lock()
-		clock.known.offset = -10 * time.Minute
-		clock.mu.Unlock()
+		now := time.Now()
+		s.clock.hear(now.Add(-10*time.Minute), now, now)
 		d.look(Job{ID: 2}, time.Now())
 		d.takeOver(newMembers([]Member{{Process: "a"}, {Process: "b"}}, "a"))
 		synctest.Wait()

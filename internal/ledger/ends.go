@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -18,38 +17,23 @@ const (
 // ends records how runs ended, for as long as it takes.
 type ends struct {
 	*common
-	claims   *claims
-	freed    func() // is told that locks of jobs were freed, or attempts added
-	queue    *queue[End]
-	answered signal // the store answers again
-	// answeredSince reports whether a heartbeat was answered after an instant.
-	answeredSince func(time.Time) bool
-	unrecorded    atomic.Int64
-	trouble       trouble
+	grants  *grants
+	claims  *claims
+	trouble trouble
 }
 
-func newEnds(c *common) *ends {
-	return &ends{common: c, queue: newQueue[End](), answered: newSignal(),
-		trouble: trouble{what: "record ends of runs", log: c.config.Log}}
+func newEnds(c *common, g *grants, cl *claims) *ends {
+	return &ends{common: c, grants: g, claims: cl, trouble: c.newTrouble("record ends of runs")}
 }
 
-func (e *ends) push(end End) {
-	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
-	e.unrecorded.Add(1)
-	e.queue.push(end)
-}
-
-// wake says that the store answers again.
-func (e *ends) wake() { e.answered.set() }
-
-// run records ends until the queue is closed and empty, or the session is over.
+// run records ends until their queue is closed and empty, or the session is over.
 func (e *ends) run() {
 	urgent := func(end End) bool { return end.Overlap != Allow } // the next run of its job may wait for it
-	for e.queue.wait() {
-		for waited := time.Duration(0); waited < endsWait && e.claims.busy() && !e.queue.contains(urgent); waited += endsStep {
+	for e.grants.over.wait() {
+		for waited := time.Duration(0); waited < endsWait && e.claims.busy() && !e.grants.over.contains(urgent); waited += endsStep {
 			e.pause(endsStep)
 		}
-		batch := e.queue.take(maxEnds)
+		batch := e.grants.over.take(maxEnds)
 		for n := range batch {
 			if batch[n].refused.IsZero() {
 				continue
@@ -80,7 +64,7 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 		}
 		_, unknown := Settled(err)
 		late := errors.Is(err, context.DeadlineExceeded)
-		if !unknown && !late && e.answeredSince(refused) {
+		if !unknown && !late && e.clock.lastAnswer().After(refused) {
 			// The database answers, and refuses again: one bad end must not hold up
 			// the others.
 			if len(batch) > 1 {
@@ -92,7 +76,7 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 		}
 		select {
 		case <-time.After(wait):
-		case <-e.answered:
+		case <-e.wake.ends:
 		case <-e.ended:
 		}
 		if closed(e.ended) {
@@ -103,16 +87,15 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 
 func (e *ends) recorded(batch []End) {
 	e.trouble.end()
-	e.unrecorded.Add(-int64(len(batch)))
 	keys := make([]Key, len(batch))
 	follow := false
 	for i := range batch {
 		keys[i] = batch[i].Key
 		follow = follow || batch[i].follow
 	}
-	e.claims.forget(keys...)
+	e.grants.forget(keys...)
 	if follow {
-		e.freed()
+		e.wake.waiting.set()
 	}
 }
 
@@ -121,14 +104,15 @@ func (e *ends) postpone(end End, refused time.Time) {
 	end.refused = refused
 	time.AfterFunc(maxTroubleWait, func() {
 		if !closed(e.ended) {
-			e.queue.push(end)
+			e.grants.over.push(end)
 		}
 	})
 }
 
 // gaveUp says how many ends are not recorded, or that it is something else that hangs.
+// Of no other grant anything is left when the session ends.
 func (e *ends) gaveUp() {
-	if n := e.unrecorded.Load(); n > 0 {
+	if n := e.grants.count(); n > 0 {
 		e.config.Log.Error(errNoAnswer, "ends of runs were not recorded", "runs", n)
 	} else {
 		e.config.Log.Error(errNoAnswer, "the record of runs was not left", "process", e.process)

@@ -36,15 +36,12 @@ func TestAnEndThatHoldsALockDoesNotWaitForClaims(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := &finishedStore{}
-				shared := &common{Ledger: New(store, Config{Log: noLog{}}), stopped: make(chan struct{}), ended: make(chan struct{})}
-				ends := newEnds(shared)
-				ends.freed = func() {}
-				ends.claims = newClaims(shared, ends, newFeed(shared))
-				ends.claims.calls.Add(1) // one goes on
+				s := newSession(newCommon(New(store, Config{Log: noLog{}}), nil, "a"))
+				s.claims.calls.Add(1) // one goes on
 				begin := time.Now()
-				go ends.run()
-				defer ends.queue.close()
-				c.end(func(overlap Overlap) { ends.push(End{Overlap: overlap}) })
+				go s.ends.run()
+				defer s.grants.over.close()
+				c.end(func(overlap Overlap) { s.grants.over.push(End{Overlap: overlap}) })
 				time.Sleep(2 * endsWait)
 				synctest.Wait()
 				if assert.Len(t, store.at, 1) {

@@ -9,21 +9,18 @@ import (
 // feed lets the host follow what other processes change.
 type feed struct {
 	*common
+	owners   *owners
+	grants   *grants
 	outdated signal
-	ask      func(job Job, tick time.Time)
-	now      func() time.Time     // of the clock that ticks go by
-	changed  func(revision int64) // is told what this process has changed
+	arrived  atomic.Bool // there is something in the outbox
 	trouble  trouble
-
-	arrived atomic.Bool // there is something in the outbox
 
 	mu     sync.Mutex // guards inSync, for moments
 	inSync time.Time  // when the host was known to agree with the database last
 }
 
-func newFeed(c *common) *feed {
-	return &feed{common: c, outdated: newSignal(), inSync: time.Now(),
-		trouble: trouble{what: "follow changes", log: c.config.Log}}
+func newFeed(c *common, o *owners, g *grants) *feed {
+	return &feed{common: c, owners: o, grants: g, outdated: newSignal(), inSync: time.Now(), trouble: c.newTrouble("follow changes")}
 }
 
 // run follows until the session is stopped.
@@ -45,7 +42,7 @@ func (f *feed) follow(outbox bool) error {
 		revision, begun, err = f.store.TakeOutbox()
 	}
 	if revision > 0 {
-		f.changed(revision)
+		f.owners.changed(revision)
 	}
 	if err == nil {
 		err = f.host.Follow(nil)
@@ -63,7 +60,7 @@ func (f *feed) follow(outbox bool) error {
 // catchUp asks for the latest tick that came between the call that began the ticks of a
 // job and the moment it was followed: nobody else fires it.
 func (f *feed) catchUp(begun []Watermark) {
-	now := f.now().In(f.config.Location)
+	now := f.clock.tickNow().In(f.config.Location)
 	for _, mark := range begun {
 		job, ok := f.host.Look(mark.JobID, false)
 		if !ok {
@@ -71,25 +68,25 @@ func (f *feed) catchUp(begun []Watermark) {
 		}
 		after := mark.Until.In(f.config.Location)
 		for _, tick := range LastTicks(job.Schedule, after, now, 1) {
-			f.ask(job, tick)
+			f.grants.ask(job, tick)
 		}
 	}
 }
 
 // heard compares the revision of a heartbeat with the one that the host had seen when
 // it was sent, and looks whether something has arrived in the outbox.
-func (f *feed) heard(revision, seen int64, outbox bool) {
-	if outbox {
+func (f *feed) heard(n news) {
+	if n.Outbox {
 		f.arrived.Store(true)
 		f.outdated.set()
 	}
 	switch {
-	case revision == seen:
+	case n.Revision == n.seen:
 		f.agreed(time.Now())
 		return
-	case revision < seen:
+	case n.Revision < n.seen:
 		// The database is an older copy of itself: everything is to be read again.
-		f.seen.CompareAndSwap(seen, 0)
+		f.seen.CompareAndSwap(n.seen, 0)
 	}
 	f.outdated.set()
 }

@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,16 +19,17 @@ type Grant struct {
 	// unless it has started elsewhere, and LeaveWaiting leaves it.
 	Waits bool
 
-	claims *claims
+	grants *grants
 	asked  time.Time
 	stale  int    // how often it was answered so
 	unsure bool   // it may be recorded already: the reply was lost
 	ended  func() // nil, or is told when the grant is over
 
-	mu       sync.Mutex // guards the fields below, for moments
-	run      Canceler   // nil until it has started
-	canceled error      // why the run is to end, or nil
-	abandon  time.Time  // when the run is given up, or zero
+	mu        sync.Mutex // guards the fields below, for moments
+	run       Canceler   // nil until it has started
+	unclaimed bool       // it runs without being recorded, yet
+	canceled  error      // why the run is to end, or nil
+	abandon   time.Time  // when the run is given up, or zero
 }
 
 // Canceler is a run that has started.
@@ -72,6 +75,18 @@ func (g *Grant) started() Canceler {
 	return g.run
 }
 
+func (g *Grant) isUnclaimed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unclaimed
+}
+
+func (g *Grant) setUnclaimed(unclaimed bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unclaimed = unclaimed
+}
+
 // ErrGivenAway is why the context of a run ends whose process was taken for dead: the
 // run is recorded as lost, and may run again elsewhere.
 var ErrGivenAway = errors.New("this process was taken for dead, and the run is recorded as lost")
@@ -79,14 +94,135 @@ var ErrGivenAway = errors.New("this process was taken for dead, and the run is r
 // End records how the run ended. A retry that is not zero is when the next attempt
 // may run.
 func (g *Grant) End(start, end time.Time, outcome Outcome, text string, retry time.Time) {
-	g.claims.over(g, End{Start: start, End: end, Outcome: outcome, Error: text, Retry: retry})
+	g.grants.end(g, End{Start: start, End: end, Outcome: outcome, Error: text, Retry: retry})
 }
 
 // Skip records that the run did not start, and why.
 func (g *Grant) Skip(reason string) {
-	now := g.claims.now()
-	g.claims.over(g, End{Start: now, End: now, Outcome: Skipped, Error: reason})
+	now := g.grants.clock.tickNow()
+	g.grants.end(g, End{Start: now, End: now, Outcome: Skipped, Error: reason})
 }
 
 // LeaveWaiting leaves the run to whichever process claims it.
-func (g *Grant) LeaveWaiting() { g.claims.drop(g) }
+func (g *Grant) LeaveWaiting() { g.grants.drop(g) }
+
+// grants are the runs that this process asks for, that are in progress here, and whose
+// ends are yet to be recorded. It is goroutine-safe.
+type grants struct {
+	*common
+	asked *queue[*Grant] // for claims
+	over  *queue[End]    // for ends
+
+	mu  sync.Mutex // guards all, for moments
+	all map[KeyID]*Grant
+}
+
+func newGrants(c *common) *grants {
+	return &grants{common: c, asked: newQueue[*Grant](), over: newQueue[End](), all: make(map[KeyID]*Grant)}
+}
+
+// ask asks for the run of a tick of a job.
+func (a *grants) ask(job Job, tick time.Time) {
+	g, err := a.add(Key{JobID: job.ID, Tick: tick.UTC(), Attempt: 1}, job)
+	if err == nil {
+		a.asked.push(g)
+	}
+}
+
+var errAsked = errors.New("the run was asked for already")
+
+// add counts a claim as a run in progress. It returns ErrStopped, or errAsked if the same
+// run is: the clock may have been set back.
+func (a *grants) add(key Key, job Job) (*Grant, error) {
+	if !a.host.Hold() {
+		return nil, ErrStopped
+	}
+	g := &Grant{
+		Claim: Claim{Key: key, GroupID: job.GroupID, SuperGroupID: job.SuperGroupID, Revision: job.Revision,
+			Overlap: job.Overlap, NewestCounts: job.Attempts > 1 && !key.Triggered},
+		CreatedAt: job.CreatedAt, grants: a, asked: time.Now(),
+	}
+	a.mu.Lock()
+	_, twice := a.all[key.ID()]
+	if !twice {
+		a.all[key.ID()] = g
+	}
+	a.mu.Unlock()
+	if twice {
+		a.host.Release()
+		return nil, errAsked
+	}
+	return g, nil
+}
+
+// drop takes back a claim that was not won, or leaves its run to others.
+func (a *grants) drop(g *Grant) {
+	a.forget(g.Key)
+	a.release(g)
+}
+
+// end hands the end of a run over for being recorded.
+func (a *grants) end(g *Grant, end End) {
+	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
+	end.Unclaimed = g.isUnclaimed() || g.Waits
+	end.Key, end.Overlap = g.Key, g.Overlap
+	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
+	end.follow = g.FromQueue || g.Overlap == Delay || !end.Retry.IsZero()
+	a.over.push(end)
+	a.release(g)
+}
+
+func (a *grants) release(g *Grant) {
+	if g.ended != nil {
+		g.ended()
+	}
+	a.host.Release()
+}
+
+// forget says that nothing more is to be recorded of runs.
+func (a *grants) forget(keys ...Key) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, key := range keys {
+		delete(a.all, key.ID())
+	}
+}
+
+func (a *grants) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.all)
+}
+
+func (a *grants) list() []*Grant {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.all))
+}
+
+// cancel cancels runs, and gives up those that have not ended at their time.
+func (a *grants) cancel(runs []Cancellation, cause error) {
+	now := a.clock.now()
+	for _, canceled := range runs {
+		a.mu.Lock()
+		g := a.all[canceled.ID()]
+		a.mu.Unlock()
+		if g == nil || !g.cancel(cause, canceled.Abandon) {
+			continue
+		}
+		time.AfterFunc(max(0, canceled.Abandon.Sub(now)), func() {
+			if run := g.started(); run != nil {
+				run.Abandon()
+			}
+		})
+	}
+}
+
+// cancelAll ends the contexts of all runs.
+func (a *grants) cancelAll(cause error) {
+	for _, g := range a.list() {
+		if run := g.started(); run != nil {
+			run.Cancel(cause)
+		}
+	}
+}

@@ -4,16 +4,24 @@
 // is its Store's.
 //
 // A Ledger lives as long as its host, a Session from a start to the stop that ends
-// it. A session is made of parts, each in a file of its own with its own state:
+// it. A session is made of parts, each in a file of its own with its own state. Three
+// know, and call nobody:
 //
+//   - clock: what time it is in the database, and since when it answers;
 //   - owners: which process claims the ticks of a job;
-//   - claims: asks the store for runs and starts those that are won;
-//   - deputy: looks whether the owners of ticks have claimed them;
-//   - waiting: starts the runs that wait in the store;
+//   - grants: the runs that this process asks for or has, and the ends to be recorded.
+//
+// The others work, on goroutines of their own, and call those:
+//
+//   - claims: asks the store for what is in grants, and starts the runs that are won;
 //   - ends: records how runs ended;
-//   - heartbeat: shows that this process is alive, and learns who else is;
+//   - deputy: looks whether the owners of ticks have claimed them;
+//   - waiting: asks for the runs that wait in the store;
 //   - feed: follows the changes of other processes;
+//   - heartbeat: shows that this process is alive, and learns who else is;
 //   - sweep: what one process does for all: missed ticks, lost runs, pruning.
+//
+// Session puts them together, and tells them what a heartbeat has brought.
 package ledger
 
 import (

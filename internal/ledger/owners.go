@@ -13,8 +13,9 @@ import (
 // changes, only the jobs of those that came or went move. Nothing depends on two
 // processes agreeing: the key of a run decides who has it. It is goroutine-safe.
 type owners struct {
-	process string
-	live    atomic.Pointer[members]
+	process      string
+	syncInterval time.Duration
+	live         atomic.Pointer[members]
 
 	mu     sync.Mutex // guards recent, for moments
 	recent []recentChange
@@ -29,25 +30,29 @@ type recentChange struct {
 }
 
 // changed notes a change of this process.
-func (o *owners) changed(revision int64, until time.Time) {
+func (o *owners) changed(revision int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	now := time.Now()
-	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
-	o.recent = append(o.recent, recentChange{revision, until})
+	o.dropFollowedLocked()
+	o.recent = append(o.recent, recentChange{revision, time.Now().Add(suspectAfter(o.syncInterval) + secondAfter)})
 	o.some.Store(true)
 }
 
+// changedLately reports whether a revision is that of a recent change of this process.
 func (o *owners) changedLately(revision int64) bool {
 	if !o.some.Load() {
 		return false
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	now := time.Now()
-	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
+	o.dropFollowedLocked()
 	o.some.Store(len(o.recent) > 0)
 	return slices.ContainsFunc(o.recent, func(c recentChange) bool { return c.revision == revision })
+}
+
+func (o *owners) dropFollowedLocked() {
+	now := time.Now()
+	o.recent = slices.DeleteFunc(o.recent, func(c recentChange) bool { return now.After(c.until) })
 }
 
 // members are the live processes, in order, and their hashes.
@@ -66,8 +71,8 @@ const (
 	none
 )
 
-func newOwners(process string) *owners {
-	o := &owners{process: process}
+func newOwners(process string, syncInterval time.Duration) *owners {
+	o := &owners{process: process, syncInterval: syncInterval}
 	o.live.Store(newMembers([]Member{{Process: process}}, process))
 	return o
 }

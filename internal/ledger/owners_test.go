@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,7 +18,7 @@ func fleet(n int, partial ...int) (all []*owners, live []Member) {
 		live[i].Partial = true
 	}
 	for i := range n {
-		o := newOwners(live[i].Process)
+		o := newOwners(live[i].Process, time.Second)
 		o.set(live)
 		all = append(all, o)
 	}

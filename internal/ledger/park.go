@@ -31,7 +31,7 @@ func (c *claims) park(batch []*Grant) {
 		c.host.Overlapped(g.JobID, g.Tick)
 	}
 	for _, g := range batch {
-		c.drop(g)
+		c.grants.drop(g)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,28 +18,40 @@ var ErrStopped = errors.New("SmallBen was stopped")
 // work, Stop ends the asking for runs, and Idle says that no run is left. It is
 // goroutine-safe.
 type Session struct {
-	common
+	*common
 	owners    *owners
-	claims    *claims
-	deputy    *deputy
-	waiting   *waiting
-	ends      *ends
-	heartbeat *heartbeat
+	grants    *grants
 	feed      *feed
+	claims    *claims
+	ends      *ends
+	waiting   *waiting
+	deputy    *deputy
 	sweep     *sweep
+	heartbeat *heartbeat
 
-	idle     chan struct{} // closed by Idle
+	beating  sync.WaitGroup // the heartbeats, and what they began
+	idle     chan struct{}  // closed by Idle
 	idleOnce sync.Once
 	done     chan struct{} // closed: nothing more is recorded
 }
 
-// common is what the parts of a session share.
+// common is what the parts of a session share. Besides, each holds the parts that it
+// calls.
 type common struct {
 	*Ledger
 	host    Host
 	process string
+	clock   *clock
+	// wake has the signals of the parts that others wake.
+	wake    struct{ heartbeat, waiting, ends signal }
 	stopped chan struct{} // closed by Stop
 	ended   chan struct{} // closed: the session is over, nothing is tried again
+}
+
+func newCommon(l *Ledger, host Host, process string) *common {
+	c := &common{Ledger: l, host: host, process: process, clock: newClock(l.config.SyncInterval), stopped: make(chan struct{}), ended: make(chan struct{})}
+	c.wake.heartbeat, c.wake.waiting, c.wake.ends = newSignal(), newSignal(), newSignal()
+	return c
 }
 
 func (c *common) isStopped() bool { return closed(c.stopped) }
@@ -81,63 +94,77 @@ func (c *common) await(err error) bool {
 	return false
 }
 
-// Join registers a process for a new session.
-func (l *Ledger) Join(host Host) (*Session, error) {
+// resume says that the store answers, or this process goes on, after a while.
+func (c *common) resume() {
+	c.clock.resume()
+	c.wake.ends.set()
+}
+
+// Join registers a process for a new session, through the store or a view of it, such as
+// one with a context.
+func (l *Ledger) Join(store Store, host Host) (*Session, error) {
 	if err := l.Open(); err != nil {
 		return nil, err
 	}
-	name, err := os.Hostname()
-	if err != nil || name == "" {
-		name = "unknown"
-	}
-	s := &Session{
-		common: common{
-			Ledger:  l,
-			host:    host,
-			process: fmt.Sprintf("%s/%d/%s", name, os.Getpid(), strings.ToLower(rand.Text()[:6])),
-			stopped: make(chan struct{}),
-			ended:   make(chan struct{}),
-		},
-		idle: make(chan struct{}),
-		done: make(chan struct{}),
-	}
-	s.owners = newOwners(s.process)
-	s.feed = newFeed(&s.common)
-	s.ends = newEnds(&s.common)
-	s.claims = newClaims(&s.common, s.ends, s.feed)
-	s.ends.claims, s.feed.ask = s.claims, s.claims.ask
-	s.heartbeat = newHeartbeat(&s.common)
-	s.claims.now = s.heartbeat.tickNow
-	s.feed.now, s.feed.changed = s.heartbeat.tickNow, s.Changed
-	s.ends.answeredSince = s.heartbeat.answeredSince
-	s.waiting = newWaiting(&s.common, s.claims, s.owners, s.heartbeat)
-	s.claims.refill = s.waiting.wake
-	s.ends.freed = s.waiting.wake
-	s.sweep = newSweep(&s.common, s.heartbeat)
-	s.deputy = newDeputy(&s.common, s.claims, s.owners, s.heartbeat)
-	s.claims.rejoin = s.heartbeat.beat
-	s.heartbeat.heard = s.heard
-	s.heartbeat.givenAway = func() { s.claims.cancelAll(ErrGivenAway) }
-	s.heartbeat.recovered, s.claims.recovered = s.recovered, s.recovered
-	if err := l.store.Join(s.process); err != nil {
+	s := newSession(newCommon(l, host, processName()))
+	if err := store.Join(s.process); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// heard passes on what a heartbeat brought.
-func (s *Session) heard(h Heartbeat, seen int64, live, dead []Member) {
-	s.feed.heard(h.Revision, seen, h.Outbox)
-	if moved := s.owners.set(live); moved != nil {
+// processName is a name that no other process has.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+}
+
+func newSession(c *common) *Session {
+	s := &Session{common: c, idle: make(chan struct{}), done: make(chan struct{})}
+	s.owners = newOwners(c.process, c.config.SyncInterval)
+	s.grants = newGrants(c)
+	s.feed = newFeed(c, s.owners, s.grants)
+	s.claims = newClaims(c, s.grants, s.feed)
+	s.ends = newEnds(c, s.grants, s.claims)
+	s.waiting = newWaiting(c, s.owners, s.grants)
+	s.deputy = newDeputy(c, s.owners, s.grants)
+	s.sweep = newSweep(c)
+	s.heartbeat = newHeartbeat(c, s.grants)
+	return s
+}
+
+// beat shows that this process is alive until the session is over, and tells the parts
+// what the heartbeats bring.
+func (s *Session) beat() {
+	ticker := time.NewTicker(s.config.SyncInterval)
+	defer ticker.Stop()
+	for !closed(s.ended) {
+		if heard, ok := s.heartbeat.beat(); ok {
+			s.heard(heard)
+		}
+		select {
+		case <-ticker.C:
+		case <-s.wake.heartbeat:
+		case <-s.ended:
+		}
+	}
+}
+
+func (s *Session) heard(n news) {
+	s.feed.heard(n)
+	if moved := s.owners.set(n.live); moved != nil {
 		s.deputy.takeOver(moved)
 	}
-	s.waiting.heard(h.Due, h.Now)
-	s.sweep.heard(live)
-	if h.Canceled > 0 {
-		s.heartbeat.beating.Go(s.cancelRuns)
+	s.waiting.heard(n.Due, n.Now)
+	s.sweep.heard(n)
+	if n.Canceled > 0 {
+		s.beating.Go(s.cancelRuns)
 	}
-	if len(dead) > 0 {
-		s.heartbeat.beating.Go(func() { s.sweep.expire(dead) })
+	if len(n.dead) > 0 {
+		s.beating.Go(func() { s.sweep.expire(n.dead) })
 	}
 }
 
@@ -145,18 +172,12 @@ func (s *Session) heard(h Heartbeat, seen int64, live, dead []Member) {
 func (s *Session) cancelRuns() {
 	runs, err := s.store.Canceled(s.process)
 	if err == nil {
-		s.claims.cancel(runs, s.config.Canceled, s.Now())
+		s.grants.cancel(runs, s.config.Canceled)
 	} // else the next heartbeat says so again
 }
 
 // Notice makes the session look at once what there is to do.
-func (s *Session) Notice() { s.heartbeat.wake() }
-
-// recovered is told that the store answers, or this process goes on, after a while.
-func (s *Session) recovered() {
-	s.ends.wake()
-	s.sweep.interrupt()
-}
+func (s *Session) Notice() { s.wake.heartbeat.set() }
 
 // Leave ends a session that Run was not called of.
 func (s *Session) Leave() { s.heartbeat.leave() }
@@ -165,7 +186,7 @@ func (s *Session) Leave() { s.heartbeat.leave() }
 func (s *Session) Stop() {
 	close(s.stopped)
 	// The others are to claim from now on what this process owns.
-	s.heartbeat.wake()
+	s.wake.heartbeat.set()
 }
 
 // Idle says that the host was stopped and that no grant is left.
@@ -186,16 +207,16 @@ func (s *Session) Run() {
 	others.Go(s.feed.run)
 	others.Go(s.deputy.run)
 	others.Go(s.waiting.run)
-	s.heartbeat.beating.Go(s.heartbeat.run)
+	s.beating.Go(s.beat)
 	go func() {
 		defer close(s.done)
 		<-s.idle
 		giveUp := make(chan struct{})
 		timer := time.AfterFunc(s.config.Timing.StopPatience, func() { close(giveUp) })
 		defer timer.Stop()
-		s.claims.queue.close()
+		s.grants.asked.close()
 		flushed := within(giveUp, claiming.Wait) && within(giveUp, others.Wait)
-		s.ends.queue.close()
+		s.grants.over.close()
 		flushed = within(giveUp, finishing.Wait) && flushed
 		close(s.ended)
 		if !flushed {
@@ -203,7 +224,7 @@ func (s *Session) Run() {
 			return
 		}
 		// The database answers: nothing of this process goes on in it after Stop.
-		if within(giveUp, s.heartbeat.beating.Wait) && !s.claims.inDoubt.Load() {
+		if within(giveUp, s.beating.Wait) && !s.claims.inDoubt.Load() {
 			within(giveUp, s.heartbeat.leave)
 		}
 	}()
@@ -235,7 +256,7 @@ func (s *Session) Concerns(jobID int64) bool {
 func (s *Session) Ask(job Job, tick time.Time) {
 	switch rank := s.owners.rank(job.ID); {
 	case rank == first || s.owners.changedLately(job.Revision):
-		s.claims.ask(job, tick)
+		s.grants.ask(job, tick)
 	case rank == second:
 		s.deputy.look(job, tick)
 	}
@@ -244,7 +265,7 @@ func (s *Session) Ask(job Job, tick time.Time) {
 // Changed says that the host has made a change, and agrees with it: until the others
 // have followed it, this process claims the ticks of the jobs that it has changed.
 func (s *Session) Changed(revision int64) {
-	s.owners.changed(revision, time.Now().Add(suspectAfter(s.config.SyncInterval)+secondAfter))
+	s.owners.changed(revision)
 }
 
 // FollowOutbox makes the host agree at once with what transactions of the application
@@ -255,51 +276,42 @@ func (s *Session) FollowOutbox() error { return s.feed.follow(true) }
 func (s *Session) Unplaced() int { return int(s.claims.unplaced.Load()) }
 
 // Now is about what time it is in the database.
-func (s *Session) Now() time.Time { return s.heartbeat.databaseNow() }
+func (s *Session) Now() time.Time { return s.clock.now() }
 
 // TickNow is what the clock shows that ticks go by.
-func (s *Session) TickNow() time.Time { return s.heartbeat.tickNow() }
+func (s *Session) TickNow() time.Time { return s.clock.tickNow() }
 
 // Health is how a session does.
 type Health struct{ SyncLag, ClockOffset, HeartbeatAge time.Duration }
 
 // Health tells how the session does.
 func (s *Session) Health() Health {
-	known := s.heartbeat.answer()
-	return Health{SyncLag: s.feed.lag(), ClockOffset: known.offset, HeartbeatAge: time.Since(known.at)}
+	return Health{SyncLag: s.feed.lag(), ClockOffset: s.clock.offset(), HeartbeatAge: time.Since(s.clock.lastAnswer())}
 }
 
 // trouble is whether one kind of call to the store fails. It is goroutine-safe.
 type trouble struct {
 	what string
 	log  Log
-
-	mu sync.Mutex // guards on, for moments
-	on bool
+	on   atomic.Bool
 }
+
+func (c *common) newTrouble(what string) trouble { return trouble{what: what, log: c.config.Log} }
 
 // begin says once that the call fails.
 func (t *trouble) begin(err error) {
-	if t.set(true) {
+	if !t.on.Swap(true) {
 		t.log.Error(err, "the record of runs does not answer", "call", t.what)
 	}
 }
 
 // end says once that it is answered again, and reports whether it failed before.
 func (t *trouble) end() bool {
-	if !t.set(false) {
+	if !t.on.Swap(false) {
 		return false
 	}
 	t.log.Info("the record of runs answers again", "call", t.what)
 	return true
-}
-
-func (t *trouble) set(on bool) (changed bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	changed = t.on != on
-	t.on = on
-	return changed
 }
 
 // since is how long ago an instant was, by the clock that went on the longest: the

@@ -35,39 +35,34 @@ func (s *awayStore) Waiting(*Run, int) ([]Run, error) { s.calls++; return nil, e
 
 // What a part waits for, and the stop, may have come both.
 func TestNoPartBeginsACallAfterTheSessionWasStopped(t *testing.T) {
-	for name, run := range map[string]func(c *common, clock *heartbeat){
-		"deputy": func(c *common, clock *heartbeat) {
-			d := newDeputy(c, nil, newOwners("a"), clock)
-			d.takeOver(newMembers([]Member{{Process: "a"}, {Process: "b"}}, "a"))
-			d.run()
+	for name, run := range map[string]func(s *Session){
+		"deputy": func(s *Session) {
+			s.deputy.takeOver(newMembers([]Member{{Process: "a"}, {Process: "b"}}, "a"))
+			s.deputy.run()
 		},
-		"waiting": func(c *common, clock *heartbeat) {
-			w := newWaiting(c, nil, newOwners("a"), clock)
-			w.wake()
-			w.run()
+		"waiting": func(s *Session) {
+			s.wake.waiting.set()
+			s.waiting.run()
 		},
-		"feed": func(c *common, _ *heartbeat) {
-			f := newFeed(c)
-			f.heard(2, 1, false)
-			f.run()
+		"feed": func(s *Session) {
+			s.feed.heard(news{Heartbeat: Heartbeat{Revision: 2}, seen: 1})
+			s.feed.run()
 		},
-		"feed, of an outbox": func(c *common, _ *heartbeat) {
-			f := newFeed(c)
-			f.heard(1, 1, true)
-			f.run()
+		"feed, of an outbox": func(s *Session) {
+			s.feed.heard(news{Heartbeat: Heartbeat{Revision: 1, Outbox: true}, seen: 1})
+			s.feed.run()
 		},
-		"sweep": func(c *common, clock *heartbeat) { newSweep(c, clock).run() },
-		"claims that are stale": func(c *common, _ *heartbeat) {
-			claims := newClaims(c, newEnds(c), newFeed(c))
-			claims.refresh([]*Grant{{Claim: Claim{Key: Key{JobID: 1}}, claims: claims, asked: time.Now()}})
+		"sweep": func(s *Session) { s.sweep.run() },
+		"claims that are stale": func(s *Session) {
+			s.claims.refresh([]*Grant{{Claim: Claim{Key: Key{JobID: 1}}, grants: s.grants, asked: time.Now()}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 20 { // a select takes either case
 				store, host := &awayStore{}, &awayHost{}
-				c := &common{Ledger: New(store, Config{Location: time.UTC, Timing: &Timing{}, Log: noLog{}}), host: host, stopped: make(chan struct{}), ended: make(chan struct{})}
-				close(c.stopped)
-				run(c, newHeartbeat(c))
+				s := newSession(newCommon(New(store, Config{Location: time.UTC, Timing: &Timing{}, Log: noLog{}}), host, "a"))
+				close(s.stopped)
+				run(s)
 				assert.Zero(t, store.calls+host.calls)
 			}
 		})

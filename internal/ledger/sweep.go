@@ -23,39 +23,29 @@ const (
 // others.
 type sweep struct {
 	*common
-	clock   *heartbeat
-	trouble trouble
-
-	mu          sync.Mutex // guards interrupted, for moments
-	interrupted time.Time  // when the last while ended in which ticks may have been missed
-
-	expiring sync.Mutex // held while processes expire
-
-	othersDecode atomic.Bool // another live process decodes every job
-
-	// looked is what run knows of watermarks.
-	looked map[int64]lookedAt
+	trouble  trouble
+	expiring sync.Mutex           // held while processes expire
+	last     atomic.Pointer[news] // what the last heartbeat brought
+	looked   map[int64]lookedAt   // what run knows of watermarks
 }
 
 // lookedAt is when a job is to be looked at again, as long as it has the revision:
 // at its next tick, in Unix seconds.
 type lookedAt struct{ revision, next int64 }
 
-func newSweep(c *common, h *heartbeat) *sweep {
-	return &sweep{common: c, clock: h, looked: make(map[int64]lookedAt),
-		trouble: trouble{what: "sweep", log: c.config.Log}}
+func newSweep(c *common) *sweep {
+	s := &sweep{common: c, looked: make(map[int64]lookedAt), trouble: c.newTrouble("sweep")}
+	s.last.Store(&news{})
+	return s
 }
 
-// heard notes who is alive.
-func (s *sweep) heard(live []Member) {
-	s.othersDecode.Store(slices.ContainsFunc(live, func(m Member) bool { return !m.Partial && m.Process != s.process }))
-}
+// heard notes who is alive and who leads.
+func (s *sweep) heard(n news) { s.last.Store(&n) }
 
-// interrupt is told that the store answers, or this process goes on, after a while.
-func (s *sweep) interrupt() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.interrupted = time.Now()
+// leftToOthers reports whether another live process is to do what this one would, since it
+// decodes every job, and this one does not: it knows how to treat each job.
+func (s *sweep) leftToOthers() bool {
+	return s.host.Partial() && slices.ContainsFunc(s.last.Load().live, func(m Member) bool { return !m.Partial && m.Process != s.process })
 }
 
 // run sweeps from time to time. After a start, and after a while in which the store did
@@ -71,7 +61,7 @@ func (s *sweep) run() {
 			timer.Reset(oldEnough)
 			continue
 		}
-		if wait := oldEnough - s.sinceInterrupted(); wait > 0 && postponed < maxPostponed {
+		if wait := oldEnough - s.clock.sinceResumed(); wait > 0 && postponed < maxPostponed {
 			postponed++
 			timer.Reset(wait)
 			continue
@@ -84,12 +74,6 @@ func (s *sweep) run() {
 		postponed = 0
 		timer.Reset(s.config.Timing.SweepEvery)
 	}
-}
-
-func (s *sweep) sinceInterrupted() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return since(s.interrupted)
 }
 
 func (s *sweep) sweep() error {
@@ -112,10 +96,10 @@ func (s *sweep) sweep() error {
 
 // lead reports whether this process leads, and makes it the leader if there is none.
 func (s *sweep) lead() (leads bool, err error) {
-	last, partial := s.clock.answer().last, s.host.Partial()
-	if partial && s.othersDecode.Load() {
-		return false, nil // one of them is to lead, which knows how to treat each job
+	if s.leftToOthers() {
+		return false, nil
 	}
+	last, partial := s.last.Load(), s.host.Partial()
 	if last.Leader == s.process {
 		return true, nil
 	}
@@ -138,7 +122,7 @@ func (s *sweep) prune() error {
 	if s.config.Retention < 0 {
 		return nil
 	}
-	before := s.clock.databaseNow().Add(-s.config.Retention)
+	before := s.clock.now().Add(-s.config.Retention)
 	for !s.isStopped() {
 		n, err := s.store.Prune(before, pruneBatch)
 		if err != nil || n < pruneBatch {
@@ -174,7 +158,7 @@ func (s *sweep) accountClosed() error {
 // accountJobs accounts for the jobs that have a tick to be accounted for, some at a
 // time.
 func (s *sweep) accountJobs() error {
-	until := s.clock.databaseNow().Add(-s.config.Timing.MissedAfter)
+	until := s.clock.now().Add(-s.config.Timing.MissedAfter)
 	due, err := s.dueJobs(until)
 	if err != nil {
 		return err
@@ -273,8 +257,8 @@ func (s *sweep) expire(dead []Member) {
 }
 
 func (s *sweep) expireOnce(dead []Member) error {
-	if s.host.Partial() && s.othersDecode.Load() {
-		return nil // one of them finds them too, and knows how often each job is tried
+	if s.leftToOthers() {
+		return nil // one of them finds them too
 	}
 	if !s.expiring.TryLock() {
 		return nil // the next heartbeat finds them again
@@ -298,7 +282,7 @@ func (s *sweep) expireOnce(dead []Member) error {
 	}
 	s.config.Log.Info("runs lost", "count", len(lost), "processes", slices.Sorted(maps.Keys(names)), "runAgain", len(again))
 	if len(again) > 0 {
-		s.clock.wake() // which learns that they wait
+		s.wake.heartbeat.set() // which learns that they wait
 	}
 	return nil
 }

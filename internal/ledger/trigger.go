@@ -43,7 +43,7 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 			default:
 				err = gone(g.JobID)
 			}
-			c.drop(g)
+			c.grants.drop(g)
 		}
 		if err != nil {
 			undo("another job of the same call was deleted meanwhile")
@@ -59,10 +59,10 @@ func (s *Session) Trigger(jobs []Job, at time.Time, gone func(jobID int64) error
 // skipped, if at all.
 func (c *claims) claimTriggered(jobs []Job, tick time.Time) (grants []*Grant, results []Result, taken []Job, err error) {
 	for _, job := range jobs {
-		g, err := c.newGrant(Key{JobID: job.ID, Tick: tick, Triggered: true, Attempt: 1}, job)
+		g, err := c.grants.add(Key{JobID: job.ID, Tick: tick, Triggered: true, Attempt: 1}, job)
 		if errors.Is(err, ErrStopped) {
 			for _, g := range grants {
-				c.drop(g)
+				c.grants.drop(g)
 			}
 			return nil, nil, nil, err
 		}
@@ -87,7 +87,7 @@ func (c *claims) claimTriggered(jobs []Job, tick time.Time) (grants []*Grant, re
 func (c *claims) abandon(grants []*Grant, err error) {
 	if _, unknown := Settled(err); !unknown {
 		for _, g := range grants {
-			c.drop(g)
+			c.grants.drop(g)
 		}
 		return
 	}

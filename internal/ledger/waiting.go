@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -23,41 +22,29 @@ const (
 // can.
 type waiting struct {
 	*common
-	claims *claims
-	owners *owners
-	clock  *heartbeat
-
+	owners     *owners
+	grants     *grants
+	due        *time.Timer  // wakes run when the next waiting run may run
 	inProgress atomic.Int64 // grants from the queue that have not ended
-	filled     signal
 	trouble    trouble
-
-	mu    sync.Mutex // guards timer, for moments
-	timer *time.Timer
 }
 
-func newWaiting(c *common, cl *claims, o *owners, h *heartbeat) *waiting {
-	return &waiting{common: c, claims: cl, owners: o, clock: h, filled: newSignal(),
-		trouble: trouble{what: "read waiting runs", log: c.config.Log}}
+func newWaiting(c *common, o *owners, g *grants) *waiting {
+	due := time.AfterFunc(0, c.wake.waiting.set)
+	due.Stop() // until a heartbeat tells
+	return &waiting{common: c, owners: o, grants: g, due: due, trouble: c.newTrouble("read waiting runs")}
 }
-
-func (w *waiting) wake() { w.filled.set() }
 
 // heard notes when the next waiting run may run.
 func (w *waiting) heard(due, now time.Time) {
-	if due.IsZero() {
-		return
+	if !due.IsZero() {
+		w.due.Reset(max(0, due.Sub(now)))
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	w.timer = time.AfterFunc(max(0, due.Sub(now)), w.wake)
 }
 
 // run claims waiting runs until the session is stopped.
 func (w *waiting) run() {
-	for w.next(w.filled, nil) {
+	for w.next(w.wake.waiting, nil) {
 		if err := w.claim(); err != nil {
 			// The next heartbeat says again that runs wait.
 			w.trouble.begin(err)
@@ -65,11 +52,7 @@ func (w *waiting) run() {
 		}
 		w.trouble.end()
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-	}
+	w.due.Stop()
 }
 
 // claim asks for the waiting runs that this process is to run.
@@ -87,7 +70,7 @@ func (w *waiting) claim() error {
 				break
 			}
 			// They are in the order of their times: no further one is due, either.
-			if now := w.clock.databaseNow(); runs[i].Due.After(now) {
+			if now := w.clock.now(); runs[i].Due.After(now) {
 				w.heard(runs[i].Due, now)
 				early = true
 				break
@@ -97,7 +80,7 @@ func (w *waiting) claim() error {
 			}
 		}
 		room -= len(grants)
-		w.claims.queue.push(grants...)
+		w.grants.asked.push(grants...)
 		if early || len(runs) < maxWaiting {
 			return nil
 		}
@@ -112,7 +95,7 @@ func (w *waiting) grant(run *Run) *Grant {
 	if !ok || job.Undecodable || !w.mine(run) {
 		return nil
 	}
-	g, err := w.claims.newGrant(run.Key, job)
+	g, err := w.grants.add(run.Key, job)
 	if err != nil {
 		return nil
 	}
@@ -138,12 +121,12 @@ func (w *waiting) overtaken(run *Run, job *Job) bool {
 		return false
 	}
 	next := job.Schedule.Next(run.Tick.In(w.config.Location))
-	return !next.IsZero() && !next.After(w.clock.databaseNow())
+	return !next.IsZero() && !next.After(w.clock.now())
 }
 
 // mine reports whether a waiting run is for this process to take.
 func (w *waiting) mine(run *Run) bool {
-	late := w.clock.databaseNow().Sub(run.Due)
+	late := w.clock.now().Sub(run.Due)
 	switch w.owners.rank(run.JobID) {
 	case first:
 		return true
