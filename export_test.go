@@ -77,7 +77,7 @@ func (r Recorded) runStore() runStore { return r.Store }
 // TakePlace takes a place of MaxConcurrentRuns. Its leave gives it to the tick that
 // waits, which starts when start is called.
 func TakePlace(s *SmallBen) (leave func() (start func())) {
-	s.scheduler.places.Reserve(1)
+	s.scheduler.places.Take(1)
 	return func() func() {
 		next, _ := s.scheduler.places.Leave()
 		return func() { s.scheduler.runNext(next) }

@@ -368,13 +368,13 @@ func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
 // Shift implements ledger.Host.
 func (h *ledgerHost) Shift(ahead time.Duration) { h.session.timetable.Shift(ahead) }
 
-// Reserve implements ledger.Host.
-func (h *ledgerHost) Reserve(limit int) (n int, freed <-chan struct{}) {
-	return h.s.scheduler.places.Reserve(limit)
+// TakePlaces implements ledger.Host.
+func (h *ledgerHost) TakePlaces(limit int) (n int, freed <-chan struct{}) {
+	return h.s.scheduler.places.Take(limit)
 }
 
-// Unreserve implements ledger.Host.
-func (h *ledgerHost) Unreserve(n int) {
+// LeavePlaces implements ledger.Host.
+func (h *ledgerHost) LeavePlaces(n int) {
 	for range n {
 		h.s.scheduler.freePlace()
 	}

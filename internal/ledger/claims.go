@@ -43,22 +43,22 @@ func (c *claims) busy() bool { return c.calls.Load() > 0 || c.grants.asked.len()
 func (c *claims) run() {
 	for c.grants.asked.wait() {
 		c.gather()
-		room, freed := c.host.Reserve(maxClaims)
-		if room == 0 {
+		places, freed := c.host.TakePlaces(maxClaims)
+		if places == 0 {
 			c.fullAt.Store(time.Now().UnixNano())
 			c.unplaced.Store(int64(c.grants.asked.len()))
-			c.waitForRoom(freed)
+			c.waitForPlace(freed)
 			continue
 		}
 		started := 0
-		batch := c.grants.asked.take(room)
+		batch := c.grants.asked.take(places)
 		if c.unplaced.Load() > 0 {
 			c.unplaced.Store(int64(c.grants.asked.len()))
 		}
 		if batch = c.current(batch); len(batch) > 0 {
 			started = c.claim(batch)
 		}
-		c.host.Unreserve(room - started)
+		c.host.LeavePlaces(places - started)
 	}
 }
 
@@ -74,9 +74,9 @@ func (c *claims) gather() {
 	}
 }
 
-// waitForRoom waits until a run may start, for a while: claims that are too old, or
+// waitForPlace waits until a run may start, for a while: claims that are too old, or
 // come after Stop, do not wait.
-func (c *claims) waitForRoom(freed <-chan struct{}) {
+func (c *claims) waitForPlace(freed <-chan struct{}) {
 	select {
 	case <-freed:
 	case <-time.After(troubleWait):
@@ -87,7 +87,7 @@ func (c *claims) waitForRoom(freed <-chan struct{}) {
 
 // current sets what claims say of their jobs to what is known now. It keeps those that may
 // be won already. Of the others it drops those that are too old, or whose job no longer has
-// the tick, and parks those that are too old because there was no room.
+// the tick, and parks those that are too old because there was no place.
 func (c *claims) current(batch []*Grant) []*Grant {
 	full := time.Unix(0, c.fullAt.Load())
 	var current, crowded []*Grant
@@ -123,7 +123,7 @@ func (c *claims) current(batch []*Grant) []*Grant {
 // isOld reports whether a claim was tried for long enough.
 func (c *claims) isOld(g *Grant) bool { return since(g.asked) > c.config.Timing.ClaimPatience }
 
-// claim asks the store for a batch and starts what is won, for which there is room. It
+// claim asks the store for a batch and starts what is won, each in a place. It
 // returns how many runs it has started.
 func (c *claims) claim(batch []*Grant) (started int) {
 	sent := time.Now()

@@ -130,12 +130,12 @@ type Host interface {
 	// Shift tells by how much the database's clock is ahead of this machine's: ticks
 	// go by the database's. Zero means that the clocks agree.
 	Shift(ahead time.Duration)
-	// Reserve makes room for runs that are yet to be claimed, limit at most. If there
-	// is none, freed is closed when it is worth asking again. Unreserve gives back
+	// TakePlaces takes places for runs that are yet to be claimed, limit at most. If there
+	// is none, freed is closed when it is worth asking again. LeavePlaces gives back
 	// what was not needed.
-	Reserve(limit int) (n int, freed <-chan struct{})
-	Unreserve(n int)
-	// Start starts the run of a grant, for which there is room, on a goroutine of its
+	TakePlaces(limit int) (n int, freed <-chan struct{})
+	LeavePlaces(n int)
+	// Start starts the run of a grant, which has a place, on a goroutine of its
 	// own, or ends it with Grant.Skip.
 	Start(grant *Grant)
 	// Overlapped is told that a tick was skipped because its job still runs.

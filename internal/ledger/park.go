@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// park records ticks as waiting runs that found no room within ClaimPatience: in the store
+// park records ticks as waiting runs that found no place within ClaimPatience: in the store
 // they wait for a place in any process, in the order of their ticks. A tick that overlaps a
 // run of its job is recorded as skipped, as its claim would have been. One that has a run,
 // or whose job was changed, is dropped.

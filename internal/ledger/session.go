@@ -272,7 +272,7 @@ func (s *Session) Changed(revision int64) {
 // have committed.
 func (s *Session) FollowOutbox() error { return s.feed.follow(true) }
 
-// Unplaced is how many ticks wait because the host has no room for their runs.
+// Unplaced is how many ticks wait because the host has no place for their runs.
 func (s *Session) Unplaced() int { return int(s.claims.unplaced.Load()) }
 
 // Now is about what time it is in the database.

@@ -18,7 +18,7 @@ const (
 
 // waiting starts the runs that wait in the store: missed ticks that are made up for,
 // lost runs, ticks that wait for the end of a run, further attempts. Each goes to the
-// process that owns its job, or, if that has no room or cannot run it, to any that
+// process that owns its job, or, if that has no place or cannot run it, to any that
 // can.
 type waiting struct {
 	*common
@@ -58,7 +58,7 @@ func (w *waiting) run() {
 // claim asks for the waiting runs that this process is to run.
 func (w *waiting) claim() error {
 	var after *Run
-	for room := maxFromQueue - int(w.inProgress.Load()); room > 0 && !w.isStopped(); {
+	for most := maxFromQueue - int(w.inProgress.Load()); most > 0 && !w.isStopped(); {
 		runs, err := w.store.Waiting(after, maxWaiting)
 		if err != nil {
 			return err
@@ -66,7 +66,7 @@ func (w *waiting) claim() error {
 		var grants []*Grant
 		early := false
 		for i := range runs {
-			if len(grants) == room {
+			if len(grants) == most {
 				break
 			}
 			// They are in the order of their times: no further one is due, either.
@@ -79,7 +79,7 @@ func (w *waiting) claim() error {
 				grants = append(grants, g)
 			}
 		}
-		room -= len(grants)
+		most -= len(grants)
 		w.grants.asked.push(grants...)
 		if early || len(runs) < maxWaiting {
 			return nil

@@ -74,9 +74,9 @@ func (p *Places[T]) Leave() (next T, ok bool) {
 	return next, false
 }
 
-// Reserve takes places for runs that are still to be claimed, limit at most. If
+// Take takes places for runs that are still to be claimed, limit at most. If
 // there are none, freed is closed when it is worth asking again.
-func (p *Places[T]) Reserve(limit int) (n int, freed <-chan struct{}) {
+func (p *Places[T]) Take(limit int) (n int, freed <-chan struct{}) {
 	if p.max == 0 {
 		return limit, nil
 	}

@@ -39,13 +39,13 @@ func TestReserveTakesWhatIsFreeAndTellsWhenThereIsMore(t *testing.T) {
 	t.Parallel()
 	p := New[string](3)
 	assert.True(t, p.Enter(1, noon, "runs"))
-	n, _ := p.Reserve(5)
+	n, _ := p.Take(5)
 	assert.Equal(t, 2, n)
-	n, freed := p.Reserve(5)
+	n, freed := p.Take(5)
 	assert.Zero(t, n)
 	p.Leave()
 	<-freed
-	n, _ = p.Reserve(5)
+	n, _ = p.Take(5)
 	assert.Equal(t, 1, n)
 }
 
@@ -56,7 +56,7 @@ func TestWithoutALimitNothingWaits(t *testing.T) {
 		for range 1000 {
 			assert.True(t, p.Enter(1, noon, "runs"))
 		}
-		n, freed := p.Reserve(7)
+		n, freed := p.Take(7)
 		assert.Equal(t, 7, n)
 		assert.Nil(t, freed)
 		_, ok := p.Leave()
