@@ -268,12 +268,7 @@ func (s *SmallBen) meet(c *call, rows []RawJob, ids []int64) error {
 	missing := slices.Collect(maps.Keys(gone))
 	s.forgetLocked(missing)
 	s.scheduler.forget(missing)
-	for _, err := range undecodable {
-		s.undecodable[jobID(err)] = struct{}{}
-	}
-	if s.record != nil {
-		s.record.holdBackLocked(rows, undecodable)
-	}
+	maps.Copy(s.undecodable, s.record.undecodable(rows, undecodable))
 	s.mu.Unlock()
 	for _, err := range news {
 		s.log.Error(err, "row held back", "job", jobID(err))

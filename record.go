@@ -22,14 +22,10 @@ type record struct {
 	metrics *metrics.Record
 	host    *SmallBen
 	ledger  *ledger.Ledger // nil if there is no store
-
-	// heldBack are the jobs that are not paused and do not decode here: their ticks
-	// are accounted for all the same. It is guarded by SmallBen.mu.
-	heldBack map[int64]ledger.Job
 }
 
 func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
-	r := &record{config: config, timing: ledger.DefaultTiming, metrics: metrics.NewRecord(), host: s, heldBack: make(map[int64]ledger.Job)}
+	r := &record{config: config, timing: ledger.DefaultTiming, metrics: metrics.NewRecord(), host: s}
 	if r.refusal = checkRecord(&r.config, s.scheduler.location); r.refusal != nil {
 		return r
 	}
@@ -96,21 +92,26 @@ type formerJobs interface {
 	SetFormerJobs(former map[int64]string) error
 }
 
-// holdBackLocked notes which rows do not decode, and that the others do.
-func (r *record) holdBackLocked(rows []RawJob, undecodable []error) {
-	bad := make(map[int64]bool, len(undecodable))
-	for _, err := range undecodable {
-		bad[jobID(err)] = true
+// undecodable gives the jobs of JobErrors by id. Of those that have ticks, which are
+// accounted for all the same, it has what the ledger is to know. A nil record is valid: of
+// no job it has that.
+func (r *record) undecodable(rows []RawJob, errs []error) map[int64]*ledger.Job {
+	jobs := make(map[int64]*ledger.Job, len(errs))
+	for _, err := range errs {
+		jobs[jobID(err)] = nil
+	}
+	if r == nil {
+		return jobs
 	}
 	for i := range rows {
 		row := &rows[i]
-		if !bad[row.ID] || row.Paused || row.nameless() {
-			delete(r.heldBack, row.ID)
-			continue
+		if _, ok := jobs[row.ID]; ok && !row.Paused && !row.nameless() {
+			job := row.forLedger(r.host.scheduler.defaults)
+			job.Schedule, job.Undecodable = r.schedule(row.CronExpression, row.CreatedAt), true
+			jobs[row.ID] = &job
 		}
-		r.heldBack[row.ID] = r.host.scheduler.defaults.ledgerJob(ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID,
-			CreatedAt: row.CreatedAt.UnixMicro(), Revision: row.revision, Schedule: r.schedule(row.CronExpression, row.CreatedAt), Undecodable: true})
 	}
+	return jobs
 }
 
 // schedule is that of an expression. One that does not parse has no ticks.
@@ -183,17 +184,6 @@ func (r *record) addRuns(c *call, jobs []Job, n int) error {
 	return err
 }
 
-// makeUp is how many missed ticks a policy runs.
-func (p MissedPolicy) makeUp() int {
-	switch p {
-	case MissedRunOnce:
-		return 1
-	case MissedRunAll:
-		return ledger.MaxMakeUp
-	}
-	return 0
-}
-
 // follow makes memory agree with what was changed after a revision, or with the
 // rows of ids. It expects changeMu.
 func (s *SmallBen) follow(c *call, since int64, ids []int64) error {
@@ -222,9 +212,9 @@ func (s *SmallBen) remembered() []int64 {
 	return slices.AppendSeq(ids, maps.Keys(s.undecodable))
 }
 
-// fireSince asks for the ticks of jobs that came after their watermarks began
-// and before they were scheduled here: nobody else fires them.
-func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
+// fireSince asks for the ticks that came after a change and before its jobs were scheduled
+// here: nobody else fires them.
+func (s *SmallBen) fireSince(changed time.Time, jobs []JobWithSchedule) {
 	const most = 100 // ticks of a job; what is more is missed
 	if s.record == nil {
 		return
@@ -240,33 +230,41 @@ func (s *SmallBen) fireSince(began time.Time, jobs []JobWithSchedule) {
 		if !ok {
 			continue
 		}
-		ticks, _ := ledger.TicksIn(e.slot.Schedule, began.In(s.scheduler.location), now, most)
+		ticks, _ := ledger.TicksIn(e.slot.Schedule, changed.In(s.scheduler.location), now, most)
 		for _, at := range ticks {
-			e.session.ledger.Ask(e.ledgerJob(), at)
+			e.session.ledger.Ask(e.forLedger(), at)
 		}
 	}
 }
 
-// ledgerJob is an entry as the ledger sees it.
-func (e *entry) ledgerJob() ledger.Job {
-	s := e.session.scheduler
-	shard := s.lockShard(e.id)
+// forLedger is an entry as the ledger sees it.
+func (e *entry) forLedger() ledger.Job {
+	shard := e.session.scheduler.lockShard(e.id)
 	defer shard.mu.Unlock()
-	return e.options.ledgerJob(ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
-		Schedule: e.slot.Schedule})
+	return ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
+		Schedule: e.slot.Schedule, Policy: e.options.forLedger()}
 }
 
-// ledgerJob tells the ledger how the runs of a job are treated. It expects options that
+// forLedger is a row as the ledger sees it, but for its schedule. It expects options that
 // are resolved.
-func (o *RunOptions) ledgerJob(job ledger.Job) ledger.Job {
-	switch o.Overlap {
-	case OverlapSkip:
-		job.Overlap = ledger.Skip
-	case OverlapDelay:
-		job.Overlap = ledger.Delay
+func (j *RawJob) forLedger(options *RunOptions) ledger.Job {
+	return ledger.Job{ID: j.ID, GroupID: j.GroupID, SuperGroupID: j.SuperGroupID, CreatedAt: j.CreatedAt.UnixMicro(), Revision: j.revision,
+		Policy: options.forLedger()}
+}
+
+var overlapsForLedger = map[Overlap]ledger.Overlap{OverlapAllow: ledger.Allow, OverlapSkip: ledger.Skip, OverlapDelay: ledger.Delay}
+
+// forLedger is what of the options the ledger goes by. It expects options that are
+// resolved.
+func (o *RunOptions) forLedger() ledger.Policy {
+	policy := ledger.Policy{Overlap: overlapsForLedger[o.Overlap], Within: o.MissedWithin, Attempts: o.Attempts}
+	switch o.Missed {
+	case MissedRunOnce:
+		policy.MakeUp = 1
+	case MissedRunAll:
+		policy.MakeUp = ledger.MaxMakeUp
 	}
-	job.MakeUp, job.Within, job.Attempts = o.Missed.makeUp(), o.MissedWithin, o.Attempts
-	return job
+	return policy
 }
 
 // ledgerHost is what a session of the ledger works for. It is goroutine-safe.
@@ -286,7 +284,7 @@ func (h *ledgerHost) Look(jobID int64, triggered bool) (ledger.Job, bool) {
 	e, createdAt, paused := h.lookUp(jobID)
 	switch {
 	case e != nil:
-		return e.ledgerJob(), true
+		return e.forLedger(), true
 	case triggered && paused:
 		// The run itself says whether it is exclusive.
 		return ledger.Job{ID: jobID, CreatedAt: createdAt}, true
@@ -317,7 +315,12 @@ func (s *session) entry(jobID int64) *entry {
 func (h *ledgerHost) Partial() bool {
 	h.s.mu.RLock()
 	defer h.s.mu.RUnlock()
-	return len(h.s.record.heldBack) > 0
+	for _, job := range h.s.undecodable {
+		if job != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Jobs implements ledger.Host.
@@ -329,10 +332,15 @@ func (h *ledgerHost) Jobs() []ledger.Job {
 	jobs := make([]ledger.Job, 0, len(h.s.scheduler.entries))
 	for _, e := range h.s.scheduler.entries {
 		if e.session == h.session {
-			jobs = append(jobs, e.ledgerJob())
+			jobs = append(jobs, e.forLedger())
 		}
 	}
-	return slices.AppendSeq(jobs, maps.Values(h.s.record.heldBack))
+	for _, job := range h.s.undecodable {
+		if job != nil {
+			jobs = append(jobs, *job)
+		}
+	}
+	return jobs
 }
 
 // Schedule implements ledger.Host.
@@ -428,7 +436,7 @@ func (h *ledgerHost) entryOf(grant *ledger.Grant) (e *entry, err error) {
 		}
 	}
 	// The second attempt may be that of a lost run, which the options do not ask for.
-	if afterLost := grant.Attempt == 2 && h.s.record.config.RerunLost; grant.Attempt > 1 && !afterLost && grant.Attempt > e.ledgerJob().Attempts {
+	if afterLost := grant.Attempt == 2 && h.s.record.config.RerunLost; grant.Attempt > 1 && !afterLost && grant.Attempt > e.forLedger().Attempts {
 		return nil, errNotAgain
 	}
 	return e, nil
@@ -461,9 +469,7 @@ func (s *SmallBen) claimTriggered(jobs []JobWithSchedule, at tick) (map[int64]*l
 	}
 	asked := make([]ledger.Job, len(jobs))
 	for i := range jobs {
-		row := &jobs[i].rawJob
-		asked[i] = jobs[i].options.resolve(s.scheduler.defaults).ledgerJob(
-			ledger.Job{ID: row.ID, GroupID: row.GroupID, SuperGroupID: row.SuperGroupID, CreatedAt: row.CreatedAt.UnixMicro()})
+		asked[i] = jobs[i].rawJob.forLedger(jobs[i].options.resolve(s.scheduler.defaults))
 	}
 	granted, err := session.ledger.Trigger(asked, at.at, func(id int64) error {
 		return fmt.Errorf("%w: no job with id %d", s.repository.ErrorTypeIfMismatchCount(), id)

@@ -192,7 +192,7 @@ func (e *entry) fire(at time.Time) {
 // starts with, and copying it takes a quarter of the CPU of a burst.
 //
 //go:noinline
-func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.ledgerJob(), at) }
+func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.forLedger(), at) }
 
 // fire runs a tick, or lets it wait, or skips it.
 func (s *scheduler) fire(e *entry, at tick) {

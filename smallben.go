@@ -85,9 +85,9 @@ type SmallBen struct {
 	// the scheduler are taken under it, and it may be taken under changeMu, not the
 	// other way round.
 	mu          sync.RWMutex
-	starting    chan struct{}   // while Start loads: closed at its end
-	paused      map[int64]int64 // when they were created, in Unix microseconds
-	undecodable map[int64]struct{}
+	starting    chan struct{}         // while Start loads: closed at its end
+	paused      map[int64]int64       // when they were created, in Unix microseconds
+	undecodable map[int64]*ledger.Job // as record.undecodable gives them
 	unsettled   []*unsettledWrite
 }
 
@@ -107,7 +107,7 @@ func New(repository Repository, config *Config) *SmallBen {
 		rules:       cronexpr.Rules{WithSeconds: config.SchedulerConfig.WithSeconds, Recorded: config.Runs.Record},
 		log:         eventlog.New(config.sink()),
 		paused:      make(map[int64]int64),
-		undecodable: make(map[int64]struct{}),
+		undecodable: make(map[int64]*ledger.Job),
 		reconcile:   make(chan struct{}, 1),
 		changeMu:    make(turn, 1),
 	}
@@ -191,10 +191,7 @@ func (s *SmallBen) start(c *call) (started bool, loaded contents, err error) {
 	defer s.mu.Unlock()
 	session := s.scheduler.start(loaded.jobs, joined, host)
 	s.paused = maps.Clone(loaded.paused) // changes change it
-	s.undecodable = make(map[int64]struct{}, len(loaded.heldBack))
-	for _, err := range loaded.heldBack {
-		s.undecodable[jobID(err)] = struct{}{}
-	}
+	s.undecodable = loaded.undecodable
 	s.scheduler.forget(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
 	go s.reconcileUntil(session.stop)
 	return true, loaded, nil
@@ -228,9 +225,10 @@ func (s *SmallBen) started() bool { return s.scheduler.current() != nil }
 
 // contents is what a repository holds: every row stands in one of the three.
 type contents struct {
-	jobs     []JobWithSchedule // neither paused nor undecodable
-	paused   map[int64]int64   // when they were created, in Unix microseconds
-	heldBack []error           // a JobError for each undecodable row
+	jobs        []JobWithSchedule     // neither paused nor undecodable
+	paused      map[int64]int64       // when they were created, in Unix microseconds
+	undecodable map[int64]*ledger.Job // as record.undecodable gives them
+	heldBack    []error               // a JobError for each of those
 }
 
 // add adds jobs that decode.
@@ -281,7 +279,9 @@ func (c *call) storeCronIDs(jobs []JobWithSchedule) error {
 
 func (s *SmallBen) load(c *call) (contents, error) {
 	if s.record == nil {
-		return s.loadInReads(c)
+		loaded, err := s.loadInReads(c)
+		loaded.undecodable = s.record.undecodable(nil, loaded.heldBack)
+		return loaded, err
 	}
 	changes, err := c.store.Changes(0, nil)
 	if err != nil {
@@ -289,11 +289,7 @@ func (s *SmallBen) load(c *call) (contents, error) {
 	}
 	s.record.ledger.Saw(changes.Revision)
 	jobs, undecodable := decodeRows(changes.Jobs)
-	s.mu.Lock()
-	clear(s.record.heldBack)
-	s.record.holdBackLocked(changes.Jobs, undecodable)
-	s.mu.Unlock()
-	loaded := contents{paused: make(map[int64]int64), heldBack: undecodable}
+	loaded := contents{paused: make(map[int64]int64), undecodable: s.record.undecodable(changes.Jobs, undecodable), heldBack: undecodable}
 	loaded.add(jobs)
 	return loaded, nil
 }
@@ -419,9 +415,6 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 	for i := range jobs {
 		id := jobs[i].rawJob.ID
 		delete(s.undecodable, id)
-		if s.record != nil {
-			delete(s.record.heldBack, id)
-		}
 		if jobs[i].rawJob.Paused {
 			s.paused[id] = jobs[i].rawJob.CreatedAt.UnixMicro()
 		} else {
@@ -437,9 +430,6 @@ func (s *SmallBen) forgetLocked(ids []int64) {
 	for _, id := range ids {
 		delete(s.paused, id)
 		delete(s.undecodable, id)
-		if s.record != nil {
-			delete(s.record.heldBack, id)
-		}
 	}
 }
 

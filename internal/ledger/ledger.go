@@ -154,7 +154,12 @@ type Job struct {
 	Schedule                  Schedule
 	// Undecodable says that this process cannot run the job.
 	Undecodable bool
-	Overlap     Overlap
+	Policy
+}
+
+// Policy says how the runs of a job are treated.
+type Policy struct {
+	Overlap Overlap
 	// MakeUp is how many missed ticks are made up for at most, the newest ones, and
 	// Within how old they may be when they are found. Zero means any age.
 	MakeUp int

@@ -144,7 +144,7 @@ func (s *sweep) accountClosed() error {
 			schedule := s.host.Schedule(span.Expression, span.CreatedAt)
 			job := Job{ID: span.JobID, GroupID: span.GroupID, SuperGroupID: span.SuperGroupID, CreatedAt: span.CreatedAt.UnixMicro(), Schedule: schedule}
 			if now, ok := s.host.Look(span.JobID, false); ok && span.MakeUp && now.CreatedAt == job.CreatedAt {
-				job.MakeUp, job.Within, job.Overlap = now.MakeUp, now.Within, now.Overlap
+				job.Policy = now.Policy
 			}
 			batch[i] = account{Job: job, Span: span.Span, closed: &spans[i]}
 		}
