@@ -429,7 +429,7 @@ func TestCompetitorsDoNotWaitForEachOther(t *testing.T) {
 						}
 						if n%7 == 0 && round > 0 {
 							claim.Key = attempt(2, runKey(ids[n], round))
-							claim.FromQueue = true
+							claim.OfWaiting = true
 							claims = append(claims, claim)
 						}
 					}

@@ -461,11 +461,11 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	switch {
 	case !exists, !key.Triggered && (row.Paused || !marked || mark.revision != claim.Revision):
 		return ledger.Stale
-	case key.Triggered && claim.FromQueue && claim.Revision != 0 && mark.revision != claim.Revision:
+	case key.Triggered && claim.OfWaiting && claim.Revision != 0 && mark.revision != claim.Revision:
 		return ledger.Stale
-	case claim.FromQueue && (!taken || run.Outcome != ledger.Waiting || run.Due.After(now.Add(ledger.MaxClockLead))):
+	case claim.OfWaiting && (!taken || run.Outcome != ledger.Waiting || run.Due.After(now.Add(ledger.MaxClockLead))):
 		return ledger.Taken
-	case claim.FromQueue:
+	case claim.OfWaiting:
 		if claim.NewestCounts && claim.Attempt > 1 && d.startedAfter(key) {
 			d.cancel(run, now, "a later tick of its job came")
 			return ledger.Taken
@@ -489,7 +489,7 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	if claim.Overlap != ledger.Allow {
 		_, busy := d.running[key.JobID]
 		switch {
-		case !busy && (claim.FromQueue || d.waitingBefore(claim, now) == 0):
+		case !busy && (claim.OfWaiting || d.waitingBefore(claim, now) == 0):
 			d.running[key.JobID] = memoryHolder{process: process, run: key}
 		case claim.Overlap == ledger.Delay && d.hasRoom(claim, now):
 			run.Process, run.Start, run.Outcome, run.Due, result = "", time.Time{}, ledger.Waiting, now, ledger.Delayed

@@ -30,9 +30,9 @@ func (r records) waiting(t testing.TB) (keys []ledger.Key) {
 	return keys
 }
 
-func fromQueue(claims []ledger.Claim) []ledger.Claim {
+func ofWaiting(claims []ledger.Claim) []ledger.Claim {
 	for i := range claims {
-		claims[i].FromQueue = true
+		claims[i].OfWaiting = true
 	}
 	return claims
 }
@@ -59,7 +59,7 @@ func TestAWaitingRunIsClaimedOnceWhenItIsDue(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, rest, 2)
 
-		claims := fromQueue(claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1)))
+		claims := ofWaiting(claimsOf(revision, runKey(1, 1), runKey(2, 1), runKey(3, 1)))
 		require.Equal(t, []ledger.Result{ledger.Won, ledger.Won, ledger.Taken}, r.claim(t, "a", claims))
 		require.Equal(t, []ledger.Result{ledger.Taken, ledger.Taken}, r.claim(t, "b", claims[:2]))
 		require.Equal(t, []ledger.Result{ledger.Won}, r.claim(t, "a", claims[:1]), "its own once more")
@@ -80,11 +80,11 @@ func TestAWaitingRunOfAPausedOrChangedJobIsStale(t *testing.T) {
 		r.record(t, waits(runKey(1, 1), now), waits(runKey(2, 1), now), waits(triggered(runKey(1, 2)), now), waits(triggered(runKey(2, 2)), now))
 		paused := r.change(t, func(tx smallben.ChangeTx) error { return tx.PauseJobs(rawJobs(1)) })
 		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Stale, ledger.Stale},
-			r.claim(t, "a", fromQueue(claimsOf(revision, runKey(1, 1), ledger.Key{JobID: 9, Tick: now, Attempt: 1}, triggered(runKey(1, 2))))))
-		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Won}, r.claim(t, "a", fromQueue(claimsOf(paused, runKey(1, 1), triggered(runKey(1, 2))))))
+			r.claim(t, "a", ofWaiting(claimsOf(revision, runKey(1, 1), ledger.Key{JobID: 9, Tick: now, Attempt: 1}, triggered(runKey(1, 2))))))
+		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Won}, r.claim(t, "a", ofWaiting(claimsOf(paused, runKey(1, 1), triggered(runKey(1, 2))))))
 		require.Equal(t, []ledger.Result{ledger.Stale, ledger.Won},
-			append(r.claim(t, "a", fromQueue(claimsOf(revision-1, runKey(2, 1)))), r.claim(t, "a", fromQueue(claimsOf(revision, runKey(2, 1))))...))
-		require.Equal(t, []ledger.Result{ledger.Won}, r.claim(t, "a", fromQueue(claimsOf(0, triggered(runKey(2, 2))))), "of a job that the claimer knows as paused")
+			append(r.claim(t, "a", ofWaiting(claimsOf(revision-1, runKey(2, 1)))), r.claim(t, "a", ofWaiting(claimsOf(revision, runKey(2, 1))))...))
+		require.Equal(t, []ledger.Result{ledger.Won}, r.claim(t, "a", ofWaiting(claimsOf(0, triggered(runKey(2, 2))))), "of a job that the claimer knows as paused")
 	})
 }
 
@@ -96,7 +96,7 @@ func TestWaitingRunsThatNeedTheLockRunOneAfterAnother(t *testing.T) {
 		runs[0].Exclusive, runs[1].Exclusive = true, true
 		r.record(t, runs...)
 		require.Equal(t, []ledger.Key{runKey(1, 1)}, r.waiting(t))
-		claims := exclusively(fromQueue(claimsOf(revision, runKey(1, 1), runKey(1, 2))))
+		claims := exclusively(ofWaiting(claimsOf(revision, runKey(1, 1), runKey(1, 2))))
 		require.Equal(t, []ledger.Result{ledger.Won, ledger.Taken}, r.claim(t, "a", claims))
 		require.Empty(t, r.waiting(t), "the lock is held")
 		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "b", exclusively(claimsOf(revision, runKey(1, 3)))))
@@ -123,7 +123,7 @@ func TestOneDelayedRunWaitsForALock(t *testing.T) {
 		end.Overlap = ledger.Delay
 		require.NoError(t, r.Finish("a", []ledger.End{end}))
 		require.Equal(t, []ledger.Key{runKey(1, 2)}, r.waiting(t))
-		r.win(t, "b", delayed(fromQueue(claimsOf(revision, runKey(1, 2)))))
+		r.win(t, "b", delayed(ofWaiting(claimsOf(revision, runKey(1, 2)))))
 		require.Equal(t, []ledger.Result{ledger.Delayed}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 5)))), "the place is free again")
 	})
 }
@@ -157,7 +157,7 @@ func TestNoTickTakesTheLockBeforeARunThatWaits(t *testing.T) {
 		require.False(t, r.busy(t, 1))
 		require.Contains(t, r.waiting(t), runKey(1, 2))
 		require.NotContains(t, r.waiting(t), runKey(1, 3), "one after another")
-		r.win(t, "b", delayed(fromQueue(claimsOf(revision, runKey(1, 2)))))
+		r.win(t, "b", delayed(ofWaiting(claimsOf(revision, runKey(1, 2)))))
 		require.Equal(t, []ledger.Result{ledger.Overlapped}, r.claim(t, "a", delayed(claimsOf(revision, runKey(1, 6)))))
 
 		r.win(t, "a", delayed(claimsOf(revision, runKey(2, 2)))) // the other is not due
@@ -218,7 +218,7 @@ func TestTheEndOfARunAndTheClaimOfTheNextTickCross(t *testing.T) {
 			results[result[0]]++
 			if result[0] == ledger.Delayed {
 				require.Equal(t, []ledger.Key{next}, r.waiting(t))
-				r.win(t, "b", delayed(fromQueue(claimsOf(revision, next))))
+				r.win(t, "b", delayed(ofWaiting(claimsOf(revision, next))))
 			}
 			end.Key = next
 			require.NoError(t, r.Finish("b", []ledger.End{end}))
@@ -255,7 +255,7 @@ func TestAPauseAndTheClaimOfARunThatWaitsCross(t *testing.T) {
 					return errors.Join(err, tx.PauseJobs(rawJobs(id)))
 				}))
 			})
-			wg.Go(func() { result, claimErr = other.Claim("b", delayed(fromQueue(claimsOf(revision, runKey(id, 2))))) })
+			wg.Go(func() { result, claimErr = other.Claim("b", delayed(ofWaiting(claimsOf(revision, runKey(id, 2))))) })
 			wg.Wait()
 			require.NoError(t, errors.Join(pauseErr, claimErr))
 			results[result[0]]++
@@ -380,7 +380,7 @@ func TestAnAttemptEndsInsteadOfBeingClaimedOnceALaterTickHasStarted(t *testing.T
 		// look at it: lost runs of jobs without attempts are run again all the same.
 		r.win(t, "b", claimsOf(revision, runKey(1, 2), runKey(2, 2)))
 		r.record(t, ended(runKey(3, 2), ledger.Skipped), ended(runKey(4, 2), ledger.Missed), waits(runKey(5, 2), now), ended(triggered(runKey(6, 2)), "ok"))
-		claims := fromQueue(claimsOf(revision, attempts...))
+		claims := ofWaiting(claimsOf(revision, attempts...))
 		for i := range claims {
 			claims[i].NewestCounts = claims[i].JobID != 2
 		}

@@ -95,7 +95,7 @@ func (c *claims) current(batch []*Grant) []*Grant {
 	for _, g := range batch {
 		job, known := c.host.Look(g.JobID, g.Triggered)
 		wanted := known && job.CreatedAt == g.CreatedAt &&
-			(g.FromQueue || job.Revision == g.Revision || isTick(job.Schedule, g.Tick.In(c.config.Location)))
+			(g.OfWaiting || job.Revision == g.Revision || isTick(job.Schedule, g.Tick.In(c.config.Location)))
 		if wanted {
 			g.Revision = job.Revision
 		}
@@ -105,11 +105,11 @@ func (c *claims) current(batch []*Grant) []*Grant {
 		case wanted && !c.isOld(g):
 			g.GroupID, g.SuperGroupID = job.GroupID, job.SuperGroupID
 			current = append(current, g)
-		case wanted && !g.FromQueue && g.asked.Before(full):
+		case wanted && !g.OfWaiting && g.asked.Before(full):
 			refill = true
 			crowded = append(crowded, g)
 		default:
-			refill = refill || g.FromQueue
+			refill = refill || g.OfWaiting
 			c.grants.drop(g)
 		}
 	}

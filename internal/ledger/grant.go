@@ -167,7 +167,7 @@ func (a *grants) end(g *Grant, end End) {
 	end.Unclaimed = g.isUnclaimed() || g.Waits
 	end.Key, end.Overlap = g.Key, g.Overlap
 	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
-	end.follow = g.FromQueue || g.Overlap == Delay || !end.Retry.IsZero()
+	end.follow = g.OfWaiting || g.Overlap == Delay || !end.Retry.IsZero()
 	a.over.push(end)
 	a.release(g)
 }

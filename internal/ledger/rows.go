@@ -106,17 +106,17 @@ type Claim struct {
 	// GroupID and SuperGroupID are the job's, for the record.
 	GroupID, SuperGroupID int64
 	// Revision is that of the job as the claimer knows it. It does not matter for
-	// a triggered run that does not come from the queue, nor, if it is zero, for
-	// one that does: the claimer reads the row of a paused job when the run starts.
+	// a triggered run that does not wait, nor, if it is zero, for one that does: the
+	// claimer reads the row of a paused job when the run starts.
 	Revision int64
 	// Overlap says whether the run needs the lock of its job.
 	Overlap Overlap
-	// FromQueue says that the run is one that waits. It stays so if its lock is
-	// held.
-	FromQueue bool
+	// OfWaiting says that the run is one that waits in the record. It waits on if its
+	// lock is held.
+	OfWaiting bool
 	// NewestCounts says that a later tick of the job ends the attempts of an earlier
 	// one: a first attempt that is won ends those that wait, and a further one
-	// from the queue ends, in place of being won, if a later tick has started.
+	// that waits ends, in place of being won, if a later tick has started.
 	NewestCounts bool
 }
 
@@ -144,7 +144,7 @@ const (
 	// Won says that the run is recorded as running, and is for this process to
 	// start.
 	Won Result = iota + 1
-	// Taken says that the key has a run already or, from the queue, that the run
+	// Taken says that the key has a run already or, of a waiting run, that it
 	// waits no longer, or not yet for us.
 	Taken
 	// Overlapped says that another run holds the lock of the job, or waits for it:

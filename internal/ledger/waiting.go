@@ -8,15 +8,15 @@ import (
 const (
 	// maxWaiting is how many waiting runs are read in one call of the store.
 	maxWaiting = 500
-	// maxFromQueue bounds how many runs of this process come from the queue at a
+	// maxWaited bounds how many runs of this process that have waited go on at a
 	// time: ticks come first.
-	maxFromQueue = 500
+	maxWaited = 500
 	// rankWait is how long a waiting run is left to the process that owns its
 	// job, and then to the second.
 	rankWait = time.Second
 )
 
-// waiting starts the runs that wait in the store: missed ticks that are made up for,
+// waiting asks for the runs that wait in the store: missed ticks that are made up for,
 // lost runs, ticks that wait for the end of a run, further attempts. Each goes to the
 // process that owns its job, or, if that has no place or cannot run it, to any that
 // can.
@@ -25,7 +25,7 @@ type waiting struct {
 	owners     *owners
 	grants     *grants
 	due        *time.Timer  // wakes run when the next waiting run may run
-	inProgress atomic.Int64 // grants from the queue that have not ended
+	inProgress atomic.Int64 // grants of runs that have waited
 	trouble    trouble
 }
 
@@ -58,7 +58,7 @@ func (w *waiting) run() {
 // claim asks for the waiting runs that this process is to run.
 func (w *waiting) claim() error {
 	var after *Run
-	for most := maxFromQueue - int(w.inProgress.Load()); most > 0 && !w.isStopped(); {
+	for most := maxWaited - int(w.inProgress.Load()); most > 0 && !w.isStopped(); {
 		runs, err := w.store.Waiting(after, maxWaiting)
 		if err != nil {
 			return err
@@ -99,7 +99,7 @@ func (w *waiting) grant(run *Run) *Grant {
 	if err != nil {
 		return nil
 	}
-	g.FromQueue, g.Missed = true, run.Missed
+	g.OfWaiting, g.Missed = true, run.Missed
 	if run.Exclusive && g.Overlap == Allow {
 		g.Overlap = Skip
 	}

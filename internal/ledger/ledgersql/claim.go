@@ -98,8 +98,8 @@ type claiming struct {
 
 // claim claims what these indexes name, but for locks.
 func (c *claiming) claim(indexes []int) error {
-	fromQueue := func(n int) bool { return c.claims[n].FromQueue }
-	if slices.ContainsFunc(indexes, fromQueue) && c.Kind() == sqltx.Postgres {
+	ofWaiting := func(n int) bool { return c.claims[n].OfWaiting }
+	if slices.ContainsFunc(indexes, ofWaiting) && c.Kind() == sqltx.Postgres {
 		// Several statements would lock the states each in its own order.
 		ids := make([]int64, len(indexes))
 		for i, n := range indexes {
@@ -114,9 +114,9 @@ func (c *claiming) claim(indexes []int) error {
 		text string
 		of   func(n int) bool
 	}{
-		{claimRuns, func(n int) bool { return !fromQueue(n) }},
-		{claimStateless, func(n int) bool { return !fromQueue(n) && c.claims[n].Triggered }},
-		{claimWaiting, func(n int) bool { return fromQueue(n) && !c.isAttempt(n) }},
+		{claimRuns, func(n int) bool { return !ofWaiting(n) }},
+		{claimStateless, func(n int) bool { return !ofWaiting(n) && c.claims[n].Triggered }},
+		{claimWaiting, func(n int) bool { return ofWaiting(n) && !c.isAttempt(n) }},
 		{claimAttempts, c.isAttempt},
 	} {
 		var err error
@@ -140,7 +140,7 @@ func (c *claiming) claim(indexes []int) error {
 // isAttempt reports whether a claim is of a further attempt, which a later tick ends.
 func (c *claiming) isAttempt(n int) bool {
 	claim := &c.claims[n]
-	return claim.FromQueue && claim.NewestCounts && claim.Attempt > 1
+	return claim.OfWaiting && claim.NewestCounts && claim.Attempt > 1
 }
 
 func (c *claiming) now() int64 { return c.Now().UnixMicro() }
@@ -177,7 +177,7 @@ func (c *claiming) rows(indexes []int) sqltx.Rows {
 	for i, n := range indexes {
 		claim := &c.claims[n]
 		revision := claim.Revision
-		if claim.Triggered && !claim.FromQueue {
+		if claim.Triggered && !claim.OfWaiting {
 			revision = 0 // it does not matter
 		}
 		values[i] = append(keyValues(&claim.Key), claim.GroupID, claim.SuperGroupID, revision, claim.Overlap != ledger.Allow, n)
@@ -196,7 +196,7 @@ func (c *claiming) lock(indexes []int) error {
 	for _, n := range indexes {
 		switch claim := &c.claims[n]; {
 		case taken[claim.Key.ID()]:
-		case claim.FromQueue:
+		case claim.OfWaiting:
 			c.results[n] = ledger.Taken
 			back = append(back, n)
 		case claim.Overlap == ledger.Delay:
@@ -254,7 +254,7 @@ func lockRows(claims []ledger.Claim, indexes []int) sqltx.Rows {
 	values := make([][]any, len(indexes))
 	for i, n := range indexes {
 		claim := &claims[n]
-		values[i] = append(keyValues(&claim.Key), claim.FromQueue, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
+		values[i] = append(keyValues(&claim.Key), claim.OfWaiting, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
 	}
 	return rowsOf(lockFields, values)
 }
@@ -337,10 +337,10 @@ var judgeClaims = fmt.Sprintf(`SELECT v.n, CASE
 FROM {rows} LEFT JOIN {smallben_job_state} m ON m.job_id = v.job_id LEFT JOIN {jobs} j ON j.id = v.job_id LEFT JOIN {smallben_runs} r ON `+sameRun,
 	ledger.Won, ledger.Stale, ledger.Late, ledger.Early, ledger.Taken, ledger.Stale)
 
-// takeLocks gives runs the locks of their jobs, in the order of their keys. Those that are
-// not from the queue leave them to runs that wait. $1 is the time, $2 the process.
+// takeLocks gives runs the locks of their jobs, in the order of their keys. Those that
+// did not wait leave them to runs that do. $1 is the time, $2 the process.
 const takeLocks = `INSERT INTO {smallben_locks} (job_id, process, ` + tickColumns + `)
-SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WHERE v.queued OR NOT ` + anotherWaits + `
+SELECT v.job_id, CAST($2 AS text), v.tick, v.triggered, v.attempt FROM {rows} WHERE v.of_waiting OR NOT ` + anotherWaits + `
 ` + keyOrder + `
 ON CONFLICT DO NOTHING RETURNING ` + keyColumns
 
@@ -352,7 +352,7 @@ const anotherWaits = "EXISTS (SELECT 1 " + waitingBefore + ")"
 const waitingBefore = `FROM {smallben_runs} o WHERE o.job_id = v.job_id AND o.exclusive AND o.due_at IS NOT NULL AND o.due_at <= CAST($1 AS bigint) + {lead}
 	AND NOT (o.tick < v.tick AND NOT o.triggered AND CASE WHEN o.attempt > 1 THEN v.newest ELSE v.takes_turns AND o.missed = 0 END)`
 
-const lockFields = keyFields + ", queued boolean, newest boolean, takes_turns boolean"
+const lockFields = keyFields + ", of_waiting boolean, newest boolean, takes_turns boolean"
 
 const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at = $1 FROM {rows} WHERE ` + sameRun
 
