@@ -52,9 +52,7 @@ func (r *reader) readAll() (err error) {
 	defer recoverTo(&err)
 	h := r.head(true)
 	local := r.registered(string(h.name), h.id)
-	root := r.planConcrete(h.id, local)
-	r.uint()
-	r.concrete(root, r.alloc(local))
+	r.concrete(r.planConcrete(h.id, local), local, 0)
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 // the order in which it meets them. A Decoder keeps what it has planned for the first
 // 256 sets of definitions that it meets, of 8 KiB at most each.
 type Decoder[I any] struct {
-	plans atomic.Pointer[map[string]plan] // by definitions; replaced as a whole
+	plans atomic.Value // map[string]plan by definitions; replaced as a whole
 }
 
 // plan is what rows with the same definitions have in common.
@@ -32,7 +32,9 @@ func (d *Decoder[I]) Decode(row []byte) (value I, err error) {
 	defer recoverTo(&err)
 	r := newReader(row)
 	h := r.head(false)
-	p, known := d.plan(h)
+	plans, _ := d.plans.Load().(map[string]plan)
+	p, known := plans[string(h.definitions)]
+	known = known && p.id == h.id
 	if known {
 		r.spend(1, p.memory) // so that a row that is read here is read elsewhere
 	} else {
@@ -42,9 +44,7 @@ func (d *Decoder[I]) Decode(row []byte) (value I, err error) {
 		p.root = r.planConcrete(p.id, p.local)
 		p.memory = maxMemory - r.memory
 	}
-	r.uint() // the length of the value, which counts for nothing
-	v := r.alloc(p.local)
-	r.concrete(p.root, v)
+	v := r.concrete(p.root, p.local, 0)
 	if r.pos != len(row) {
 		fail(errTrailing)
 	}
@@ -52,43 +52,19 @@ func (d *Decoder[I]) Decode(row []byte) (value I, err error) {
 	if !ok {
 		fail(fmt.Errorf("%w: a %s is no %s", errMismatch, p.local, reflect.TypeFor[I]()))
 	}
-	if !known && !r.dynamic {
-		d.keep(h.definitions, p)
+	hasRoom := len(plans) < maxPlans && len(h.definitions) <= maxPlanBytes
+	if !known && !r.dynamic && h.definitions != nil && hasRoom {
+		with := map[string]plan{string(h.definitions): p}
+		maps.Copy(with, plans)
+		d.plans.Store(with) // a plan that is kept meanwhile is lost, and made again
 	}
 	return value, nil
 }
 
-func (d *Decoder[I]) plan(h head) (p plan, known bool) {
-	if plans := d.plans.Load(); plans != nil {
-		p, known = (*plans)[string(h.definitions)]
-	}
-	return p, known && p.id == h.id
-}
-
-// keep keeps a plan for the rows with the same definitions, if there is room.
-func (d *Decoder[I]) keep(definitions []byte, p plan) {
-	before, after := d.plans.Load(), map[string]plan{}
-	if before != nil {
-		if len(*before) >= maxPlans {
-			return
-		}
-		maps.Copy(after, *before)
-	}
-	if len(definitions) == 0 || len(definitions) > maxPlanBytes {
-		return
-	}
-	after[string(definitions)] = p
-	d.plans.CompareAndSwap(before, &after) // the next row tries again
-}
-
 // RegisteredName returns the name that the type of a row's value is registered
 // under, and "" if the row does not begin as Encode's do.
-func RegisteredName(row []byte) string {
-	var h head
+func RegisteredName(row []byte) (name string) {
 	var err error
-	func() {
-		defer recoverTo(&err)
-		h = newReader(row).head(false)
-	}()
-	return string(h.name)
+	defer recoverTo(&err)
+	return string(newReader(row).head(false).name)
 }

@@ -2,11 +2,34 @@ package gobrow
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/gob"
 	"fmt"
 	"reflect"
 	"strings"
 )
+
+// UnregisteredError is an error of gob: a type is not registered.
+type UnregisteredError struct {
+	error
+	// Type is the type to register.
+	Type reflect.Type
+	// At leads to the value of that type, such as "field Payload[\"tags\"]". It
+	// is empty for the whole value.
+	At string
+}
+
+// Unwrap returns gob's error.
+func (e *UnregisteredError) Unwrap() error { return e.error }
+
+// sender is a gob encoder for one type of which the definitions are the same for
+// every value. gob sends them once for each encoder, and most of the time of the
+// first value goes into them; the sender puts them before each later one.
+type sender struct {
+	enc         *gob.Encoder
+	buf         bytes.Buffer // what enc has written since the last row
+	definitions []byte       // nil if the type needs none
+}
 
 // Encode writes v as one row. Errors: v is nil, its type is not registered
 // with gob, it contains itself or is nested too deeply, gob cannot
@@ -19,7 +42,7 @@ func Encode[I any](v I) (row []byte, err error) {
 	defer recoverTo(&err)
 	f := factsOf(rv.Type())
 	if f.mayRecur {
-		(&walker{left: maxEncoded}).walk(rv, 0)
+		check(rv)
 	}
 	s, _ := f.idle.Get().(*sender)
 	if s == nil {
@@ -38,22 +61,64 @@ func Encode[I any](v I) (row []byte, err error) {
 	return row, nil
 }
 
-// sender is a gob encoder for one type of which the definitions are the same for
-// every value. gob sends them once for each encoder, and most of the time of the
-// first value goes into them; the sender puts them before each later one.
-type sender struct {
-	enc         *gob.Encoder
-	buf         bytes.Buffer // what enc has written since the last row
-	used        bool
-	definitions []byte // of the first row; nil if the type needs none
+// check fails of a value that gob would write without end, or beyond any stored job.
+func check(v reflect.Value) {
+	left := maxEncoded // bytes, of which gob writes at least so many
+	walk(v, newPath(), func(v reflect.Value, at path) bool {
+		size := 0
+		switch v.Kind() {
+		case reflect.Pointer:
+			if !v.IsNil() && base(v.Type()).Kind() == reflect.Pointer { // type T *T
+				fail(errDepth)
+			}
+		case reflect.Struct:
+			size = 1
+		case reflect.String, reflect.Array, reflect.Slice, reflect.Map:
+			size = v.Len()
+		}
+		if size > 0 && !factsOf(v.Type()).writesItself {
+			left -= size
+		}
+		if left < 0 {
+			fail(errEncodedSize)
+		}
+		if len(at) > maxDepth {
+			fail(errDepth)
+		}
+		return true
+	})
+}
+
+// explain says of gob's error which part of v it is about, if it is one of those
+// that do not say so.
+func explain(err error, v reflect.Value) error {
+	text := fmt.Sprint(err)
+	_, name, unregistered := strings.Cut(text, "type not registered for interface: ")
+	isNil := strings.Contains(text, "nil element") || strings.Contains(text, "nil pointer")
+	if !unregistered && !isNil {
+		return err
+	}
+	var explained error
+	walk(v, newPath(), func(v reflect.Value, at path) bool {
+		last := at.last()
+		inInterface := last.field == nil && !last.key.IsValid()
+		switch {
+		case explained != nil:
+		case unregistered && inInterface && base(v.Type()).String() == name:
+			explained = &UnregisteredError{err, v.Type(), at.String()}
+		case isNil && v.Kind() == reflect.Pointer && v.IsNil() && last.field == nil && at.String() != "":
+			explained = fmt.Errorf("%s is nil: %w", at, err)
+		}
+		return explained == nil
+	})
+	return cmp.Or(explained, err)
 }
 
 // row returns what a new encoder would have written for the value.
 func (s *sender) row() []byte {
 	h := newReader(s.buf.Bytes()).head(false)
-	if !s.used {
-		s.used, s.definitions = true, bytes.Clone(h.definitions)
-		return bytes.Clone(s.buf.Bytes())
+	if h.definitions != nil { // in the first row only
+		s.definitions = bytes.Clone(h.definitions)
 	}
 	if s.definitions == nil {
 		return bytes.Clone(s.buf.Bytes())
@@ -62,109 +127,4 @@ func (s *sender) row() []byte {
 	row := make([]byte, 0, len(s.definitions)+9+len(value))
 	row = append(row, s.definitions...)
 	return append(appendUint(row, uint64(len(value))), value...)
-}
-
-// walker follows a value as gob would, with a bound on depth and work. left
-// counts down by no more than the bytes that gob is certain to write.
-type walker struct{ left int }
-
-// walk panics with a failure.
-func (w *walker) walk(v reflect.Value, depth int) {
-	for n := 0; v.Kind() == reflect.Pointer; v, n = v.Elem(), n+1 {
-		if v.IsNil() || factsOf(v.Type()).writesItself {
-			return
-		}
-		if n > maxDepth { // type T *T
-			fail(errDepth)
-		}
-	}
-	size := 1 // at least so many bytes
-	switch v.Kind() {
-	case reflect.String, reflect.Map, reflect.Slice, reflect.Array:
-		size = v.Len()
-	case reflect.Struct:
-	case reflect.Interface:
-		if v.IsNil() {
-			return
-		}
-	default:
-		return
-	}
-	if size == 0 || factsOf(v.Type()).writesItself {
-		return
-	}
-	if w.left -= size; w.left < 0 {
-		fail(errEncodedSize)
-	}
-	if kind := v.Kind(); kind == reflect.String || (kind == reflect.Slice || kind == reflect.Array) && v.Type().Elem().Kind() < reflect.Array {
-		return // characters and numbers
-	}
-	if depth++; depth > maxDepth {
-		fail(errDepth)
-	}
-	for _, part := range inside(v) {
-		w.walk(part, depth)
-	}
-}
-
-// UnregisteredError says that a type is not registered with gob.
-type UnregisteredError struct {
-	// Type is the type to register.
-	Type reflect.Type
-	// At leads to the value of that type, such as "field Payload[\"tags\"]". It
-	// is empty for the whole value.
-	At string
-	// Err is gob's error.
-	Err error
-}
-
-// Error names the type and where it stands.
-func (e *UnregisteredError) Error() string {
-	if e.At == "" {
-		return fmt.Sprintf("%s: %v", e.Type, e.Err)
-	}
-	return fmt.Sprintf("%s in %s: %v", e.Type, e.At, e.Err)
-}
-
-// Unwrap returns Err.
-func (e *UnregisteredError) Unwrap() error { return e.Err }
-
-// explain says of gob's error which part of v it is about, if it is one of those
-// that do not say so.
-func explain(err error, v reflect.Value) error {
-	text := fmt.Sprint(err)
-	if _, name, ok := strings.Cut(text, "type not registered for interface: "); ok {
-		found, at := find(v, reflect.Interface, func(v reflect.Value, parent reflect.Kind) bool {
-			return parent == reflect.Interface && base(v.Type()).String() == name
-		})
-		if found.IsValid() {
-			return &UnregisteredError{Type: found.Type(), At: described(at, ""), Err: err}
-		}
-	}
-	if strings.Contains(text, "nil element") || strings.Contains(text, "nil pointer") {
-		_, at := find(v, reflect.Interface, func(v reflect.Value, parent reflect.Kind) bool {
-			return v.Kind() == reflect.Pointer && v.IsNil() && parent != reflect.Struct
-		})
-		if at != "" {
-			return fmt.Errorf("%s is nil: %w", described(at, ""), err)
-		}
-	}
-	return err
-}
-
-// find returns the first part of v that matches, in the order in which gob writes
-// them, and the path to it. The value must not contain itself.
-func find(v reflect.Value, parent reflect.Kind, match func(part reflect.Value, parent reflect.Kind) bool) (found reflect.Value, at string) {
-	if match(v, parent) {
-		return v, ""
-	}
-	if factsOf(v.Type()).writesItself {
-		return nothing, ""
-	}
-	for step, part := range inside(v) {
-		if found, at := find(part, v.Kind(), match); found.IsValid() {
-			return found, step.String() + at
-		}
-	}
-	return nothing, ""
 }

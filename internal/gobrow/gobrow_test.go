@@ -116,7 +116,7 @@ func BenchmarkCyclicCheck(b *testing.B) {
 			for b.Loop() {
 				rv := reflect.ValueOf(v)
 				if factsOf(rv.Type()).mayRecur {
-					(&walker{left: maxEncoded}).walk(rv, 0)
+					check(rv)
 				}
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"math/rand"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,11 +105,12 @@ func TestLossNamesThePartsThatWouldNotComeBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var loss *LossError
-			require.ErrorAs(t, lossOf(t, c.v), &loss)
-			require.Len(t, loss.Parts, len(c.parts), loss)
+			loss := lossOf(t, c.v)
+			require.Error(t, loss)
+			parts := strings.Split(loss.Error(), "; ")
+			require.Len(t, parts, len(c.parts), loss)
 			for i, part := range c.parts {
-				require.Contains(t, loss.Parts[i]+" ", part+" ")
+				require.True(t, strings.HasPrefix(parts[i]+" ", part+" "), loss)
 			}
 		})
 	}
@@ -120,9 +122,9 @@ func TestLossListsTheFirstOfMany(t *testing.T) {
 	for i := range many.Slice {
 		many.Slice[i].N = new(int)
 	}
-	var loss *LossError
-	require.ErrorAs(t, lossOf(t, many), &loss)
-	require.Len(t, loss.Parts, maxLosses)
+	loss := lossOf(t, many)
+	require.Error(t, loss)
+	require.Len(t, strings.Split(loss.Error(), "; "), maxLosses)
 }
 
 func TestNothingIsLostOf(t *testing.T) {
@@ -229,6 +231,7 @@ func TestEncodeNamesTheElementThatIsNil(t *testing.T) {
 		"field ByID[4] is nil":  &holder{ByID: map[int]*optional{4: nil}},
 		"field V is nil":        &holder{V: (*optional)(nil)},
 		"field Vs[0][0] is nil": &holder{Vs: []any{[]any{(*optional)(nil)}}},
+		"field Ptrs[0] is nil":  &holder{Slice: []optional{{Deep: new(*int)}}, Ptrs: []*optional{nil}}, // gob leaves Deep out
 	} {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()

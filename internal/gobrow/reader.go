@@ -1,5 +1,11 @@
 package gobrow
 
+import (
+	"encoding/binary"
+	"math/bits"
+	"reflect"
+)
+
 // reader reads a row. It takes time and memory in proportion to the row, whatever
 // the row claims: no value takes less than a byte of it, no length exceeds what is
 // left, and what is allocated is spent before. Its methods panic with a failure.
@@ -7,12 +13,10 @@ type reader struct {
 	row      []byte
 	pos, end int // what is left of the current message is row[pos:end]
 	memory   int // what may still be allocated
-	depth    int // of what is being read
 
-	types   map[int32]*definition
-	nodes   map[place]*node
-	path    []string // to what is being planned, for errors
-	dynamic bool     // an interface type has been planned
+	types   map[int32]*definition // that the row has defined
+	nodes   map[place]*node       // that have been planned
+	dynamic bool                  // an interface type has been planned
 }
 
 func newReader(row []byte) *reader { return &reader{row: row, memory: maxMemory} }
@@ -28,6 +32,9 @@ type head struct {
 // head reads up to the value. It reads the definitions if define is true, and skips
 // them otherwise.
 func (r *reader) head(define bool) (h head) {
+	if define {
+		r.types, r.nodes = map[int32]*definition{}, map[place]*node{}
+	}
 	r.message()
 	if r.int() != int64(interfaceKind) || r.uint() != 0 {
 		fail(errMalformed)
@@ -56,41 +63,41 @@ func (r *reader) head(define bool) (h head) {
 // message goes on to the next message.
 func (r *reader) message() {
 	r.pos, r.end = r.end, len(r.row)
-	n := r.uint()
-	if n > uint64(r.end-r.pos) {
-		fail(errLength)
-	}
-	r.end = r.pos + int(n)
+	length := r.count()
+	r.end = r.pos + length
 }
 
+// uint reads a number: one byte up to 127, and otherwise the count of its bytes, negated,
+// and the bytes.
 func (r *reader) uint() uint64 {
-	if r.pos == r.end {
-		fail(errShort)
+	first := r.take(1)[0]
+	if first <= 0x7f {
+		return uint64(first)
 	}
-	b := r.row[r.pos]
-	r.pos++
-	if b <= 0x7f {
-		return uint64(b)
-	}
-	n := -int(int8(b))
-	if n > 8 || n > r.end-r.pos {
+	n := -int(int8(first))
+	if n > 8 {
 		fail(errShort)
 	}
 	var x uint64
-	for _, b := range r.row[r.pos : r.pos+n] {
+	for _, b := range r.take(n) {
 		x = x<<8 | uint64(b)
 	}
-	r.pos += n
 	return x
 }
 
-func (r *reader) int() int64 {
-	u := r.uint()
-	if u&1 != 0 {
-		return ^int64(u >> 1)
+// take reads n bytes.
+func (r *reader) take(n int) []byte {
+	if n > r.end-r.pos {
+		fail(errShort)
 	}
-	return int64(u >> 1)
+	r.pos += n
+	return r.row[r.pos-n : r.pos]
 }
+
+func (r *reader) int() int64 { return signed(r.uint()) }
+
+// signed is the number that gob writes as u: the lowest bit says that the others are inverted.
+func signed(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
 // typeID reads the id of the type of a value that follows, or of a definition if it is
 // negative. gob would go on to the next message where one ends, but writes no such row.
@@ -120,11 +127,7 @@ func (r *reader) count() int {
 }
 
 // bytes reads a length and as many bytes.
-func (r *reader) bytes() []byte {
-	n := r.count()
-	r.pos += n
-	return r.row[r.pos-n : r.pos]
-}
+func (r *reader) bytes() []byte { return r.take(r.count()) }
 
 // fields reads a struct of n fields, and calls read for each that is there. It
 // insists on the terminator, which gob does without at the end of a message: a
@@ -154,14 +157,19 @@ func (r *reader) spend(n, size int) {
 	r.memory -= n * size
 }
 
-// enter goes into something that holds others.
-func (r *reader) enter() {
-	if r.depth++; r.depth > maxDepth {
-		fail(errDepth)
-	}
+// alloc makes a value that can be set.
+func (r *reader) alloc(t reflect.Type) reflect.Value {
+	r.spend(1, int(t.Size()))
+	return reflect.New(t).Elem()
 }
 
-func (r *reader) leave() { r.depth-- }
+// inside is the depth of what stands in a value of some depth.
+func inside(depth int) int {
+	if depth == maxDepth {
+		fail(errDepth)
+	}
+	return depth + 1
+}
 
 func appendInt(b []byte, i int64) []byte { return appendUint(b, uint64(i<<1^i>>63)) }
 
@@ -169,13 +177,8 @@ func appendUint(b []byte, u uint64) []byte {
 	if u <= 0x7f {
 		return append(b, byte(u))
 	}
-	n := 8
-	for n > 1 && u>>(8*(n-1)) == 0 {
-		n--
-	}
-	b = append(b, byte(-n))
-	for n--; n >= 0; n-- {
-		b = append(b, byte(u>>(8*n)))
-	}
-	return b
+	var all [8]byte
+	binary.BigEndian.PutUint64(all[:], u)
+	n := (bits.Len64(u) + 7) / 8
+	return append(append(b, byte(-n)), all[8-n:]...)
 }

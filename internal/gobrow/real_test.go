@@ -381,6 +381,24 @@ func (strange) Run() {}
 
 func init() { gob.Register(strange{}) }
 
+func TestAFieldThatDoesNotFitIsNamed(t *testing.T) {
+	t.Parallel()
+	type (
+		step  struct{ Rate int }
+		steps struct{ Steps []map[string]*step }
+	)
+	row, err := Encode(boxed(struct{ Plan steps }{}))
+	require.NoError(t, err)
+	row = rename(row, nameOf(boxed(struct {
+		Plan struct {
+			Steps []map[string]struct{ Rate string }
+		}
+	}{})))
+	_, err = new(Decoder[job]).Decode(row)
+	require.ErrorIs(t, err, errMismatch)
+	require.EqualError(t, err, "field V.Plan.Steps.Rate: a type that differs from the program's: the row holds an int for a string")
+}
+
 func TestRowsThatGobMisreadsComeBackAsTheyWere(t *testing.T) {
 	t.Parallel()
 	type (

@@ -7,12 +7,13 @@ import (
 	"sync"
 )
 
-// facts is what Encode, Loss and Unsent know of a local type.
+// facts is what is known of a type of the program.
 type facts struct {
 	writesItself bool                  // gob calls a method on it, and looks no further
 	mayRecur     bool                  // a value may contain itself, or something of any type
 	mayLose      bool                  // it has pointers or interfaces: see Loss
 	fields       []reflect.StructField // of a struct: those that gob writes
+	unsent       []string              // see Unsent
 
 	idle sync.Pool // *sender, unless mayRecur: then definitions depend on the value
 }
@@ -24,17 +25,19 @@ func factsOf(t reflect.Type) *facts {
 		return f.(*facts)
 	}
 	f := &facts{writesItself: writesItself(t)}
-	f.explore(t, map[reflect.Type]bool{})
-	if t.Kind() == reflect.Struct {
-		f.fields = sentFields(t)
+	f.explore(t, "", map[reflect.Type]bool{})
+	for i := 0; t.Kind() == reflect.Struct && i < t.NumField(); i++ {
+		if sent(t.Field(i)) {
+			f.fields = append(f.fields, t.Field(i))
+		}
 	}
 	factsCache.Store(t, f)
 	return f
 }
 
-// explore learns from the types that gob goes on to from t. onPath holds true for the
-// types that have led to t, and false for those that have been explored.
-func (f *facts) explore(t reflect.Type, onPath map[reflect.Type]bool) {
+// explore learns from the types that gob goes on to from t, which stands at path. onPath
+// holds true for the types that have led to t, and false for those that have been explored.
+func (f *facts) explore(t reflect.Type, path string, onPath map[reflect.Type]bool) {
 	if loops, seen := onPath[t]; seen {
 		f.mayRecur = f.mayRecur || loops
 		return
@@ -46,20 +49,35 @@ func (f *facts) explore(t reflect.Type, onPath map[reflect.Type]bool) {
 	switch t.Kind() {
 	case reflect.Interface:
 		f.mayRecur, f.mayLose = true, true
-	case reflect.Pointer:
-		f.mayLose = true
-		f.explore(t.Elem(), onPath)
-	case reflect.Slice, reflect.Array:
-		f.explore(t.Elem(), onPath)
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		f.mayLose = f.mayLose || t.Kind() == reflect.Pointer
+		f.explore(t.Elem(), path, onPath)
 	case reflect.Map:
-		f.explore(t.Key(), onPath)
-		f.explore(t.Elem(), onPath)
+		f.explore(t.Key(), path, onPath)
+		f.explore(t.Elem(), path, onPath)
 	case reflect.Struct:
-		for _, field := range sentFields(t) {
-			f.explore(field.Type, onPath)
+		for i := range t.NumField() {
+			switch field := t.Field(i); {
+			case sent(field):
+				f.explore(field.Type, path+field.Name+".", onPath)
+			case field.Name != "_":
+				f.unsent = append(f.unsent, path+field.Name)
+			}
 		}
 	}
 	onPath[t] = false
+}
+
+// Unsent lists the fields that gob drops from values of type t: those that are
+// not exported, channels and functions, with the path to each, such as
+// "Config.client". A type that occurs twice is listed once. It does not look into
+// types that write themselves, nor into what stands in interfaces.
+func Unsent(t reflect.Type) []string { return factsOf(t).unsent }
+
+// sent reports whether gob writes the field.
+func sent(f reflect.StructField) bool {
+	kind := base(f.Type).Kind()
+	return f.IsExported() && kind != reflect.Chan && kind != reflect.Func
 }
 
 // writesItself reports whether gob calls a method of t and looks no further. It
@@ -79,49 +97,4 @@ func base(t reflect.Type) reflect.Type {
 		t = t.Elem()
 	}
 	return t
-}
-
-// sent reports whether gob writes the field.
-func sent(f reflect.StructField) bool {
-	kind := base(f.Type).Kind()
-	return f.IsExported() && kind != reflect.Chan && kind != reflect.Func
-}
-
-func sentFields(t reflect.Type) (fields []reflect.StructField) {
-	for i := range t.NumField() {
-		if f := t.Field(i); sent(f) {
-			fields = append(fields, f)
-		}
-	}
-	return fields
-}
-
-// Unsent lists the fields that gob drops from values of type t: those that are
-// not exported, channels and functions, with the path to each, such as
-// "Config.client". A type that occurs twice is listed once. It does not look into
-// types that write themselves, nor into what stands in interfaces.
-func Unsent(t reflect.Type) []string { return unsent("", t, map[reflect.Type]bool{}) }
-
-func unsent(prefix string, t reflect.Type, seen map[reflect.Type]bool) (fields []string) {
-	if seen[t] || writesItself(t) {
-		return nil
-	}
-	seen[t] = true
-	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return unsent(prefix, t.Elem(), seen)
-	case reflect.Map:
-		return append(unsent(prefix, t.Key(), seen), unsent(prefix, t.Elem(), seen)...)
-	case reflect.Struct:
-		for i := range t.NumField() {
-			switch f := t.Field(i); {
-			case f.Name == "_":
-			case !sent(f):
-				fields = append(fields, prefix+f.Name)
-			default:
-				fields = append(fields, unsent(prefix+f.Name+".", f.Type, seen)...)
-			}
-		}
-	}
-	return fields
 }

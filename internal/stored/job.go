@@ -60,7 +60,7 @@ func explainEncoding(err error) error {
 		where = " in " + unregistered.At
 	}
 	return fmt.Errorf("the type %s%s is unknown to gob: call gob.Register(%s) first: %w",
-		unregistered.Type, where, exampleValue(unregistered.Type), unregistered.Err)
+		unregistered.Type, where, exampleValue(unregistered.Type), unregistered)
 }
 
 // exampleValue writes the Go expression that gob.Register wants for type t.
