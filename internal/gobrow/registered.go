@@ -43,19 +43,19 @@ func (r *reader) registered(name string, id int32) reflect.Type {
 }
 
 // appendDefinitions appends those that a value of a wire type needs if it has nothing in
-// it, but for those that have been sent.
-func (r *reader) appendDefinitions(b []byte, id int32, sent map[int32]bool) []byte {
+// it, but for those that are done.
+func (r *reader) appendDefinitions(b []byte, id int32, done map[int32]bool) []byte {
 	d := r.types[id]
-	if d == nil || sent[id] {
+	if d == nil || done[id] {
 		return b
 	}
-	sent[id] = true
+	done[id] = true
 	body := d.body
 	if d.kind == structKind {
 		body = []byte{3, 0, 0} // wireType{StructT: &structType{}}
 	}
 	b = append(append(appendInt(b, int64(-id)), body...), 0) // a length, which gob ignores
-	return r.appendDefinitions(r.appendDefinitions(b, d.key, sent), d.elem, sent)
+	return r.appendDefinitions(r.appendDefinitions(b, d.key, done), d.elem, done)
 }
 
 // appendEmpty appends an empty value of a wire type. It reports false of numbers, bytes and

@@ -35,9 +35,9 @@ func factsOf(t reflect.Type) *facts {
 	return f
 }
 
-// explore learns from the types that gob goes on to from t, which stands at path. onPath
+// explore learns from the types that gob goes on to from t, which stands behind prefix. onPath
 // holds true for the types that have led to t, and false for those that have been explored.
-func (f *facts) explore(t reflect.Type, path string, onPath map[reflect.Type]bool) {
+func (f *facts) explore(t reflect.Type, prefix string, onPath map[reflect.Type]bool) {
 	if loops, seen := onPath[t]; seen {
 		f.mayRecur = f.mayRecur || loops
 		return
@@ -51,17 +51,17 @@ func (f *facts) explore(t reflect.Type, path string, onPath map[reflect.Type]boo
 		f.mayRecur, f.mayLose = true, true
 	case reflect.Pointer, reflect.Slice, reflect.Array:
 		f.mayLose = f.mayLose || t.Kind() == reflect.Pointer
-		f.explore(t.Elem(), path, onPath)
+		f.explore(t.Elem(), prefix, onPath)
 	case reflect.Map:
-		f.explore(t.Key(), path, onPath)
-		f.explore(t.Elem(), path, onPath)
+		f.explore(t.Key(), prefix, onPath)
+		f.explore(t.Elem(), prefix, onPath)
 	case reflect.Struct:
 		for i := range t.NumField() {
 			switch field := t.Field(i); {
 			case sent(field):
-				f.explore(field.Type, path+field.Name+".", onPath)
+				f.explore(field.Type, prefix+field.Name+".", onPath)
 			case field.Name != "_":
-				f.unsent = append(f.unsent, path+field.Name)
+				f.unsent = append(f.unsent, prefix+field.Name)
 			}
 		}
 	}
@@ -76,8 +76,8 @@ func Unsent(t reflect.Type) []string { return factsOf(t).unsent }
 
 // sent reports whether gob writes the field.
 func sent(f reflect.StructField) bool {
-	kind := base(f.Type).Kind()
-	return f.IsExported() && kind != reflect.Chan && kind != reflect.Func
+	k := base(f.Type).Kind()
+	return f.IsExported() && k != reflect.Chan && k != reflect.Func
 }
 
 // writesItself reports whether gob calls a method of t and looks no further. It

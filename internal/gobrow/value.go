@@ -52,16 +52,16 @@ func (r *reader) read(n *node, v reflect.Value, depth int) {
 	}
 }
 
-func (r *reader) readNumber(kind kind, v reflect.Value) {
+func (r *reader) readNumber(k kind, v reflect.Value) {
 	x, imag := r.uint(), uint64(0)
-	if kind == complexKind {
+	if k == complexKind {
 		imag = r.uint()
 	}
 	if !v.IsValid() {
 		return
 	}
 	overflow := false
-	switch kind {
+	switch k {
 	case boolKind:
 		v.SetBool(x != 0)
 	case intKind:
@@ -87,14 +87,14 @@ func (r *reader) readNumber(kind kind, v reflect.Value) {
 func float(x uint64) float64 { return math.Float64frombits(bits.ReverseBytes64(x)) }
 
 // readBytes reads strings, bytes, and what types write themselves.
-func (r *reader) readBytes(kind kind, v reflect.Value) {
+func (r *reader) readBytes(k kind, v reflect.Value) {
 	text := r.bytes()
 	if !v.IsValid() {
 		return
 	}
 	r.spend(1, len(text))
 	var err error
-	switch kind {
+	switch k {
 	case stringKind:
 		v.SetString(string(text))
 	case bytesKind:

@@ -26,7 +26,7 @@ func walk(v reflect.Value, at path, visit func(v reflect.Value, at path) bool) {
 	if !visit(v, at) || v.Kind() < reflect.Array || factsOf(v.Type()).writesItself {
 		return
 	}
-	switch kind := v.Kind(); kind {
+	switch k := v.Kind(); k {
 	case reflect.Pointer:
 		if !v.IsNil() {
 			walk(v.Elem(), at, visit)
@@ -41,11 +41,11 @@ func walk(v reflect.Value, at path, visit func(v reflect.Value, at path) bool) {
 			walk(v.Field(fields[i].Index[0]), append(at, step{field: &fields[i]}), visit)
 		}
 	case reflect.Slice, reflect.Array, reflect.Map:
-		if kind != reflect.Map && v.Type().Elem().Kind() < reflect.Array {
+		if k != reflect.Map && v.Type().Elem().Kind() < reflect.Array {
 			return // numbers
 		}
 		for key, elem := range v.Seq2() {
-			if kind == reflect.Map {
+			if k == reflect.Map {
 				walk(key, append(at, step{key: key, isKey: true}), visit)
 			}
 			walk(elem, append(at, step{key: key}), visit)
@@ -65,13 +65,13 @@ func (p path) last() step {
 // value is "".
 func (p path) String() string {
 	text := ""
-	for _, step := range p {
+	for _, s := range p {
 		switch {
-		case step.field != nil:
-			text += "." + step.field.Name
-		case step.key.IsValid():
-			key := fmt.Sprint(step.key)
-			if step.key.Kind() == reflect.String {
+		case s.field != nil:
+			text += "." + s.field.Name
+		case s.key.IsValid():
+			key := fmt.Sprint(s.key)
+			if s.key.Kind() == reflect.String {
 				key = strconv.Quote(key)
 			}
 			text += "[" + key[:min(len(key), maxKeyInText)] + "]"
