@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -184,21 +185,17 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 	added, problems := buildRows(add, now)
 	replacing, more := buildRows(replace, now)
 	problems = append(problems, more...)
-	ids := make([]int64, len(added))
+	times := make(map[int64]int, len(added))
 	for i := range added {
-		ids[i] = added[i].ID
-	}
-	slices.Sort(ids)
-	for i := 1; i < len(ids); i++ {
-		if ids[i] == ids[i-1] && (i == 1 || ids[i] != ids[i-2]) {
-			problems = append(problems, jobErrorf(ids[i], "%w: it stands twice in the batch", ErrJobExists))
+		id := added[i].ID
+		if times[id]++; times[id] == 2 {
+			problems = append(problems, jobErrorf(id, "%w: it stands twice in the batch", ErrJobExists))
 		}
 	}
-	ids = slices.Compact(ids)
 
 	ctx, cancel := r.db().Context()
 	defer cancel()
-	wide, err := r.table.TooWide(ctx, added, replacing)
+	wide, err := r.table.TooWide(ctx, slices.Concat(added, replacing))
 	if err != nil {
 		return r.db().Failed(op, err)
 	}
@@ -208,22 +205,22 @@ func (r *RepositoryGorm) store(op string, add, replace []JobWithSchedule) error 
 
 	var refused error
 	if len(problems) == 0 {
-		var missing []int64
-		missing, refused, err = r.table.Store(ctx, op, added, replacing, now)
-		switch {
-		case err != nil:
-			return err
-		case refused == nil:
+		missing, err := r.table.Store(ctx, op, added, replacing, now)
+		if err == nil {
 			return mismatch(op, missing)
 		}
+		if !jobsql.Refused(err) {
+			return err
+		}
+		refused = err
 	}
 	// Nothing is stored. Name every id that is in the way.
-	existing, err := r.readRows(ctx, ListJobsOptions{JobIDs: ids})
-	if err != nil && refused == nil {
-		return join(append(problems, r.db().Failed(op, err)))
-	}
+	existing, err := r.readRows(ctx, ListJobsOptions{JobIDs: slices.AppendSeq([]int64{}, maps.Keys(times))})
 	for i := range existing {
 		problems = append(problems, jobErrorf(existing[i].ID, "%w", ErrJobExists))
+	}
+	if refused == nil && err != nil {
+		problems = append(problems, r.db().Failed(op, err))
 	}
 	if len(problems) == 0 {
 		return refused

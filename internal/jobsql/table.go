@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -177,74 +178,78 @@ func inOrder(targets []Target) []Target {
 	return slices.CompactFunc(targets, func(a, b Target) bool { return a.ID == b.ID })
 }
 
-// Store adds rows, and changes those of replace to what is given, in one transaction.
-// It returns the ids of replace that do not exist and, apart from other errors, the
-// refusal of an INSERT.
-func (t *Table) Store(ctx context.Context, op string, add, replace []Row, now time.Time) (missing []int64, refused, err error) {
+// refusal is the error of an INSERT.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
+// Refused reports whether an error of Store is that of an INSERT.
+func Refused(err error) bool { return errors.As(err, new(refusal)) }
+
+// Store adds rows, and changes those of replace that exist to what is given, in one
+// transaction. It returns the ids of the others.
+func (t *Table) Store(ctx context.Context, op string, add, replace []Row, now time.Time) (missing []int64, err error) {
 	targets := make([]Target, len(replace))
 	for i := range replace {
 		row := &replace[i]
 		targets[i] = Target{ID: row.ID, CronID: row.CronID, Row: row, Expression: &row.CronExpression, Input: &row.SerializedJobInput}
 	}
-	targets = inOrder(targets)
-	ids := make([]int64, len(add))
-	for i := range add {
-		ids[i] = add[i].ID
-	}
-	ids = unique(ids)
-	err = t.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
-		refused = nil
-		limit, _ := t.statements.chunks()
-		for chunk := range sqltx.Chunks(add, limit, func(row *Row) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
-			if err = t.statements.insert(tx, chunk); err != nil {
-				refused = err
-				return err
-			}
-		}
-		if t.change != nil {
-			err = t.change.Touch(ids, true)
-		}
-		if err == nil && len(targets) > 0 {
-			missing, err = t.changeRows(tx, Replace, targets, now)
-		}
-		return err
-	}, func(tx *sqltx.Tx) (bool, error) {
-		stored := 0
-		err := t.read(tx, Selection{Filter: Filter{JobIDs: ids}}, func(*Row) { stored++ })
-		if err != nil || stored < len(ids) || len(targets) == 0 {
-			return err == nil && stored == len(ids), err
-		}
-		return t.changed(tx, Replace, targets, missing, now)
-	})
-	if refused != nil {
-		return nil, err, nil
-	}
-	return missing, nil, err
+	return t.write(ctx, op, add, Replace, targets, now)
 }
 
 // Change changes every target that exists, in one transaction. It returns the ids of
 // the others.
 func (t *Table) Change(ctx context.Context, op string, kind Kind, targets []Target) (missing []int64, err error) {
+	return t.write(ctx, op, nil, kind, targets, t.db.Now())
+}
+
+func (t *Table) write(ctx context.Context, op string, add []Row, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
 	targets = inOrder(targets)
-	now := t.db.Now()
-	err = t.db.Write(ctx, op, func(tx *sqltx.Tx) (err error) {
-		missing, err = t.changeRows(tx, kind, targets, now)
+	added := make([]int64, len(add))
+	for i := range add {
+		added[i] = add[i].ID
+	}
+	added = unique(added)
+	err = t.db.Write(ctx, op, func(tx *sqltx.Tx) error {
+		err := t.insertRows(tx, add, added)
+		if err == nil {
+			missing, err = t.changeRows(tx, kind, targets, now)
+		}
 		return err
 	}, func(tx *sqltx.Tx) (bool, error) {
+		stored := 0
+		err := t.read(tx, Selection{Filter: Filter{JobIDs: added}}, func(*Row) { stored++ })
+		if err != nil || stored < len(added) {
+			return false, err
+		}
 		return t.changed(tx, kind, targets, missing, now)
 	})
 	return missing, err
+}
+
+// insertRows adds rows chunk by chunk.
+func (t *Table) insertRows(tx *sqltx.Tx, rows []Row, ids []int64) error {
+	limit, _ := t.statements.chunks()
+	for chunk := range sqltx.Chunks(rows, limit, func(row *Row) int { return len(row.SerializedJob) + len(row.SerializedJobInput) }) {
+		if err := t.statements.insert(tx, chunk); err != nil {
+			return refusal{err}
+		}
+	}
+	if t.change == nil {
+		return nil
+	}
+	return t.change.Touch(ids, true)
 }
 
 // changeRows changes targets chunk by chunk. It returns the ids that do not exist.
 func (t *Table) changeRows(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
 	_, limit := t.statements.chunks()
 	for chunk := range sqltx.Chunks(targets, limit, (*Target).size) {
-		lost, err := t.statements.change(tx, kind, chunk, now)
+		others, err := t.statements.change(tx, kind, chunk, now)
 		if err != nil {
 			return nil, err
 		}
-		missing = append(missing, lost...)
+		missing = append(missing, others...)
 	}
 	if t.change != nil {
 		err = t.touch(kind, targets, missing)
@@ -306,33 +311,25 @@ type Wide struct {
 
 // TooWide returns what of rows the columns of ids cannot hold. The original's table has
 // 32 bits for super_group_id and cron_id, and SQLite would not mind.
-func (t *Table) TooWide(ctx context.Context, rows ...[]Row) (found []Wide, err error) {
-	names := []string{"id", "group_id", "super_group_id", "cron_id"}
+func (t *Table) TooWide(ctx context.Context, rows []Row) (found []Wide, err error) {
+	columns := []string{"id", "group_id", "super_group_id", "cron_id"}
 	values := func(row *Row) []int64 { return []int64{row.ID, row.GroupID, row.SuperGroupID, row.CronID} }
 	isWide := func(v int64) bool { return v != int64(int32(v)) }
-	var wide []*Row
-	for _, some := range rows {
-		for i := range some {
-			if slices.ContainsFunc(values(&some[i]), isWide) {
-				wide = append(wide, &some[i])
-			}
-		}
-	}
-	if len(wide) == 0 {
+	if !slices.ContainsFunc(rows, func(row Row) bool { return slices.ContainsFunc(values(&row), isWide) }) {
 		return nil, nil
 	}
-	var has32 []bool
+	var narrow []bool
 	err = t.db.Attempt(ctx, func(tx *sqltx.Tx) (err error) {
-		has32, err = t.narrowColumns(tx, names)
+		narrow, err = t.narrowColumns(tx, columns)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, row := range wide {
-		for i, v := range values(row) {
-			if has32[i] && isWide(v) {
-				found = append(found, Wide{row.ID, fmt.Errorf("column %s of the table %s has 32 bits, too few for %d", names[i], t.db.Table("jobs"), v)})
+	for i := range rows {
+		for n, v := range values(&rows[i]) {
+			if narrow[n] && isWide(v) {
+				found = append(found, Wide{rows[i].ID, fmt.Errorf("column %s of the table %s has 32 bits, too few for %d", columns[n], t.db.Table("jobs"), v)})
 			}
 		}
 	}
