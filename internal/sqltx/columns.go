@@ -8,24 +8,24 @@ import (
 	"strings"
 )
 
-// A columnType is the type of a column as the database stores it.
-type columnType struct {
-	declared string
-	// stored is the affinity on SQLite, and on PostgreSQL the declared type without the
-	// length of a text.
-	stored string
+// listColumns gives the columns of a table and what they store: on SQLite the affinity, by
+// the rules of https://www.sqlite.org/datatype3.html#determination_of_column_affinity, and
+// on PostgreSQL the type, where a domain counts as the one below it.
+var listColumns = map[Kind]string{
+	SQLite: `SELECT lower(name), CASE
+	WHEN type LIKE '%INT%' THEN 'integer'
+	WHEN type LIKE '%CHAR%' OR type LIKE '%CLOB%' OR type LIKE '%TEXT%' THEN 'text'
+	WHEN type LIKE '%BLOB%' OR type = '' THEN 'blob'
+	WHEN type LIKE '%REAL%' OR type LIKE '%FLOA%' OR type LIKE '%DOUB%' THEN 'real'
+	ELSE 'numeric' END FROM pragma_table_info($1)`,
+	Postgres: `SELECT lower(a.attname), CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`,
 }
 
-// exactTypes are the stored types that hold every value of a field of [Rows] exactly, by
-// its type. A number or a text that is too long for one is an error when it is written.
+// exactTypes are what a column may store that holds every value of a field of [Rows]
+// exactly, by the type of the field. A number or a text that is too long for the column is
+// an error when it is written.
 var exactTypes = map[Kind]map[string][]string{
-	Postgres: {
-		"bigint":      {"bigint", "integer"},
-		"int":         {"integer", "bigint"},
-		"boolean":     {"boolean"},
-		"text":        {"text", "character varying"},
-		"timestamptz": {"timestamp with time zone", "timestamp(6) with time zone"},
-	},
 	SQLite: {
 		"bigint":      {"integer", "numeric", "blob"},
 		"int":         {"integer", "numeric", "blob"},
@@ -33,21 +33,13 @@ var exactTypes = map[Kind]map[string][]string{
 		"text":        {"text", "blob"},
 		"timestamptz": {"numeric", "text", "blob", "integer", "real"},
 	},
-}
-
-// listColumns gives the name of each column of a table, its declared and its stored type.
-var listColumns = map[Kind]string{
-	// A domain counts as the type below it.
-	Postgres: `SELECT lower(name), type, CASE WHEN type LIKE 'character varying(%' THEN 'character varying' ELSE type END
-FROM (SELECT a.attname AS name, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END AS type
-	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped) AS listed`,
-	// The rules of https://www.sqlite.org/datatype3.html#determination_of_column_affinity.
-	SQLite: `SELECT lower(name), type, CASE
-	WHEN type LIKE '%INT%' THEN 'integer'
-	WHEN type LIKE '%CHAR%' OR type LIKE '%CLOB%' OR type LIKE '%TEXT%' THEN 'text'
-	WHEN type LIKE '%BLOB%' OR type = '' THEN 'blob'
-	WHEN type LIKE '%REAL%' OR type LIKE '%FLOA%' OR type LIKE '%DOUB%' THEN 'real'
-	ELSE 'numeric' END FROM pragma_table_info($1)`,
+	Postgres: {
+		"bigint":      {"bigint", "integer"},
+		"int":         {"integer", "bigint"},
+		"boolean":     {"boolean"},
+		"text":        {"text", "character varying"}, // of any length
+		"timestamptz": {"timestamp with time zone", "timestamp(6) with time zone"},
+	},
 }
 
 // CheckTable makes sure that a table has the columns of fields, each of a type that
@@ -64,40 +56,42 @@ func (tx *Tx) checkColumns(table, fields string) error {
 	if tx.db.kind == Portable {
 		return closed(tx.Model(table, nil).Select(names).Where("1 = 0").Rows())
 	}
-	stored := make(map[string]columnType)
+	stored := make(map[string]string)
 	err := tx.Each(listColumns[tx.db.kind], []any{tx.db.names.inCatalogue(table)}, func(rows *sql.Rows) error {
-		var name string
-		var column columnType
-		err := rows.Scan(&name, &column.declared, &column.stored)
-		stored[name] = column
+		var name, what string
+		err := rows.Scan(&name, &what)
+		stored[name] = what
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	for i, name := range names {
-		column, found := stored[name]
-		if !found {
-			return fmt.Errorf("column %s is missing, so it seems to be another application's: gorm's NamingStrategy with a TablePrefix gives ours another name", name)
-		}
-		if !slices.Contains(exactTypes[tx.db.kind][types[i]], column.stored) {
-			return column.refusal(tx.db.kind, name, types[i])
+		if err := tx.db.checkColumn(name, types[i], stored[name]); err != nil {
+			return err
 		}
 	}
 	// What the catalogue says needs no right to read the table.
 	return closed(tx.Query("SELECT " + strings.Join(names, ", ") + " FROM {" + table + "} WHERE 1 = 0"))
 }
 
-// refusal says why a column does not hold a field.
-func (c *columnType) refusal(kind Kind, name, fieldType string) error {
-	if kind == SQLite {
-		return fmt.Errorf("column %s has the type %q, which changes what is stored as %s", name, c.declared, fieldType)
+// checkColumn is an error if what a column stores is not exactly a field.
+func (db *DB) checkColumn(name, fieldType, stored string) error {
+	if stored == "" {
+		return fmt.Errorf("column %s is missing, so it seems to be another application's: gorm's NamingStrategy with a TablePrefix gives ours another name", name)
+	}
+	exact := exactTypes[db.kind][fieldType]
+	if what, _, _ := strings.Cut(stored, "("); slices.Contains(exact, stored) || fieldType == "text" && slices.Contains(exact, what) {
+		return nil
+	}
+	if db.kind == SQLite {
+		return fmt.Errorf("column %s has the affinity %s, which changes what is stored as %s", name, stored, fieldType)
 	}
 	hint := ""
-	if fieldType == "timestamptz" && strings.HasSuffix(c.declared, "without time zone") {
+	if fieldType == "timestamptz" && strings.HasSuffix(stored, "without time zone") {
 		hint = fmt.Sprintf("; ALTER COLUMN %s TYPE timestamp with time zone USING %s AT TIME ZONE 'UTC', if its times are in UTC", name, name)
 	}
-	return fmt.Errorf("column %s has the type %s, not %s%s", name, c.declared, exactTypes[Postgres][fieldType][0], hint)
+	return fmt.Errorf("column %s has the type %s, not %s%s", name, stored, exact[0], hint)
 }
 
 // closed closes the rows of a query that is asked for its error.

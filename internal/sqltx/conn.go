@@ -6,13 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
-	"gorm.io/gorm"
 )
 
 // probeTimeout is how long a connection that was idle may take to answer before it
@@ -76,12 +71,26 @@ func (c *conn) release() {
 	}
 }
 
+// abandon gives a connection back on which a COMMIT failed, and may have left the
+// transaction open.
+func (c *conn) abandon(ctx context.Context) {
+	if c.db.sqlite {
+		// Not by closing the connection: the database may be in memory.
+		_ = onConn(func() error {
+			_, err := c.ExecContext(ctx, "ROLLBACK")
+			return err
+		})
+	} else {
+		discard(c.Conn)
+	}
+	c.release()
+}
+
 // take takes a connection from the pool or, if that is used up, from the reserve. One
 // that was idle has to answer first.
 func (db *DB) take(ctx context.Context) (*sql.Conn, error) {
 	if db.sqlite {
-		// Its drivers connect without a look at the context.
-		return bounded(ctx, func() (*sql.Conn, error) { return db.pool.Conn(ctx) }, func(late *sql.Conn) { _ = late.Close() })
+		return db.takeSQLite(ctx)
 	}
 	if taken := db.reserve.take(ctx); taken != nil {
 		if answers(ctx, taken) {
@@ -139,21 +148,6 @@ func answers(ctx context.Context, c *sql.Conn) bool {
 	return onConn(func() error { return c.PingContext(probe) }) == nil
 }
 
-// useless reports whether an error means that another connection might do what this
-// one cannot: it is read-only since a failover, or has prepared statements that do
-// not fit any more. Nothing has happened then.
-func useless(err error) bool {
-	switch sqlState(err) {
-	case readOnlyTransaction, duplicatePreparedStatement, invalidStatementName:
-		return true
-	case featureNotSupported:
-		return strings.Contains(err.Error(), "cached plan must not change result type")
-	}
-	return errors.Is(err, errReadOnly)
-}
-
-var errReadOnly = errors.New("the connection is read-only")
-
 // discard takes a connection out of the pool.
 func discard(c *sql.Conn) {
 	_ = onConn(func() error {
@@ -181,64 +175,4 @@ func overdue(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	return err
-}
-
-// connPool is a connection or transaction as GORM's statements use it. It poses as a
-// transaction, so that dbresolver does not take a read to another database than the
-// writes.
-type connPool struct {
-	gorm.ConnPool
-	unprepared bool // pgx is told to prepare no statement
-}
-
-var _ gorm.TxCommitter = connPool{}
-
-func (connPool) Commit() error   { return gorm.ErrInvalidTransaction }
-func (connPool) Rollback() error { return gorm.ErrInvalidTransaction }
-
-func (c connPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return c.ConnPool.ExecContext(ctx, query, c.with(args)...)
-}
-
-func (c connPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return c.ConnPool.QueryContext(ctx, query, c.with(args)...)
-}
-
-func (c connPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return c.ConnPool.QueryRowContext(ctx, query, c.with(args)...)
-}
-
-// with puts first what tells pgx how to execute a statement.
-func (c connPool) with(args []any) []any {
-	if !c.unprepared {
-		return args
-	}
-	return append([]any{pgx.QueryExecModeExec}, args...)
-}
-
-// learnPooler finds out whether pgx prepares statements, and whether there is a pooler
-// between pgx and the server, whose connections come and go with transactions: a
-// statement that is prepared on one is unknown to the next. Then none is prepared.
-func (db *DB) learnPooler(ctx context.Context) error {
-	taken, err := db.pool.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer taken.Close()
-	return taken.Raw(func(driverConn any) error {
-		stdlibConn, ok := driverConn.(*stdlib.Conn)
-		if !ok {
-			return nil
-		}
-		c := stdlibConn.Conn()
-		mode := c.Config().DefaultQueryExecMode
-		db.preparing = mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec
-		var pid uint32
-		if err := c.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
-			return err
-		}
-		// A pooler makes up the process that it tells its clients.
-		db.unprepared = db.preparing && pid != c.PgConn().PID()
-		return nil
-	})
 }

@@ -2,6 +2,7 @@ package sqltx
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"math"
 	"time"
@@ -30,17 +31,22 @@ func (db *DB) pinMemory(ctx context.Context) error {
 	return err
 }
 
-// takeTurn waits for the turn to write. The caller ends it.
-func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
-	if !db.sqlite || db.tx != nil {
-		return func() {}, nil
+// takeSQLite takes a connection from the pool. Drivers connect without a look at the
+// context.
+func (db *DB) takeSQLite(ctx context.Context) (*sql.Conn, error) {
+	return bounded(ctx, func() (*sql.Conn, error) { return db.pool.Conn(ctx) }, func(late *sql.Conn) { _ = late.Close() })
+}
+
+// setSQLite gives a connection the settings of a call. In a pool that the user opened,
+// release gives it back its own.
+func (c *conn) setSQLite(ctx context.Context) error {
+	if !c.db.owned {
+		const own = "SELECT printf('PRAGMA cache_spill = %d; PRAGMA busy_timeout = %d', cache_spill, timeout) FROM pragma_busy_timeout, pragma_cache_spill"
+		if err := c.QueryRowContext(ctx, own).Scan(&c.restore); err != nil {
+			return err
+		}
 	}
-	select {
-	case db.turn <- struct{}{}:
-		return func() { <-db.turn }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return waitForLocks(ctx, c)
 }
 
 // waitForLocks makes SQLite wait for locks until ctx ends: mattn's driver does not heed ctx
@@ -55,18 +61,6 @@ func waitForLocks(ctx context.Context, on gorm.ConnPool) error {
 	return err
 }
 
-// setSQLite gives a connection the settings of a call. In a pool that the user opened it
-// is to have its own again.
-func (c *conn) setSQLite(ctx context.Context) error {
-	if !c.db.owned {
-		err := c.QueryRowContext(ctx, "SELECT printf('PRAGMA cache_spill = %d; PRAGMA busy_timeout = %d', cache_spill, timeout) FROM pragma_busy_timeout, pragma_cache_spill").Scan(&c.restore)
-		if err != nil {
-			return err
-		}
-	}
-	return waitForLocks(ctx, c)
-}
-
 func (c *conn) restoreSQLite() {
 	ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
 	defer cancel()
@@ -75,4 +69,26 @@ func (c *conn) restoreSQLite() {
 		return err
 	})
 	c.restore = ""
+}
+
+// takeTurn waits for the turn to write. The caller ends it.
+func (db *DB) takeTurn(ctx context.Context) (done func(), err error) {
+	if !db.sqlite || db.tx != nil {
+		return func() {}, nil
+	}
+	select {
+	case db.turn <- struct{}{}:
+		return func() { <-db.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// beginImmediate waits for other transactions that write, and keeps them waiting. SQLite
+// does not let a transaction write that began with a look, once another has written since;
+// and drivers begin transactions as their DSN says, of which nobody asks them otherwise.
+func (tx *Tx) beginImmediate() error {
+	statement := tx.gorm.Statement
+	_, err := statement.ConnPool.ExecContext(statement.Context, "ROLLBACK; BEGIN IMMEDIATE")
+	return err
 }

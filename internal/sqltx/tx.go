@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"gorm.io/gorm"
 )
 
@@ -28,8 +29,9 @@ import (
 type Tx struct {
 	db   *DB
 	gorm *gorm.DB
-	now  time.Time
-	xid  string // the id of a transaction that writes, on PostgreSQL
+	sql  *sql.Tx   // nil: somebody else ends the transaction, or there is none
+	now  time.Time // of one that writes: when it began
+	xid  string    // its id, on PostgreSQL
 }
 
 // session is a Tx on one connection or transaction.
@@ -58,21 +60,18 @@ func (tx *Tx) Exec(text string, args ...any) error {
 // Row scans the first row of a query. Its error is sql.ErrNoRows if there is none, and
 // not if the query failed.
 func (tx *Tx) Row(text string, args []any, dest ...any) error {
-	rows, err := tx.Query(text, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	if !rows.Next() {
-		if err := rows.Err(); err != nil {
-			return err
+	found := false
+	err := tx.Each(text, args, func(rows *sql.Rows) error {
+		if found {
+			return nil
 		}
+		found = true
+		return rows.Scan(dest...)
+	})
+	if err == nil && !found {
 		return sql.ErrNoRows
 	}
-	if err := rows.Scan(dest...); err != nil {
-		return err
-	}
-	return rows.Close()
+	return err
 }
 
 // Each calls scan for each row of a query.
@@ -129,4 +128,37 @@ func (tx *Tx) statement(text string, args []any) *gorm.DB {
 	statement.Statement.SQL.WriteString(tx.db.names.put(text))
 	statement.Statement.Vars = args
 	return statement
+}
+
+// connPool is a connection or transaction as GORM's statements use it. It poses as a
+// transaction, so that dbresolver does not take a read to another database than the
+// writes.
+type connPool struct {
+	gorm.ConnPool
+	unprepared bool // pgx is told to prepare no statement
+}
+
+var _ gorm.TxCommitter = connPool{}
+
+func (connPool) Commit() error   { return gorm.ErrInvalidTransaction }
+func (connPool) Rollback() error { return gorm.ErrInvalidTransaction }
+
+func (c connPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return c.ConnPool.ExecContext(ctx, query, c.with(args)...)
+}
+
+func (c connPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return c.ConnPool.QueryContext(ctx, query, c.with(args)...)
+}
+
+func (c connPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return c.ConnPool.QueryRowContext(ctx, query, c.with(args)...)
+}
+
+// with puts first what tells pgx how to execute a statement.
+func (c connPool) with(args []any) []any {
+	if !c.unprepared {
+		return args
+	}
+	return append([]any{pgx.QueryExecModeExec}, args...)
 }
