@@ -164,7 +164,7 @@ func (c *change) endTicks(tx changeTx, effects ledgersql.Effects) error {
 		if err := tx.Close(rescheduled, true); err != nil {
 			return err
 		}
-		if _, err := tx.Cancel(rescheduled, false, "the expression of its job was changed while it waited"); err != nil {
+		if err := tx.Cancel(rescheduled, false, "the expression of its job was changed while it waited"); err != nil {
 			return err
 		}
 	}
@@ -174,8 +174,7 @@ func (c *change) endTicks(tx changeTx, effects ledgersql.Effects) error {
 		}
 	}
 	if stopped := idsWith(effects, ledgersql.Ends, ledgersql.StaysPaused); len(stopped) > 0 {
-		_, err := tx.Cancel(stopped, true, c.reason)
-		return err
+		return tx.Cancel(stopped, true, c.reason)
 	}
 	return nil
 }

@@ -134,8 +134,8 @@ func (r *record) open() error {
 	return r.ledger.Open()
 }
 
-// runs gives rows of the record to users.
-func (r *record) runs(rows []ledger.Run) []Run {
+// forUsers gives runs as users see them.
+func (r *record) forUsers(rows []ledger.Run) []Run {
 	runs := make([]Run, len(rows))
 	for i := range rows {
 		row := &rows[i]
@@ -163,7 +163,7 @@ func (r *record) addRuns(c *call, jobs []Job, n int) error {
 		jobs[i].lastRun, jobs[i].running = Run{}, false
 	}
 	rows, err := c.store.RunsOf(ids, n)
-	for _, run := range r.runs(rows) {
+	for _, run := range r.forUsers(rows) {
 		job := &jobs[index[run.JobID]]
 		if run.Tick.Before(job.createdAt) {
 			continue // of another job, which had the id before

@@ -1071,18 +1071,16 @@ func (tx *memoryTx) Shorten(spans []ledger.ClosedSpan) error {
 	})
 }
 
-func (tx *memoryTx) Cancel(ids []int64, triggered bool, reason string) (n int, err error) {
-	err = tx.do("Cancel", func(d *memoryRecord) error {
+func (tx *memoryTx) Cancel(ids []int64, triggered bool, reason string) error {
+	return tx.do("Cancel", func(d *memoryRecord) error {
 		wanted := idSet(ids)
 		for _, run := range d.waiting() {
 			if wanted[run.JobID] && (triggered || !run.Triggered) {
 				d.cancel(run, tx.now, reason)
-				n++
 			}
 		}
 		return nil
 	})
-	return n, err
 }
 
 func (tx *memoryTx) RecordedTicks(spans []ledger.Span) (ticks [][]time.Time, err error) {

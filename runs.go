@@ -170,7 +170,7 @@ func (s *SmallBen) ListRunsContext(ctx context.Context, options *ListRunsOptions
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
 	}
-	return s.record.runs(rows), nil
+	return s.record.forUsers(rows), nil
 }
 
 // Process is a process that shares the record of runs.

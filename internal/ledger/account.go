@@ -119,7 +119,7 @@ func recordAccounts(tx Tx, due []account, process string) (b accounted, err erro
 		if !exists || mark.Paused || mark.CreatedAt.UnixMicro() != a.CreatedAt {
 			a.MakeUp = 0 // there is nothing to run any more
 		}
-		missed, more := a.runs(tx.Now(), process)
+		missed, more := a.rows(tx.Now(), process)
 		b.missed += missed
 		runs = append(runs, more...)
 		if a.closed == nil {
@@ -193,9 +193,9 @@ func (a *account) compare(recorded []time.Time) bool {
 	return true
 }
 
-// runs returns what is to be recorded of the missed ticks, and how many they are: the
+// rows returns what is to be recorded of the missed ticks, and how many they are: the
 // newest ones wait to be made up for, and the others are stretches.
-func (a *account) runs(now time.Time, process string) (missed int, runs []Run) {
+func (a *account) rows(now time.Time, process string) (missed int, runs []Run) {
 	stretches, newest := a.split(now)
 	missed = len(newest)
 	row := func(tick time.Time, outcome Outcome) Run {

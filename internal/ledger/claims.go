@@ -199,13 +199,11 @@ func (c *claims) failed(batch []*Grant, err error) (started int) {
 	case c.config.RunUnclaimed && !c.isStopped():
 		c.runUnclaimed(batch)
 		return len(batch)
-	case unknown:
+	default:
 		for _, g := range batch {
-			g.unsure = true
+			g.unsure = g.unsure || unknown
 		}
 		c.await(err)
-	default:
-		c.pause(troubleWait)
 	}
 	c.askAgain(batch)
 	return 0

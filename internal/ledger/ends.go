@@ -38,20 +38,20 @@ func (e *ends) run() {
 			if batch[n].refused.IsZero() {
 				continue
 			}
-			if !e.record(batch[n:n+1], batch[n].refused) {
+			if !e.finish(batch[n:n+1], batch[n].refused) {
 				return
 			}
 		}
 		batch = slices.DeleteFunc(batch, func(end End) bool { return !end.refused.IsZero() })
-		if len(batch) > 0 && !e.record(batch, time.Time{}) {
+		if len(batch) > 0 && !e.finish(batch, time.Time{}) {
 			return
 		}
 	}
 }
 
-// record records a batch, for as long as it takes. It returns false when the session
+// finish records a batch, for as long as it takes. It returns false when the session
 // is over before. Refused is when the store first refused the batch, if it has.
-func (e *ends) record(batch []End, refused time.Time) bool {
+func (e *ends) finish(batch []End, refused time.Time) bool {
 	for wait := troubleWait; ; wait = min(2*wait, maxTroubleWait) {
 		err := e.store.Finish(e.process, batch)
 		if err == nil {
@@ -69,7 +69,7 @@ func (e *ends) record(batch []End, refused time.Time) bool {
 			// the others.
 			if len(batch) > 1 {
 				half := len(batch) / 2
-				return e.record(batch[:half], refused) && e.record(batch[half:], refused)
+				return e.finish(batch[:half], refused) && e.finish(batch[half:], refused)
 			}
 			e.postpone(batch[0], refused)
 			return true

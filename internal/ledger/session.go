@@ -155,8 +155,8 @@ func (s *Session) beat() {
 
 func (s *Session) heard(n news) {
 	s.feed.heard(n)
-	if moved := s.owners.set(n.live); moved != nil {
-		s.deputy.takeOver(moved)
+	if before := s.owners.set(n.live); before != nil {
+		s.deputy.takeOver(before)
 	}
 	s.waiting.heard(n.Due, n.Now)
 	s.sweep.heard(n)

@@ -149,8 +149,8 @@ type Tx interface {
 	Shorten(spans []ClosedSpan) error
 
 	// Cancel ends the waiting runs of jobs as skipped, with the reason for their
-	// error, and returns how many. Triggered runs stay, unless triggered is set.
-	Cancel(jobIDs []int64, triggered bool, reason string) (int, error)
+	// error. Triggered runs stay, unless triggered is set.
+	Cancel(jobIDs []int64, triggered bool, reason string) error
 
 	// Expire removes those of the processes whose heartbeats still have the
 	// numbers given. Then it gives every unfinished run whose process is not

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/nbena/smallben/internal/ledger"
@@ -81,25 +79,23 @@ func (s *Store) TakeOutbox() (revision int64, begun []ledger.Watermark, err erro
 	return revision, begun, err
 }
 
-// announced is a row of the outbox.
+// outbox are rows of the outbox, by job and in the order of the calls.
+type outbox []announced
+
 type announced struct {
 	jobID  int64
 	token  string
 	at     int64 // Unix microseconds
 	effect Effect
 	former *string // nil: it stays
+	exists bool    // the job has a row
 }
 
-// outbox are rows of the outbox, and what they are about.
-type outbox struct {
-	rows []announced
-	ids  []int64 // of the jobs, in order
-}
-
-func (o *outbox) idsOf(effect Effect) (ids []int64) {
-	for i := range o.rows {
-		if o.rows[i].effect == effect {
-			ids = append(ids, o.rows[i].jobID)
+// ids gives the jobs of those rows that match.
+func (o outbox) ids(match func(row *announced) bool) (ids []int64) {
+	for i := range o {
+		if match(&o[i]) {
+			ids = append(ids, o[i].jobID)
 		}
 	}
 	return ids
@@ -112,89 +108,63 @@ func (tx *Tx) takeOutbox() (begun []ledger.Watermark, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(box.rows) == 0 {
+	if len(box) == 0 {
 		return nil, errEmpty
 	}
-	if err := tx.execJobs(lockStates, box.ids); err != nil {
-		return nil, err
-	}
-	if err := tx.closeAnnounced(box); err != nil {
-		return nil, err
-	}
-	existing := make(map[int64]bool, len(box.ids))
-	for _, jobs := range chunksOf(box.ids) {
-		found, err := tx.ids("SELECT j.id FROM {jobs} j WHERE j.id IN (SELECT v.job_id FROM {rows})", jobs)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(existing, found)
-	}
-	var gone []int64
-	for _, id := range box.ids {
-		if !existing[id] {
-			gone = append(gone, id)
-		}
-	}
 	former := make(map[int64]string)
-	for i := range box.rows {
-		row := &box.rows[i]
-		if !existing[row.jobID] {
-			continue
-		}
-		if row.former != nil {
+	for _, row := range box {
+		if row.exists && row.former != nil {
 			former[row.jobID] = *row.former
 		}
-		if row.effect == Begins {
+		if row.exists && row.effect == Begins {
 			begun = append(begun, ledger.Watermark{JobID: row.jobID, Until: time.UnixMicro(row.at).UTC()})
 		}
 	}
-	if err := tx.Touch(slices.Collect(maps.Keys(existing)), false); err != nil {
-		return nil, err
+	rescheduled := box.ids(func(row *announced) bool { return row.effect == Rescheduled })
+	stopped := box.ids(func(row *announced) bool { return !row.exists || row.effect == Ends || row.effect == StaysPaused })
+	for _, step := range []func() error{
+		func() error { return tx.execJobs(lockStates, box.ids(func(*announced) bool { return true })) },
+		func() error { return tx.closeAnnounced(box) },
+		func() error { return tx.Touch(box.ids(func(row *announced) bool { return row.exists }), false) },
+		func() error { return tx.SetFormerJobs(former) },
+		func() error { return tx.Delete(box.ids(func(row *announced) bool { return !row.exists })) },
+		func() error { return tx.setWatermarks(begun) },
+		func() error {
+			return tx.Cancel(rescheduled, false, "the expression of its job was changed while it waited")
+		},
+		func() error { return tx.Cancel(stopped, true, "its job was paused or deleted while it waited") },
+		func() error { return tx.removeAnnounced(box) },
+	} {
+		if err := step(); err != nil {
+			return nil, err
+		}
 	}
-	if err := tx.SetFormerJobs(former); err != nil {
-		return nil, err
-	}
-	if err := tx.Delete(gone); err != nil {
-		return nil, err
-	}
-	if err := tx.setWatermarks(begun); err != nil {
-		return nil, err
-	}
-	if _, err := tx.Cancel(box.idsOf(Rescheduled), false, "the expression of its job was changed while it waited"); err != nil {
-		return nil, err
-	}
-	if _, err := tx.Cancel(slices.Concat(box.idsOf(Ends), box.idsOf(StaysPaused), gone), true, "its job was paused or deleted while it waited"); err != nil {
-		return nil, err
-	}
-	followed := make([][]any, len(box.rows))
-	for i := range box.rows {
-		followed[i] = []any{box.rows[i].jobID, box.rows[i].token}
-	}
-	return begun, tx.execEach(removeAnnounced, nil, jobChunk, "job_id bigint, token text", followed)
+	return begun, nil
 }
 
-// readOutbox reads what is committed, by job and in the order of the calls.
-func (tx *Tx) readOutbox() (*outbox, error) {
-	box := &outbox{}
-	err := tx.each(readOutbox, nil, func(rows *sql.Rows) error {
-		var row announced
-		err := rows.Scan(&row.jobID, &row.token, &row.at, &row.effect, &row.former)
-		if last := len(box.ids) - 1; last < 0 || box.ids[last] != row.jobID {
-			box.ids = append(box.ids, row.jobID)
-		}
-		box.rows = append(box.rows, row)
-		return err
+// readOutbox reads what is committed.
+func (tx *Tx) readOutbox() (outbox, error) {
+	return collect(tx.statements, readOutbox, nil, func(rows *sql.Rows) (row announced, err error) {
+		err = rows.Scan(&row.jobID, &row.token, &row.at, &row.effect, &row.former, &row.exists)
+		return row, err
 	})
-	return box, err
+}
+
+func (tx *Tx) removeAnnounced(box outbox) error {
+	followed := make([][]any, len(box))
+	for i := range box {
+		followed[i] = []any{box[i].jobID, box[i].token}
+	}
+	return tx.execEach(removeAnnounced, nil, jobChunk, "job_id bigint, token text", followed)
 }
 
 // closeAnnounced ends the time of jobs under expressions that they have no more. Up to
 // the COMMIT a job has its old one, and what follows it knows no earlier instant than
 // now: until then the old one is claimed.
-func (tx *Tx) closeAnnounced(box *outbox) error {
+func (tx *Tx) closeAnnounced(box outbox) error {
 	var closed [][]any
-	seen := make(map[int64]bool, len(box.ids))
-	for _, row := range box.rows {
+	seen := make(map[int64]bool, len(box))
+	for _, row := range box {
 		if row.effect != Ends && row.effect != Rescheduled || seen[row.jobID] {
 			continue
 		}
@@ -217,7 +187,7 @@ const announce = `INSERT INTO {smallben_outbox} (job_id, token, at, effect, paus
 SELECT v.job_id, CAST($1 AS text), coalesce({clock}, CAST($2 AS bigint)), v.effect, coalesce(j.paused, true), j.created_at, coalesce(j.cron_expression, ''), coalesce(j.group_id, 0), coalesce(j.super_group_id, 0), v.former_job
 FROM {rows} LEFT JOIN {jobs} j ON j.id = v.job_id`
 
-const readOutbox = `SELECT o.job_id, o.token, o.at, o.effect, o.former_job FROM {smallben_outbox} o ORDER BY o.job_id, o.at, o.token`
+const readOutbox = `SELECT o.job_id, o.token, o.at, o.effect, o.former_job, j.id IS NOT NULL FROM {smallben_outbox} o LEFT JOIN {jobs} j ON j.id = o.job_id ORDER BY o.job_id, o.at, o.token`
 
 const closedFields = "job_id bigint, token text, until bigint, make_up boolean"
 

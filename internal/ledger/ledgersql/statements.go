@@ -122,7 +122,7 @@ JOIN {smallben_runs} r ON r.job_id = v.job_id AND r.tick > v.after AND r.tick <=
 // cancelWaiting ends the waiting runs of jobs. $1 is the time, $2 the reason; $3 says
 // whether those that were triggered end, too.
 const cancelWaiting = `UPDATE {smallben_runs} SET outcome = 'skipped', started_at = $1, ended_at = $1, due_at = NULL, error = $2
-WHERE due_at IS NOT NULL AND (CAST($3 AS boolean) OR NOT triggered) AND job_id IN (SELECT v.job_id FROM {rows}) RETURNING job_id`
+WHERE due_at IS NOT NULL AND (CAST($3 AS boolean) OR NOT triggered) AND job_id IN (SELECT v.job_id FROM {rows})`
 
 // cancelRuns marks unfinished runs. $1 is the time, $2 when they are given up.
 const cancelRuns = "UPDATE {smallben_runs} SET cancel_at = $1, abandon_at = $2 WHERE ended_at IS NULL AND process > ''"

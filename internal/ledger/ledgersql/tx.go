@@ -166,14 +166,11 @@ func (tx *Tx) Shorten(spans []ledger.ClosedSpan) error {
 }
 
 // Cancel implements ledger.Tx.
-func (tx *Tx) Cancel(jobIDs []int64, triggered bool, reason string) (n int, err error) {
-	for _, jobs := range chunksOf(jobIDs) {
-		err := tx.each(cancelWaiting, []any{tx.now.UnixMicro(), reason, triggered, jobs}, func(*sql.Rows) error { n++; return nil })
-		if err != nil {
-			return 0, fmt.Errorf("cancel waiting runs: %w", err)
-		}
+func (tx *Tx) Cancel(jobIDs []int64, triggered bool, reason string) error {
+	if err := tx.execJobs(cancelWaiting, jobIDs, tx.now.UnixMicro(), reason, triggered); err != nil {
+		return fmt.Errorf("cancel waiting runs: %w", err)
 	}
-	return n, nil
+	return nil
 }
 
 // Superseded implements ledger.Tx.
