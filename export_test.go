@@ -92,5 +92,5 @@ func Ran(s *SmallBen) []int64 {
 // RunOf is a row of the record as users see it, in UTC.
 func RunOf(row ledger.Run) Run {
 	s := &SmallBen{scheduler: &scheduler{location: time.UTC}}
-	return (&record{host: s}).forUsers([]ledger.Run{row})[0]
+	return (&record{smallBen: s}).forUsers([]ledger.Run{row})[0]
 }

@@ -15,17 +15,17 @@ import (
 
 // record is the record of runs as one SmallBen uses it.
 type record struct {
-	store   runStore
-	refusal error // why there is no store
-	config  RunsConfig
-	timing  ledger.Timing
-	metrics *metrics.Record
-	host    *SmallBen
-	ledger  *ledger.Ledger // nil if there is no store
+	smallBen *SmallBen
+	store    runStore
+	refusal  error // why there is no store
+	config   RunsConfig
+	timing   ledger.Timing
+	metrics  *metrics.Record
+	ledger   *ledger.Ledger // nil if there is no store
 }
 
 func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
-	r := &record{config: config, timing: ledger.DefaultTiming, metrics: metrics.NewRecord(), host: s}
+	r := &record{config: config, timing: ledger.DefaultTiming, metrics: metrics.NewRecord(), smallBen: s}
 	if r.refusal = checkRecord(&r.config, s.scheduler.location); r.refusal != nil {
 		return r
 	}
@@ -43,7 +43,6 @@ func newRecord(repository Repository, config RunsConfig, s *SmallBen) *record {
 		Retention:    r.config.Retention,
 		Timing:       &r.timing,
 		Metrics:      r.metrics,
-		Canceled:     ErrRunCanceled,
 		Log:          s.log,
 	})
 	return r
@@ -106,7 +105,7 @@ func (r *record) undecodable(rows []RawJob, errs []error) map[int64]*ledger.Job 
 	for i := range rows {
 		row := &rows[i]
 		if _, ok := jobs[row.ID]; ok && !row.Paused && !row.nameless() {
-			job := row.forLedger(r.host.scheduler.defaults)
+			job := row.forLedger(r.smallBen.scheduler.defaults)
 			job.Schedule, job.Undecodable = r.schedule(row.CronExpression, row.CreatedAt), true
 			jobs[row.ID] = &job
 		}
@@ -120,7 +119,7 @@ func (r *record) schedule(expression string, createdAt time.Time) ledger.Schedul
 	if err != nil {
 		return cronexpr.Never{}
 	}
-	return cronexpr.In(schedule, r.host.scheduler.location)
+	return cronexpr.In(schedule, r.smallBen.scheduler.location)
 }
 
 // open makes sure that there is a record. A nil record is valid: there is none.
@@ -144,7 +143,7 @@ func (r *record) forUsers(rows []ledger.Run) []Run {
 			Missed: row.Missed, FirstTick: row.FirstTick, Due: row.Due}
 		for _, t := range []*time.Time{&runs[i].Tick, &runs[i].FirstTick, &runs[i].Start, &runs[i].End, &runs[i].Due} {
 			if !t.IsZero() {
-				*t = t.In(r.host.scheduler.location)
+				*t = t.In(r.smallBen.scheduler.location)
 			}
 		}
 	}

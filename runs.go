@@ -47,7 +47,7 @@ type Run struct {
 
 // ErrRunLost is the cause (context.Cause) with which the context of a run ends whose
 // process was taken for dead: the run is recorded as lost, and may run again elsewhere.
-var ErrRunLost = ledger.ErrGivenAway
+var ErrRunLost = ledger.ErrLost
 
 // Duration is how long the run took. It is 0 until it has ended.
 func (r Run) Duration() time.Duration {
@@ -243,7 +243,7 @@ func (s *SmallBen) CountRuns(from time.Time, step time.Duration, limit int) (cou
 
 // ErrRunCanceled is the cause (context.Cause) with which the context of a run ends that
 // CancelRuns was called for.
-var ErrRunCanceled = errors.New("the run was canceled by CancelRuns")
+var ErrRunCanceled = ledger.ErrCanceled
 
 // CancelRunsOptions selects runs in progress: those of the jobs that match every filter
 // that is given. The zero value selects all.

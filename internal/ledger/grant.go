@@ -28,13 +28,14 @@ type Grant struct {
 	mu        sync.Mutex // guards the fields below, for moments
 	run       Canceler   // nil until it has started
 	unclaimed bool       // it runs without being recorded, yet
-	canceled  error      // why the run is to end, or nil
+	canceled  bool       // the run is to end
 	abandon   time.Time  // when the run is given up, or zero
 }
 
 // Canceler is a run that has started.
 type Canceler interface {
-	// Cancel ends the context of the run, if it has one.
+	// Cancel ends the context of the run, if it has one, with the first cause that it is
+	// given.
 	Cancel(cause error)
 	// Abandon ends the grant, unless the run has ended it.
 	Abandon()
@@ -44,26 +45,26 @@ type Canceler interface {
 func (g *Grant) Attach(run Canceler) {
 	g.mu.Lock()
 	g.run = run
-	cause := g.canceled
+	canceled := g.canceled
 	g.mu.Unlock()
-	if cause != nil {
-		run.Cancel(cause)
+	if canceled {
+		run.Cancel(ErrCanceled)
 	}
 }
 
-// cancel cancels the run, once, or as soon as it has started. It returns true if the run
+// cancel cancels the run, or does so as soon as it has started. It returns true if the run
 // is to be given up at an instant, and earlier than was known before.
-func (g *Grant) cancel(cause error, abandon time.Time) bool {
+func (g *Grant) cancel(abandon time.Time) bool {
 	g.mu.Lock()
-	before, run := g.canceled, g.run
-	g.canceled = cause
+	run := g.run
+	g.canceled = true
 	sooner := !abandon.IsZero() && (g.abandon.IsZero() || abandon.Before(g.abandon))
 	if sooner {
 		g.abandon = abandon
 	}
 	g.mu.Unlock()
-	if before == nil && run != nil {
-		run.Cancel(cause)
+	if run != nil {
+		run.Cancel(ErrCanceled)
 	}
 	return sooner
 }
@@ -87,9 +88,13 @@ func (g *Grant) setUnclaimed(unclaimed bool) {
 	g.unclaimed = unclaimed
 }
 
-// ErrGivenAway is why the context of a run ends whose process was taken for dead: the
-// run is recorded as lost, and may run again elsewhere.
-var ErrGivenAway = errors.New("this process was taken for dead, and the run is recorded as lost")
+// Why the contexts of runs end: ErrCanceled if that is what is recorded of them, and ErrLost
+// if their process was taken for dead. They are recorded as lost then, and may run again
+// elsewhere.
+var (
+	ErrCanceled = errors.New("the run was canceled by CancelRuns")
+	ErrLost     = errors.New("this process was taken for dead, and the run is recorded as lost")
+)
 
 // End records how the run ended. A retry that is not zero is when the next attempt
 // may run.
@@ -201,13 +206,13 @@ func (a *grants) list() []*Grant {
 }
 
 // cancel cancels runs, and gives up those that have not ended at their time.
-func (a *grants) cancel(runs []Cancellation, cause error) {
+func (a *grants) cancel(runs []Cancellation) {
 	now := a.clock.now()
 	for _, canceled := range runs {
 		a.mu.Lock()
 		g := a.all[canceled.ID()]
 		a.mu.Unlock()
-		if g == nil || !g.cancel(cause, canceled.Abandon) {
+		if g == nil || !g.cancel(canceled.Abandon) {
 			continue
 		}
 		time.AfterFunc(max(0, canceled.Abandon.Sub(now)), func() {
@@ -218,11 +223,11 @@ func (a *grants) cancel(runs []Cancellation, cause error) {
 	}
 }
 
-// cancelAll ends the contexts of all runs.
-func (a *grants) cancelAll(cause error) {
+// lose ends the contexts of all runs: they are lost.
+func (a *grants) lose() {
 	for _, g := range a.list() {
 		if run := g.started(); run != nil {
-			run.Cancel(cause)
+			run.Cancel(ErrLost)
 		}
 	}
 }

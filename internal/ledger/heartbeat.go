@@ -50,7 +50,7 @@ func (h *heartbeat) beat() (heard news, ok bool) {
 	if errors.Is(err, ErrNotRegistered) {
 		// It was taken for dead. What it ran is recorded as lost.
 		h.config.Log.Info("this process was taken for dead, and joins again", "process", h.process)
-		h.grants.cancelAll(ErrGivenAway)
+		h.grants.lose()
 		if err = h.store.Join(h.process); err == nil {
 			err = send()
 		}

@@ -78,8 +78,6 @@ type Config struct {
 	Timing    *Timing
 	Metrics   Metrics
 	Log       Log
-	// Canceled is the cause with which canceled runs end.
-	Canceled error
 }
 
 // Log takes what happened. Its methods return at once.

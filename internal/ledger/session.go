@@ -29,10 +29,9 @@ type Session struct {
 	sweep     *sweep
 	heartbeat *heartbeat
 
-	beating  sync.WaitGroup // the heartbeats, and what they began
-	idle     chan struct{}  // closed by Idle
-	idleOnce sync.Once
-	done     chan struct{} // closed: nothing more is recorded
+	beating sync.WaitGroup // the heartbeats, and what they began
+	idle    chan struct{}  // closed by Idle
+	done    chan struct{}  // closed: nothing more is recorded
 }
 
 // common is what the parts of a session share. Besides, each holds the parts that it
@@ -172,7 +171,7 @@ func (s *Session) heard(n news) {
 func (s *Session) cancelRuns() {
 	runs, err := s.store.Canceled(s.process)
 	if err == nil {
-		s.grants.cancel(runs, s.config.Canceled)
+		s.grants.cancel(runs)
 	} // else the next heartbeat says so again
 }
 
@@ -189,8 +188,8 @@ func (s *Session) Stop() {
 	s.wake.heartbeat.set()
 }
 
-// Idle says that the host was stopped and that no grant is left.
-func (s *Session) Idle() { s.idleOnce.Do(func() { close(s.idle) }) }
+// Idle says that the host was stopped and that no grant is left. It is called once.
+func (s *Session) Idle() { close(s.idle) }
 
 // Done is closed when the session was stopped, no grant is left and the ends of runs
 // are recorded, or StopPatience has passed since.
