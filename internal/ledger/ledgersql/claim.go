@@ -43,16 +43,13 @@ func (s *Store) Claim(process string, claims []ledger.Claim) (results []ledger.R
 // claim is Claim, for which a process that just expires is not registered. What waits
 // for what, so that nobody waits for each other: for states and runs, in the order of
 // their keys, then for locks, in the same order.
-func (s *Store) claim(process string, claims []ledger.Claim) ([]ledger.Result, error) {
-	order := make([]int, len(claims))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return claims[a].Key.Compare(claims[b].Key) })
-	results := make([]ledger.Result, len(claims))
-	err := s.write("claim runs", func(on statements) error {
-		c := claiming{statements: on, process: process, claims: claims, results: results}
-		for chunk := range slices.Chunk(order, runChunk) {
+func (s *Store) claim(process string, claims []ledger.Claim) (results []ledger.Result, err error) {
+	var all []*claimed
+	err = s.write("claim runs", func(on statements) error {
+		all = claimsOf(claims)
+		c := claiming{statements: on, process: process}
+		inOrder := slices.SortedStableFunc(slices.Values(all), func(a, b *claimed) int { return a.Key.Compare(b.Key) })
+		for chunk := range slices.Chunk(inOrder, runChunk) {
 			if err := c.claim(chunk); err != nil {
 				return err
 			}
@@ -62,7 +59,7 @@ func (s *Store) claim(process string, claims []ledger.Claim) ([]ledger.Result, e
 				return err
 			}
 		}
-		if err := c.supersede(order); err != nil {
+		if err := c.supersede(inOrder); err != nil {
 			return err
 		}
 		registered, err := on.registered(process, "FOR KEY SHARE SKIP LOCKED")
@@ -71,139 +68,134 @@ func (s *Store) claim(process string, claims []ledger.Claim) ([]ledger.Result, e
 		}
 		return err
 	}, func(on statements) (bool, error) {
-		var won [][]any
-		for i, result := range results {
-			if result == ledger.Won {
-				won = append(won, keyValues(&claims[i].Key))
-			}
-		}
+		won := those(all, func(claim *claimed) bool { return claim.result == ledger.Won })
 		var mine int
-		err := on.row(countRuns+" WHERE r.process = $1", []any{process, rowsOf(keyFields, won)}, &mine)
+		err := on.row(countRuns+" WHERE r.process = $1", []any{process, rowsOf(keyFields, keysOf(won))}, &mine)
 		return mine == len(won), err
 	})
 	if err != nil {
 		return nil, err
 	}
+	results = make([]ledger.Result, len(all))
+	for i, claim := range all {
+		results[i] = claim.result
+	}
 	return results, nil
 }
+
+// claimed is a claim and the answer to it, 0 until that is known.
+type claimed struct {
+	*ledger.Claim
+	result ledger.Result
+}
+
+func claimsOf(claims []ledger.Claim) []*claimed {
+	values := make([]claimed, len(claims))
+	all := make([]*claimed, len(claims))
+	for i := range claims {
+		values[i].Claim, all[i] = &claims[i], &values[i]
+	}
+	return all
+}
+
+func those(claims []*claimed, match func(claim *claimed) bool) (found []*claimed) {
+	for _, claim := range claims {
+		if match(claim) {
+			found = append(found, claim)
+		}
+	}
+	return found
+}
+
+// isAttempt reports whether a claim is of a further attempt, which a later tick ends.
+func (c *claimed) isAttempt() bool { return c.OfWaiting && c.NewestCounts && c.Attempt > 1 }
 
 // claiming is the transaction of a call of Claim.
 type claiming struct {
 	statements
 	process   string
-	claims    []ledger.Claim
-	results   []ledger.Result
-	exclusive []int // claims that were won and need a lock
+	exclusive []*claimed // that were won by the call, and need a lock
 }
 
-// claim claims what these indexes name, but for locks.
-func (c *claiming) claim(indexes []int) error {
-	ofWaiting := func(n int) bool { return c.claims[n].OfWaiting }
-	if slices.ContainsFunc(indexes, ofWaiting) && c.Kind() == sqltx.Postgres {
+// claim answers claims, but for locks.
+func (c *claiming) claim(claims []*claimed) error {
+	if c.Kind() == sqltx.Postgres && slices.ContainsFunc(claims, func(claim *claimed) bool { return claim.OfWaiting }) {
 		// Several statements would lock the states each in its own order.
-		ids := make([]int64, len(indexes))
-		for i, n := range indexes {
-			ids[i] = c.claims[n].JobID
+		ids := make([]int64, len(claims))
+		for i, claim := range claims {
+			ids[i] = claim.JobID
 		}
 		if err := c.execJobs(shareStates, ids); err != nil {
 			return err
 		}
 	}
-	rest := indexes
 	for _, statement := range []struct {
 		text string
-		of   func(n int) bool
+		of   func(claim *claimed) bool
 	}{
-		{claimRuns, func(n int) bool { return !ofWaiting(n) }},
-		{claimStateless, func(n int) bool { return !ofWaiting(n) && c.claims[n].Triggered }},
-		{claimWaiting, func(n int) bool { return ofWaiting(n) && !c.isAttempt(n) }},
-		{claimAttempts, c.isAttempt},
+		{claimRuns, func(claim *claimed) bool { return !claim.OfWaiting }},
+		{claimStateless, func(claim *claimed) bool { return !claim.OfWaiting && claim.Triggered && claim.result == 0 }},
+		{claimWaiting, func(claim *claimed) bool { return claim.OfWaiting && !claim.isAttempt() }},
+		{claimAttempts, (*claimed).isAttempt},
 	} {
-		var err error
-		if rest, err = c.try(statement.text, rest, statement.of); err != nil {
+		if err := c.win(statement.text, those(claims, statement.of)); err != nil {
 			return err
 		}
 	}
-	if len(rest) == 0 {
+	c.exclusive = append(c.exclusive, those(claims, func(claim *claimed) bool { return claim.result == ledger.Won && claim.Overlap != ledger.Allow })...)
+	return c.judge(those(claims, func(claim *claimed) bool { return claim.result == 0 }))
+}
+
+func (c *claiming) now() int64 { return c.Now().UnixMicro() }
+
+// win runs a statement by which claims may be won.
+func (c *claiming) win(text string, claims []*claimed) error {
+	if len(claims) == 0 {
 		return nil
 	}
-	return c.each(judgeClaims, []any{c.process, c.now(), c.rows(rest)}, func(rows *sql.Rows) error {
+	won, err := c.keys(text, c.process, c.now(), claimRows(claims))
+	for _, claim := range claims {
+		if won[claim.Key.ID()] {
+			claim.result = ledger.Won
+		}
+	}
+	return err
+}
+
+// judge answers claims that no statement has won.
+func (c *claiming) judge(claims []*claimed) error {
+	if len(claims) == 0 {
+		return nil
+	}
+	return c.each(judgeClaims, []any{c.process, c.now(), claimRows(claims)}, func(rows *sql.Rows) error {
 		var n, result int
 		err := rows.Scan(&n, &result)
 		if err == nil {
-			c.results[n] = ledger.Result(result)
+			claims[n].result = ledger.Result(result)
 		}
 		return err
 	})
 }
 
-// isAttempt reports whether a claim is of a further attempt, which a later tick ends.
-func (c *claiming) isAttempt(n int) bool {
-	claim := &c.claims[n]
-	return claim.OfWaiting && claim.NewestCounts && claim.Attempt > 1
-}
-
-func (c *claiming) now() int64 { return c.Now().UnixMicro() }
-
-// try runs a statement for those of the indexes that match. It returns those that were
-// not won by it.
-func (c *claiming) try(text string, indexes []int, match func(n int) bool) (rest []int, err error) {
-	var tried []int
-	for _, n := range indexes {
-		if match(n) {
-			tried = append(tried, n)
-		}
-	}
-	if len(tried) == 0 {
-		return indexes, nil
-	}
-	won, err := c.keys(text, c.process, c.now(), c.rows(tried))
-	for _, n := range indexes {
-		claim := &c.claims[n]
-		if !match(n) || !won[claim.Key.ID()] {
-			rest = append(rest, n)
-			continue
-		}
-		c.results[n] = ledger.Won
-		if claim.Overlap != ledger.Allow {
-			c.exclusive = append(c.exclusive, n)
-		}
-	}
-	return rest, err
-}
-
-func (c *claiming) rows(indexes []int) sqltx.Rows {
-	values := make([][]any, len(indexes))
-	for i, n := range indexes {
-		claim := &c.claims[n]
-		revision := claim.Revision
-		if claim.Triggered && !claim.OfWaiting {
-			revision = 0 // it does not matter
-		}
-		values[i] = append(keyValues(&claim.Key), claim.GroupID, claim.SuperGroupID, revision, claim.Overlap != ledger.Allow, n)
-	}
-	return rowsOf(claimFields, values)
-}
-
 // lock takes the locks of jobs for claims that are won. Those that get none are skipped
 // or wait.
-func (c *claiming) lock(indexes []int) error {
-	taken, err := c.keys(takeLocks, c.now(), c.process, lockRows(c.claims, indexes))
+func (c *claiming) lock(claims []*claimed) error {
+	taken, err := c.keys(takeLocks, c.now(), c.process, lockRows(claims))
 	if err != nil {
 		return err
 	}
-	var skipped, delayed, back []int
-	for _, n := range indexes {
-		switch claim := &c.claims[n]; {
+	var skipped, delayed, back []*claimed
+	for _, claim := range claims {
+		switch {
 		case taken[claim.Key.ID()]:
 		case claim.OfWaiting:
-			c.results[n] = ledger.Taken
-			back = append(back, n)
+			claim.result = ledger.Taken
+			back = append(back, claim)
 		case claim.Overlap == ledger.Delay:
-			delayed = append(delayed, n)
+			delayed = append(delayed, claim)
 		default:
-			c.results[n] = ledger.Overlapped
-			skipped = append(skipped, n)
+			claim.result = ledger.Overlapped
+			skipped = append(skipped, claim)
 		}
 	}
 	if err := c.wait(back); err != nil {
@@ -216,19 +208,19 @@ func (c *claiming) lock(indexes []int) error {
 	if err := c.wait(waiting); err != nil {
 		return err
 	}
-	return c.execKeys(skipRuns, c.keyValues(append(skipped, full...)), c.now())
+	return c.execKeys(skipRuns, keysOf(append(skipped, full...)), c.now())
 }
 
-func (c *claiming) wait(indexes []int) error {
-	return c.execKeys(delayRuns, c.keyValues(indexes), c.now())
+func (c *claiming) wait(claims []*claimed) error {
+	return c.execKeys(delayRuns, keysOf(claims), c.now())
 }
 
 // delay gives claims without a lock the one place to wait that each job has.
-func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
-	if len(indexes) == 0 {
+func (c *claiming) delay(claims []*claimed) (waiting, full []*claimed, err error) {
+	if len(claims) == 0 {
 		return nil, nil, nil
 	}
-	rows := lockRows(c.claims, indexes)
+	rows := lockRows(claims)
 	if err := c.exec(lockLocks, rows); err != nil {
 		return nil, nil, err
 	}
@@ -237,53 +229,58 @@ func (c *claiming) delay(indexes []int) (waiting, full []int, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, n := range indexes {
-		if id := c.claims[n].JobID; !taken[id] {
-			taken[id] = true
-			c.results[n] = ledger.Delayed
-			waiting = append(waiting, n)
+	for _, claim := range claims {
+		if !taken[claim.JobID] {
+			taken[claim.JobID] = true
+			claim.result = ledger.Delayed
+			waiting = append(waiting, claim)
 		} else {
-			c.results[n] = ledger.Overlapped
-			full = append(full, n)
+			claim.result = ledger.Overlapped
+			full = append(full, claim)
 		}
 	}
 	return waiting, full, nil
 }
 
-func lockRows(claims []ledger.Claim, indexes []int) sqltx.Rows {
-	values := make([][]any, len(indexes))
-	for i, n := range indexes {
-		claim := &claims[n]
-		values[i] = append(keyValues(&claim.Key), claim.OfWaiting, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
+// supersede ends the waiting attempts of ticks before those that were won, and those
+// that were not won because a later tick has started.
+func (c *claiming) supersede(claims []*claimed) error {
+	newer := those(claims, func(claim *claimed) bool {
+		return claim.result == ledger.Won && claim.NewestCounts && claim.Attempt == 1
+	})
+	if err := c.execKeys(endSuperseded, keysOf(newer), c.now()); err != nil {
+		return err
 	}
-	return rowsOf(lockFields, values)
+	overtaken := those(claims, func(claim *claimed) bool { return claim.result != ledger.Won && claim.isAttempt() })
+	return c.execKeys(endOvertaken, keysOf(overtaken), c.now())
 }
 
-func (c *claiming) keyValues(indexes []int) [][]any {
-	values := make([][]any, len(indexes))
-	for i, n := range indexes {
-		values[i] = keyValues(&c.claims[n].Key)
+func keysOf(claims []*claimed) [][]any {
+	values := make([][]any, len(claims))
+	for i, claim := range claims {
+		values[i] = keyValues(&claim.Key)
 	}
 	return values
 }
 
-// supersede ends the waiting attempts of ticks before those that were won, and those
-// that were not won because a later tick has started.
-func (c *claiming) supersede(indexes []int) error {
-	var newer, overtaken [][]any // keys
-	for _, n := range indexes {
-		claim, won := &c.claims[n], c.results[n] == ledger.Won
-		switch {
-		case won && claim.NewestCounts && claim.Attempt == 1:
-			newer = append(newer, keyValues(&claim.Key))
-		case !won && c.isAttempt(n):
-			overtaken = append(overtaken, keyValues(&claim.Key))
+func claimRows(claims []*claimed) sqltx.Rows {
+	values := make([][]any, len(claims))
+	for i, claim := range claims {
+		revision := claim.Revision
+		if claim.Triggered && !claim.OfWaiting {
+			revision = 0 // it does not matter
 		}
+		values[i] = append(keyValues(&claim.Key), claim.GroupID, claim.SuperGroupID, revision, claim.Overlap != ledger.Allow, i)
 	}
-	if err := c.execKeys(endSuperseded, newer, c.now()); err != nil {
-		return err
+	return rowsOf(claimFields, values)
+}
+
+func lockRows(claims []*claimed) sqltx.Rows {
+	values := make([][]any, len(claims))
+	for i, claim := range claims {
+		values[i] = append(keyValues(&claim.Key), claim.OfWaiting, claim.NewestCounts, claim.Overlap == ledger.Skip && !claim.Triggered)
 	}
-	return c.execKeys(endOvertaken, overtaken, c.now())
+	return rowsOf(lockFields, values)
 }
 
 // claimRuns adds the runs that may be claimed. It locks the states of their jobs: a

@@ -185,12 +185,8 @@ func (tx *Tx) Superseded(keys []ledger.Key) ([]int, error) {
 // Awaited implements ledger.Tx.
 func (tx *Tx) Awaited(claims []ledger.Claim) ([]int64, error) {
 	awaited := make(map[int64]bool)
-	indexes := make([]int, len(claims))
-	for i := range indexes {
-		indexes[i] = i
-	}
-	for chunk := range slices.Chunk(indexes, runChunk) {
-		found, err := tx.ids(awaitedJobs, tx.now.UnixMicro(), lockRows(claims, chunk))
+	for chunk := range slices.Chunk(claimsOf(claims), runChunk) {
+		found, err := tx.ids(awaitedJobs, tx.now.UnixMicro(), lockRows(chunk))
 		if err != nil {
 			return nil, fmt.Errorf("look for waiting runs: %w", err)
 		}
