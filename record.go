@@ -426,13 +426,14 @@ var (
 // a paused job.
 func (h *ledgerHost) entryOf(grant *ledger.Grant) (e *entry, err error) {
 	e, _, paused := h.lookUp(grant.JobID)
-	if e == nil || e.createdAt != grant.CreatedAt {
-		if e != nil || !grant.Triggered || !paused {
-			return nil, errGone
-		}
+	switch {
+	case e != nil && e.createdAt == grant.CreatedAt:
+	case e == nil && paused && grant.Triggered:
 		if e, err = h.pausedEntry(grant); err != nil {
 			return nil, err
 		}
+	default:
+		return nil, errGone
 	}
 	// The second attempt may be that of a lost run, which the options do not ask for.
 	if afterLost := grant.Attempt == 2 && h.s.record.config.RerunLost; grant.Attempt > 1 && !afterLost && grant.Attempt > e.forLedger().Attempts {

@@ -38,8 +38,8 @@ func newDeputy(c *common, o *owners, g *grants) *deputy {
 
 // look notes a tick to look at.
 func (d *deputy) look(job Job, tick time.Time) {
-	// The clock of the database may be set at any time. Ticks of one instant are looked at
-	// together.
+	// The wait is by the monotonic clock: that of the database may be set meanwhile. It ends
+	// together for the ticks of one instant, so that one call looks at them.
 	now := time.Now()
 	wait := min(tick.Sub(now)-d.clock.offset(), MaxClockLead) + secondAfter
 	d.mu.Lock()
