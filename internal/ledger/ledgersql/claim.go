@@ -355,9 +355,9 @@ const skipRuns = `UPDATE {smallben_runs} AS r SET outcome = 'skipped', ended_at 
 
 const delayRuns = `UPDATE {smallben_runs} AS r SET outcome = 'waiting', process = '', started_at = NULL, due_at = $1 FROM {rows} WHERE ` + sameRun
 
-// lockLocks lets claims look one after another whether a run waits. A lock that is free
-// cannot be locked: of two claims that come in the moment before the run takes it that waits
-// for it, both may wait.
+// lockLocks makes claims look one after another whether a run waits. A lock that is free has
+// no row to be locked: two claims that come after it was freed, and before the run takes it
+// that waits for it, may both wait.
 const lockLocks = `SELECT job_id FROM {smallben_locks} WHERE job_id IN (SELECT v.job_id FROM {rows}) ORDER BY job_id FOR UPDATE`
 
 // fullJobs gives the jobs of which one run holds the lock, or is about to take it, and

@@ -158,9 +158,9 @@ func (tx *Tx) removeAnnounced(box outbox) error {
 	return tx.execEach(removeAnnounced, nil, jobChunk, "job_id bigint, token text", followed)
 }
 
-// closeAnnounced ends the time of jobs under expressions that they have no more. Up to
-// the COMMIT a job has its old one, and what follows it knows no earlier instant than
-// now: until then the old one is claimed.
+// closeAnnounced ends the time of jobs under expressions that they have no more. That of a
+// rescheduled job ends now: until its transaction was committed, which may have been a moment
+// ago, others claimed the ticks of its old expression.
 func (tx *Tx) closeAnnounced(box outbox) error {
 	var closed [][]any
 	seen := make(map[int64]bool, len(box))

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Prune implements ledger.Store. What is kept is looked at once in a round of calls,
-// which ends when one finds nothing more.
+// Prune implements ledger.Store. A call goes on where the last one ended, so that what is
+// kept is not looked at in each, and then begins with the oldest run. One that deletes less
+// than limit has looked at all.
 func (s *Store) Prune(before time.Time, limit int) (int, error) {
 	limit = max(limit, 0)
 	from := s.prunedTo()

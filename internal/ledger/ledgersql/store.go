@@ -44,7 +44,7 @@ type Store struct {
 	beats   *sqltx.Reserve // of heartbeats, which wait for nobody
 
 	mu sync.Mutex // guards pruned, for moments
-	// pruned is the tick up to which the present round of Prune has looked.
+	// pruned is the tick at which the next Prune goes on.
 	pruned int64
 }
 
