@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/nbena/smallben"
+	"github.com/nbena/smallben/internal/ledger"
 )
 
 // history is what is known of a time in which processes shared a record of runs:
@@ -766,10 +767,17 @@ func (c *checker) excused(l *trace, run *smallben.Run) bool {
 	return c.cutOff(l) || l.halted(c.deadAfter, from.Add(-time.Second), to)
 }
 
-// cutOff reports whether a process may have ended without recording everything.
+// cutOff reports whether a process may have ended without recording everything: it was
+// killed, or the database did not answer while it was asked to end, or another process
+// was stopped with locks for longer than Stop waits.
 func (h *history) cutOff(l *trace) bool {
-	return !l.killed.IsZero() ||
-		!l.closed.IsZero() && slices.ContainsFunc(h.outages, func(w window) bool { return w.meets(l.closed, l.gone) })
+	if l.closed.IsZero() {
+		return !l.killed.IsZero()
+	}
+	meets := func(w window) bool { return w.meets(l.closed, l.gone) }
+	locks := func(w window) bool { return meets(w) && w.to.Sub(w.from) >= ledger.DefaultTiming.StopPatience }
+	return !l.killed.IsZero() || slices.ContainsFunc(h.outages, meets) ||
+		slices.ContainsFunc(h.traces, func(other *trace) bool { return slices.ContainsFunc(other.stopped, locks) })
 }
 
 func (c *checker) checkLost(run *smallben.Run, l *trace, end noted, ended bool) {
@@ -1542,6 +1550,11 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 			t.dies(10.05)
 			t.lose(10)
 			t.unstarted(10, smallben.OutcomeSkipped, 15.1)
+		},
+		"a process ends while another is stopped that holds locks": func(t *handmade) {
+			t.halts(28.5, 45)
+			t.b.closed, t.b.gone = t.at(29.5), t.at(40)
+			t.lose(29)
 		},
 		"a lost run is run again": func(t *handmade) {
 			t.rerunLost = true
