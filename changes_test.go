@@ -662,7 +662,7 @@ func TestUpsertJobsSeesAChangeInTheLastDigit(t *testing.T) {
 func TestUpsertJobsReplacesARowThatDoesNotDecode(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		repository := newMemoryRepository()
-		repository.put(smallben.RawJob{ID: 5, CronExpression: "@daily", SerializedJob: "rotten", SerializedJobInput: "{}"})
+		repository.Put(smallben.RawJob{ID: 5, CronExpression: "@daily", SerializedJob: "rotten", SerializedJobInput: "{}"})
 		s := started(t, repository, smallben.SchedulerConfig{})
 		assert.EqualValues(t, 1, gauges(t, s)["smallben_scheduler_jobs_undecodable"])
 		require.NoError(t, s.UpsertJobs([]smallben.Job{job(5, "@daily", idle())}))

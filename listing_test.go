@@ -301,7 +301,7 @@ func TestStatusTellsWhatThisInstanceKnows(t *testing.T) {
 	block := newProbe(func(*probe, smallben.CronJobInput) { close(running); <-release })
 	broken := rawJob(8)
 	broken.SerializedJobInput = "{"
-	repository.put(broken, rawJob(9))
+	repository.Put(broken, rawJob(9))
 	s := create(t, repository, &smallben.Config{Logger: quiet, SchedulerConfig: smallben.SchedulerConfig{WithSeconds: true}})
 	require.False(t, s.Status().Started)
 	require.NoError(t, s.Start())
@@ -356,7 +356,7 @@ func TestJobsYieldsTheErrorsOfRowsThatDoNotDecode(t *testing.T) {
 	repository := newFailing(newMemoryRepository())
 	s := create(t, repository, &smallben.Config{Logger: quiet})
 	require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@daily", idle()), job(3, "@daily", idle())}))
-	repository.Repository.(*memoryRepository).put(smallben.RawJob{ID: 2, CronExpression: "@daily", SerializedJob: "rotten"})
+	repository.Repository.(*memoryRepository).Put(smallben.RawJob{ID: 2, CronExpression: "@daily", SerializedJob: "rotten"})
 	var seen []string
 	for j, err := range s.Jobs(nil) {
 		seen = append(seen, fmt.Sprint(j.ID, errors.Is(err, smallben.ErrUndecodable)))

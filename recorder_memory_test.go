@@ -113,13 +113,31 @@ type memoryHolder struct {
 }
 
 func (d *memoryRecord) clone() *memoryRecord {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
 	c := *d
-	c.memoryRepository = &memoryRepository{rows: maps.Clone(d.rows)}
+	c.memoryRepository = newMemoryRepository()
+	c.Put(d.rows()...)
 	c.marks, c.runs, c.running, c.processes = maps.Clone(d.marks), maps.Clone(d.runs), maps.Clone(d.running), maps.Clone(d.processes)
 	c.spans, c.canceled = maps.Clone(d.spans), maps.Clone(d.canceled)
 	return &c
+}
+
+// rows are the rows of all jobs, or of those with the ids that exist, in the order of the
+// ids.
+func (d *memoryRecord) rows(ids ...int64) []smallben.RawJob {
+	rows, _ := d.ListJobs(&smallben.ListJobsOptions{JobIDs: ids}) // its only error is about ids that do not exist
+	return rows
+}
+
+func (d *memoryRecord) row(id int64) (row smallben.RawJob, exists bool) {
+	for _, row := range d.rows(id) {
+		return row, true
+	}
+	return row, false
+}
+
+// find returns the rows that match, in the order of the ids.
+func (d *memoryRecord) find(matches func(row smallben.RawJob) bool) []smallben.RawJob {
+	return slices.DeleteFunc(d.rows(), func(row smallben.RawJob) bool { return !matches(row) })
 }
 
 // now is the time of the record.
@@ -186,7 +204,7 @@ func (r *memoryRecorder) put(rows ...smallben.RawJob) {
 	defer func() { <-r.writing }()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	r.record.put(rows...)
+	r.record.Put(rows...)
 }
 
 // call does what a call does, or what the knobs say.
@@ -268,7 +286,9 @@ func recorded(do func(d *memoryRecord) error) func(d *memoryRecord) error {
 
 // The plain Repository.
 
-func (r *memoryRecorder) ErrorTypeIfMismatchCount() error { return errNoSuchJob }
+func (r *memoryRecorder) ErrorTypeIfMismatchCount() error {
+	return newMemoryRepository().ErrorTypeIfMismatchCount()
+}
 
 func (r *memoryRecorder) AddJobs(jobs []smallben.JobWithSchedule) error {
 	return r.write("AddJobs", func(d *memoryRecord) error { return d.AddJobs(jobs) })
@@ -456,7 +476,7 @@ func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) 
 	if taken && run.Process == process && run.Outcome == ledger.Running {
 		return ledger.Won
 	}
-	row, exists := d.rows[key.JobID]
+	row, exists := d.row(key.JobID)
 	mark, marked := d.mark(key.JobID)
 	switch {
 	case !exists, !key.Triggered && (row.Paused || !marked || mark.revision != claim.Revision):
@@ -651,7 +671,7 @@ func (r *memoryRecorder) Finish(process string, ends []ledger.End) error {
 // retry adds the next attempt of a run, unless its job is paused or deleted, or has a
 // later tick.
 func (d *memoryRecord) retry(run ledger.Run, due time.Time) {
-	row, exists := d.rows[run.JobID]
+	row, exists := d.row(run.JobID)
 	if !exists || row.Paused && !run.Triggered {
 		return
 	}
@@ -753,15 +773,17 @@ func (r *memoryRecorder) Compare() error {
 
 func (d *memoryRecord) compareMarks() {
 	now, revision := storedNow(), d.revision+1
-	for id, row := range d.rows {
-		mark, marked := d.mark(id)
+	exist := make(map[int64]bool)
+	for _, row := range d.rows() {
+		exist[row.ID] = true
+		mark, marked := d.mark(row.ID)
 		if !marked || !mark.updatedAt.Equal(row.UpdatedAt) {
-			d.marks[id] = memoryMark{revision: revision, updatedAt: row.UpdatedAt, until: now, former: mark.former}
+			d.marks[row.ID] = memoryMark{revision: revision, updatedAt: row.UpdatedAt, until: now, former: mark.former}
 			d.revision = revision
 		}
 	}
 	for id, mark := range d.marks {
-		if _, exists := d.rows[id]; !exists && mark.deletedAt.IsZero() {
+		if !exist[id] && mark.deletedAt.IsZero() {
 			mark.revision, mark.deletedAt, mark.former = revision, now, ""
 			d.marks[id] = mark
 			d.revision = revision
@@ -799,9 +821,9 @@ func (r *memoryRecorder) Prune(before time.Time, limit int) (pruned int, err err
 // newestRuns returns the newest run of each job that exists which was neither
 // missed nor skipped nor waits.
 func (d *memoryRecord) newestRuns() map[int64]ledger.Run {
-	newest := make(map[int64]ledger.Run)
+	newest, exist := make(map[int64]ledger.Run), idSet(rowIDs(d.rows()))
 	for key, run := range d.runs {
-		if _, exists := d.rows[key.JobID]; !exists || !hasRun(run) {
+		if !exist[key.JobID] || !hasRun(run) {
 			continue
 		}
 		if other, ok := newest[key.JobID]; !ok || compareKeys(key, other.Key) > 0 {
@@ -932,7 +954,7 @@ func (tx *memoryTx) do(name string, do func(d *memoryRecord) error) error {
 // mark marks those of the jobs that exist, after they were written.
 func (tx *memoryTx) mark(ids []int64, account bool) {
 	for _, id := range ids {
-		row, exists := tx.record.rows[id]
+		row, exists := tx.record.row(id)
 		if !exists {
 			continue
 		}
@@ -947,18 +969,24 @@ func (tx *memoryTx) mark(ids []int64, account bool) {
 
 // wrote marks jobs after a method that wrote them all or those that exist.
 func (tx *memoryTx) wrote(err error, ids []int64, account bool) error {
-	if err == nil || errors.Is(err, errNoSuchJob) {
+	if err == nil || errors.Is(err, tx.ErrorTypeIfMismatchCount()) {
 		tx.mark(ids, account)
 	}
 	return err
 }
 
 func jobIDs(jobs []smallben.JobWithSchedule) []int64 {
-	rows, _ := buildRows(jobs)
-	return rowIDs(rows)
+	ids := make([]int64, len(jobs))
+	for i := range jobs {
+		row, _ := jobs[i].BuildJob()
+		ids[i] = row.ID
+	}
+	return ids
 }
 
-func (tx *memoryTx) ErrorTypeIfMismatchCount() error { return errNoSuchJob }
+func (tx *memoryTx) ErrorTypeIfMismatchCount() error {
+	return newMemoryRepository().ErrorTypeIfMismatchCount()
+}
 
 func (tx *memoryTx) Now() time.Time { return tx.now }
 
@@ -1238,4 +1266,14 @@ func compareKeys(a, b ledger.Key) int {
 		return 0
 	}
 	return cmp.Or(a.Tick.Compare(b.Tick), cmp.Compare(a.JobID, b.JobID), cmp.Compare(a.Attempt, b.Attempt), cmp.Compare(triggered(a), triggered(b)))
+}
+
+func storedNow() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+func idSet(ids []int64) map[int64]bool {
+	set := make(map[int64]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
 }

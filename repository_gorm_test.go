@@ -207,7 +207,7 @@ func eachStore(t *testing.T, test func(t *testing.T, s store)) {
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
 		repository := newMemoryRepository()
-		test(t, store{repository, func(_ testing.TB, row smallben.RawJob) { repository.put(row) }, 2_000})
+		test(t, store{repository, func(_ testing.TB, row smallben.RawJob) { repository.Put(row) }, 2_000})
 	})
 }
 

@@ -308,7 +308,7 @@ func TestRowsHeldBackByARereadAreLogged(t *testing.T) {
 		s := create(t, repository, &smallben.Config{Logger: lines.logger()})
 		require.NoError(t, s.Start())
 		require.NoError(t, s.AddJobs([]smallben.Job{job(7, "@yearly", idle())}))
-		repository.Repository.(*memoryRepository).put(smallben.RawJob{ID: 7, CronExpression: "@yearly", SerializedJob: "rotten", SerializedJobInput: "{}"})
+		repository.Repository.(*memoryRepository).Put(smallben.RawJob{ID: 7, CronExpression: "@yearly", SerializedJob: "rotten", SerializedJobInput: "{}"})
 		repository.fail("DeleteJobsByIds", smallben.ErrOutcomeUnknown)
 		require.ErrorIs(t, s.DeleteJobs(&smallben.DeleteOptions{}), smallben.ErrOutcomeUnknown)
 		pass(time.Second)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nbena/smallben"
 	"github.com/nbena/smallben/internal/testkit"
+	"github.com/nbena/smallben/smallbentest"
 )
 
 // What the tests of this module share, by the names that it has here.
@@ -26,6 +27,8 @@ type (
 	valueJob = testkit.ValueJob
 
 	discardSink = testkit.DiscardSink
+
+	memoryRepository = smallbentest.MemoryRepository
 )
 
 var (
@@ -43,6 +46,8 @@ var (
 	bubble         = testkit.Bubble
 	pass           = testkit.Pass
 	errDown        = testkit.ErrDown
+
+	newMemoryRepository = smallbentest.NewMemoryRepository
 )
 
 func ptr[T any](v T) *T { return &v }
