@@ -8,15 +8,14 @@ ARGS ?=
 # left; the tests leave none.
 GORACE ?= atexit_sleep_ms=10
 
-# Packages whose tests wait for most of their time, so that several are tested at once.
-# The others fill the processors, or measure times: one at a time.
-WAITING = ./console ./examples/... ./internal/timetable
+# Symbols for debuggers take the linker half of its time.
+GO_TEST = SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -ldflags=-w
 
 # Modules of their own, so that no user downloads what they depend on: the peers
 # of the benchmark, a queue, and a driver of browsers.
 MODULES = . $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod console/*/go.mod))
 
-.PHONY: help demo test lint bench soak cover pictures
+.PHONY: help demo test test-packages test-river test-browser lint bench soak cover pictures
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +28,19 @@ test: ## run all tests, race detector on, on SQLite and a PostgreSQL of their ow
 	@sh scripts/setup.sh compiler
 	@sh scripts/setup.sh postgres
 	@[ "$$CI" != true ] || { sh scripts/setup.sh prometheus && sh scripts/setup.sh pgbouncer; }
-	SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -p 3 $(WAITING)
-	SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -p 1 $$(go list ./... | grep -vxF "$$(go list $(WAITING))")
-	cd examples/river && SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on ./...
 	@sh scripts/setup.sh chromium || [ "$$CI" != true ]
+	@$(MAKE) --no-print-directory -j 3 test-packages test-river test-browser
+	$(GO_TEST) ./test
+
+# They wait for much of their time, and so run side by side; only the processes of
+# ./test, which kill and delay each other, are tested alone.
+test-packages:
+	$(GO_TEST) -p 2 $$(go list ./... | grep -v '/test$$')
+
+test-river:
+	cd examples/river && $(GO_TEST) ./...
+
+test-browser:
 	cd console/browsertest && SMALLBEN_REQUIRE_POSTGRES=1 go test -shuffle=on ./...
 
 lint: ## gofmt, go vet, staticcheck, go mod tidy: any finding fails

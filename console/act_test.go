@@ -68,7 +68,7 @@ func TestARunThatHangsIsCancelledAndGivenUp(t *testing.T) {
 			require.Equal(t, http.StatusUnprocessableEntity, s.post("act", append(hidden(a.Body.String()), "abandon", bad)...).Code, bad)
 		}
 		s.follow("act", s.post("act", append(hidden(a.Body.String()), "abandon", "1")...))
-		require.Eventually(t, func() bool { return strings.Contains(s.page("jobs/"+itoa(id)).text, "given up") }, 20*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return strings.Contains(s.page("jobs/"+itoa(id)).text, "given up") }, time.Minute, 20*time.Millisecond)
 		close(release)
 	})
 }

@@ -175,11 +175,16 @@ func TestAStripShowsHowRunsEndedAndHowLongTheyTook(t *testing.T) {
 func TestAPageIsBoundedWhateverIsStored(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Options{}, record, jobsOf(1)...)
-	long := strings.Repeat("long ", 200_000)
+	// One is too long for the bound by itself, and all together are many times.
+	long, longest := strings.Repeat("long ", 10_000), strings.Repeat("long ", 200_000)
 	tick := time.Now().Add(-time.Minute).UnixMicro()
 	for i := range int64(pageSize) {
+		text := long
+		if i == 0 {
+			text = longest
+		}
 		require.NoError(t, s.db.Exec("INSERT INTO "+runsTable+` (job_id, tick, triggered, attempt, group_id, super_group_id, process, outcome, started_at, ended_at, error, missed, exclusive)
-VALUES (1, ?, false, 1, 0, 0, ?, 'error', ?, ?, ?, 0, false)`, tick-i, long, tick, tick+1, long).Error)
+VALUES (1, ?, false, 1, 0, 0, ?, 'error', ?, ?, ?, 0, false)`, tick-i, text, tick, tick+1, text).Error)
 	}
 	for _, path := range []string{"", "runs", "jobs", "jobs/1"} {
 		require.Less(t, s.page(path).Body.Len(), 1_000_000, path)
@@ -232,7 +237,7 @@ func TestProcessesTellWhoIsAliveAndWhoLeads(t *testing.T) {
 		require.Eventually(t, func() bool {
 			a := s.page("processes")
 			return strings.Contains(a.text, "leads") && strings.Contains(a.text, "alive")
-		}, 20*time.Second, 10*time.Millisecond)
+		}, time.Minute, 10*time.Millisecond)
 		a := s.page("processes")
 		require.Contains(t, a.text, fmt.Sprintf("/%d/", os.Getpid()))
 		require.Contains(t, a.text, "this one")
