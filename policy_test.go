@@ -697,7 +697,7 @@ func listRuns(t testing.TB, s *smallben.SmallBen) []smallben.Run {
 func TestARecordedRunThatFailsIsTriedAgainByOneOfTheProcesses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		recorder := newMemoryRecorder()
-		all := processes(t, recorder, 3)
+		all := processes(t, recorder, 3, rarelyInSync)
 		r, j := trying(smallben.RunOptions{Attempts: 4, Backoff: 10 * time.Minute}, func(input smallben.CronJobInput) error {
 			if input.Attempt < 3 {
 				return errDown
@@ -747,7 +747,7 @@ func TestARecordedAttemptEndsWithWhatItIsFor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				s := processes(t, newMemoryRecorder(), 1)[0]
+				s := processes(t, newMemoryRecorder(), 1, rarelyInSync)[0]
 				_, j := trying(smallben.RunOptions{Attempts: 3, Backoff: time.Hour}, c.fails)
 				require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0 0 10 * * *", j)}))
 				pass(10*time.Hour + time.Minute)

@@ -389,8 +389,10 @@ func (r *memoryRecorder) Beat(process string, standing ledger.Standing) (ledger.
 			beat.Members = append(beat.Members, ledger.Member{Process: name, Beats: d.processes[name].beats, Standing: d.processes[name].standing})
 		}
 		beat.Canceled = len(d.canceledOf(process))
-		if waiting := d.waiting(); len(waiting) > 0 {
-			beat.Due = waiting[0].Due
+		for _, run := range d.runs {
+			if run.Outcome == ledger.Waiting && (beat.Due.IsZero() || run.Due.Before(beat.Due)) {
+				beat.Due = run.Due
+			}
 		}
 		return nil
 	}))
@@ -456,8 +458,13 @@ func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.
 			order[i] = i
 		}
 		slices.SortStableFunc(order, func(i, j int) int { return compareKeys(claims[i].Key, claims[j].Key) })
+		stored := make(map[int64]smallben.RawJob)
+		for _, row := range d.rows() {
+			stored[row.ID] = row
+		}
 		for _, i := range order {
-			results[i] = d.claim(process, claims[i], now)
+			row, exists := stored[claims[i].JobID]
+			results[i] = d.claim(process, claims[i], row, exists, now)
 			if results[i] == ledger.Won && claims[i].NewestCounts && claims[i].Attempt == 1 {
 				d.supersede(claims[i].Key, now)
 			}
@@ -470,13 +477,13 @@ func (r *memoryRecorder) Claim(process string, claims []ledger.Claim) ([]ledger.
 	return results, nil
 }
 
-func (d *memoryRecord) claim(process string, claim ledger.Claim, now time.Time) ledger.Result {
+// claim claims a run of a job, whose row is there if it exists.
+func (d *memoryRecord) claim(process string, claim ledger.Claim, row smallben.RawJob, exists bool, now time.Time) ledger.Result {
 	key := storedKey(claim.Key)
 	run, taken := d.runs[key]
 	if taken && run.Process == process && run.Outcome == ledger.Running {
 		return ledger.Won
 	}
-	row, exists := d.row(key.JobID)
 	mark, marked := d.mark(key.JobID)
 	switch {
 	case !exists, !key.Triggered && (row.Paused || !marked || mark.revision != claim.Revision):
@@ -586,14 +593,16 @@ func compareDue(a, b ledger.Run) int { return cmp.Or(a.Due.Compare(b.Due), a.Key
 
 func (r *memoryRecorder) Waiting(after *ledger.Run, limit int) (runs []ledger.Run, err error) {
 	err = r.read("Waiting", recorded(func(d *memoryRecord) error {
-		all := d.waiting()
-		for _, run := range all {
+		first := make(map[int64]ledger.Key) // of the exclusive runs of each job so far
+		for _, run := range d.waiting() {
 			_, busy := d.running[run.JobID]
-			earlier := func(o ledger.Run) bool {
-				return o.JobID == run.JobID && o.Exclusive && !o.Due.After(run.Due) && o.Key.Compare(run.Key) < 0
-			}
-			if len(runs) < limit && (after == nil || compareDue(run, *after) > 0) && !(run.Exclusive && (busy || slices.ContainsFunc(all, earlier))) {
+			earlier, waits := first[run.JobID]
+			behind := run.Exclusive && (busy || waits && earlier.Compare(run.Key) < 0)
+			if len(runs) < limit && (after == nil || compareDue(run, *after) > 0) && !behind {
 				runs = append(runs, run)
+			}
+			if run.Exclusive && (!waits || run.Key.Compare(earlier) < 0) {
+				first[run.JobID] = run.Key
 			}
 		}
 		return nil

@@ -2422,16 +2422,15 @@ func TestTheRecordKeepsItsWordWhicheverOperationFails(t *testing.T) {
 					}
 					return lines
 				}
-				y := prepare()
+				before, y := look(prepare()), prepare()
 				require.NoError(t, c.call(b.slow, y))
 				want := look(y)
+				require.NotEqual(t, want, before)
 				sweep := func(f testkit.Fault) (hits map[faultsql.Kind]int) {
 					hits = make(map[faultsql.Kind]int)
 					unknown := 0
 					for n, tries := 1, 0; ; n++ {
 						y := prepare()
-						before := look(y)
-						require.NotEqual(t, want, before)
 						r := b.slow
 						if f.Persistent {
 							r = b.fast

@@ -864,7 +864,11 @@ func TestANewExpressionHasNoTicksBeforeIt(t *testing.T) {
 	})
 }
 
-func runOnce(c *smallben.Config)   { c.Runs.Missed = smallben.MissedRunOnce }
+func runOnce(c *smallben.Config) { c.Runs.Missed = smallben.MissedRunOnce }
+
+// rarelyInSync saves most of the work of a test that lets hours or days pass.
+func rarelyInSync(c *smallben.Config) { c.Runs.SyncInterval = 5 * time.Second }
+
 func runAll(c *smallben.Config)    { c.Runs.Missed = smallben.MissedRunAll }
 func skipBusy(c *smallben.Config)  { c.SchedulerConfig.SkipIfStillRunning = true }
 func unclaimed(c *smallben.Config) { c.Runs.RunUnclaimed = true }

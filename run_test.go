@@ -576,7 +576,7 @@ func TestAJobRunsOnceOnEachDayThoughTheClockIsSet(t *testing.T) {
 				chatham, err := time.LoadLocation("Pacific/Chatham")
 				require.NoError(t, err)
 				time.Sleep(time.Until(time.Date(2000, 3, 17, 12, 0, 0, 0, chatham)))
-				s := create(t, newMemoryRecorder(), recordingConfig(func(c *smallben.Config) {
+				s := create(t, newMemoryRecorder(), recordingConfig(rarelyInSync, func(c *smallben.Config) {
 					c.Runs.Record = record
 					c.SchedulerConfig.WithLocation = chatham
 				}))
@@ -598,7 +598,7 @@ func TestAJobAtATimeRunsOnceAndStaysListed(t *testing.T) {
 	for _, record := range []bool{false, true} {
 		t.Run(fmt.Sprintf("record %v", record), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				s := create(t, newMemoryRecorder(), recordingConfig(func(c *smallben.Config) { c.Runs.Record = record }))
+				s := create(t, newMemoryRecorder(), recordingConfig(rarelyInSync, func(c *smallben.Config) { c.Runs.Record = record }))
 				require.NoError(t, s.Start())
 				at := time.Now().Add(90*time.Minute + 250*time.Millisecond)
 				var runs atomic.Int32
