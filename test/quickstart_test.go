@@ -67,7 +67,7 @@ func TestTheQuickstartRemembersItsJobAndSaysATextThatWasEdited(t *testing.T) {
 		stdout, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
-		timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		timer := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
 		said := false
 		for lines := bufio.NewScanner(stdout); !said && lines.Scan(); {
 			said = lines.Text() == start.says

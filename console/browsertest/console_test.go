@@ -182,9 +182,11 @@ func lively(t *testing.T) (*smallben.SmallBen, string) {
 }
 
 func TestEachPageIsAccessibleInEachLook(t *testing.T) {
+	t.Parallel()
 	_, base := lively(t)
 	for name, as := range map[string]look{"light": desk, "dark": night, "telephone": phone} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newTab(t, base, as)
 			for _, path := range everyPage {
 				b.open(path)
@@ -254,11 +256,13 @@ func TestAnEmptyConsoleSaysWhatToDo(t *testing.T) {
 }
 
 func TestAPageThatIsOpenFollowsThreeProcessesOfWhichOneIsKilled(t *testing.T) {
+	t.Parallel()
 	for name, dsn := range map[string]func(t *testing.T) string{
 		"SQLite":     func(t *testing.T) string { return filepath.Join(t.TempDir(), "jobs.db") + "?_journal_mode=WAL" },
 		"PostgreSQL": func(t *testing.T) string { return pgtest.DSN(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dsn := dsn(t)
 			var children []*child
 			for range 3 {

@@ -91,8 +91,15 @@ func openSQLite(t *testing.T) gorm.Dialector {
 // eachDatabase runs a test on SQLite and on PostgreSQL.
 func eachDatabase(t *testing.T, test func(t *testing.T, dialector gorm.Dialector)) {
 	t.Helper()
-	t.Run("SQLite", func(t *testing.T) { test(t, openSQLite(t)) })
-	t.Run("PostgreSQL", func(t *testing.T) { test(t, postgres.Open(pgtest.DSN(t))) })
+	t.Parallel()
+	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
+		test(t, openSQLite(t))
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		t.Parallel()
+		test(t, postgres.Open(pgtest.DSN(t)))
+	})
 }
 
 // childVariable holds the DSN of the database of a child.
