@@ -85,23 +85,26 @@ func benchStarted(b *testing.B, repository benchRepository, pageSize int) *Small
 	return s
 }
 
-// benchEntries are what the scheduler is given for jobs.
-func benchEntries(b *testing.B, s *SmallBen, from, n int) []*entry {
+// benchEntries gives the scheduler entries of jobs, and returns those that are to be added
+// to its timetable.
+func benchEntries(b *testing.B, s *SmallBen, from, n int) []*slot {
 	b.Helper()
 	built, err := s.build(benchJobs(from, n), false)
 	require.NoError(b, err)
-	entries := make([]*entry, n)
+	s.scheduler.mu.Lock()
+	defer s.scheduler.mu.Unlock()
+	var t transition
 	for i := range built {
-		entries[i] = s.scheduler.newEntry(&built[i], nil)
+		s.scheduler.scheduleLocked(&built[i], &t)
 	}
-	return entries
+	return t.added
 }
 
 // benchAdd adds entries as a change does.
-func benchAdd(s *SmallBen, entries []*entry) {
+func benchAdd(s *SmallBen, entries []*slot) {
 	s.scheduler.mu.Lock()
 	defer s.scheduler.mu.Unlock()
-	s.scheduler.addLocked(entries)
+	s.scheduler.completeLocked(&transition{added: entries}, "")
 }
 
 func benchRows(b *testing.B, n int) []RawJob {
@@ -174,7 +177,7 @@ func BenchmarkRemoveFromPage(b *testing.B) {
 			b.StartTimer()
 		}
 		next++
-		s.scheduler.remove([]int64{next})
+		s.scheduler.remove([]int64{next}, false)
 	}
 }
 
@@ -195,9 +198,10 @@ func BenchmarkRun(b *testing.B) {
 			b.Cleanup(s.Stop)
 			entries := benchEntries(b, s, 0, 1)
 			benchAdd(s, entries)
+			session := s.scheduler.current()
 			b.ReportAllocs()
 			for b.Loop() {
-				entries[0].fire(time.Now())
+				session.fire(entries[0], time.Now())
 			}
 		})
 	}
@@ -279,7 +283,7 @@ func BenchmarkPageSize(b *testing.B) {
 						benchAdd(s, chunk)
 					}
 				})
-				removal += elapsed(func() { s.scheduler.remove(half) })
+				removal += elapsed(func() { s.scheduler.remove(half, false) })
 				s.Stop()
 				require.NoError(b, s.Start())
 				entries = benchEntries(b, s, 0, n)

@@ -57,9 +57,9 @@ func (s *SmallBen) begin(ctx context.Context) *call {
 	return c
 }
 
-// takeTurn begins a call, and calls do when it is its turn to change jobs. The wait
+// inTurn begins a call, and calls do when it is its turn to change jobs. The wait
 // counts.
-func (s *SmallBen) takeTurn(ctx context.Context, do func(c *call) error) error {
+func (s *SmallBen) inTurn(ctx context.Context, do func(c *call) error) error {
 	c := s.begin(ctx)
 	defer c.end()
 	if err := s.changeMu.wait(c.context); err != nil {

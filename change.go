@@ -61,7 +61,7 @@ func (s *SmallBen) perform(ctx context.Context, c *change) error {
 	}
 	err := c.refused
 	if err == nil {
-		err = s.takeTurn(ctx, func(turn *call) error {
+		err = s.inTurn(ctx, func(turn *call) error {
 			c.call = turn
 			return s.changeInTurn(c)
 		})

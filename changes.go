@@ -128,7 +128,6 @@ func (s *SmallBen) deletion(options *DeleteOptions) *change {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.forgetLocked(c.ids)
-		s.scheduler.forget(c.ids)
 	}
 	return c
 }
@@ -195,7 +194,7 @@ func (s *SmallBen) projectPause(c *change, rows []RawJob) {
 			unknown = append(unknown, id)
 		}
 	}
-	s.scheduler.remove(known)
+	s.scheduler.remove(known, false)
 	s.mu.Unlock()
 	s.reread(c.call, unknown)
 }

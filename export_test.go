@@ -80,13 +80,20 @@ func TakePlace(s *SmallBen) (leave func() (start func())) {
 	s.scheduler.places.Take(1)
 	return func() func() {
 		next, _ := s.scheduler.places.Leave()
-		return func() { s.scheduler.runNext(next) }
+		return func() { s.scheduler.startPlaced(next) }
 	}
+}
+
+// Firing returns what the timetable calls at a tick of a job, as the job is now.
+func Firing(s *SmallBen, jobID int64) func(at time.Time) {
+	session := s.scheduler.current()
+	from := s.scheduler.entries[jobID].slot
+	return func(at time.Time) { session.fire(from, at) }
 }
 
 // Ran returns the ids of the jobs whose runs are known in memory.
 func Ran(s *SmallBen) []int64 {
-	return s.scheduler.ran(func(int64, *jobState) bool { return true })
+	return s.scheduler.ran(func(*entry) bool { return true })
 }
 
 // RunOf is a row of the record as users see it, in UTC.

@@ -12,7 +12,7 @@ func init() {
 		defer scheduler.mu.RUnlock()
 		entries := make(map[int64]insides.Entry, len(scheduler.entries))
 		for id, e := range scheduler.entries {
-			entries[id] = insides.Entry{CronID: int64(e.cronID), Expression: e.expression, StoredInput: e.storedInput}
+			entries[id] = insides.Entry{CronID: int64(e.cronID), Expression: e.scheduled.expression, StoredInput: e.storedInput}
 		}
 		return entries
 	}

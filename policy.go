@@ -242,14 +242,6 @@ func (e *permanentError) Error() string { return e.err.Error() }
 
 func (e *permanentError) Unwrap() error { return e.err }
 
-// attempt is a further attempt of a run that waits in memory for its time, where runs are
-// not recorded.
-type attempt struct {
-	waitingTick
-	due   time.Time
-	timer *time.Timer
-}
-
 // retry is when the next attempt of a run that has ended is due, or the zero time if
 // there is to be none.
 func (r *run) retry(result *runResult) time.Time {
@@ -258,7 +250,7 @@ func (r *run) retry(result *runResult) time.Time {
 	}
 	now := time.Now()
 	if r.grant != nil {
-		now = r.entry.session.ledger.Now()
+		now = r.session.ledger.Now()
 	}
 	return now.Add(r.options.backoff(r.input.Attempt))
 }
@@ -270,84 +262,57 @@ func (r *run) canceled() bool {
 }
 
 // tryAgain lets the next attempt of a run wait for its time. It returns false if there
-// is to be none: the job was paused, deleted or rescheduled, a later tick has started,
-// or SmallBen was stopped. It expects the shard's mu.
-func (s *scheduler) tryAgain(state *jobState, r *run, due time.Time) bool {
-	e := r.entry
-	at := tick{at: r.input.ScheduledAt, triggered: r.input.Triggered, tried: int32(r.input.Attempt)}
-	if !e.live(at) || state.gone || state.createdAt != e.createdAt {
+// is to be none: a later tick has started, or SmallBen was stopped. It expects the entry's mu.
+func (s *scheduler) tryAgain(r *run, due time.Time) bool {
+	at := r.tick
+	at.slot, at.tried = nil, int32(r.input.Attempt)
+	if at.stopped() || !at.triggered && at.at.UnixMicro() < r.entry.runs.newest {
 		return false
 	}
-	if !at.triggered && at.at.UnixMicro() < state.newest {
-		return false
-	}
-	a := &attempt{waitingTick: waitingTick{e, at}, due: due}
-	a.timer = time.AfterFunc(time.Until(due), func() { s.fire(e, at) })
-	state.attempts = append(state.attempts, a)
+	timer := time.AfterFunc(time.Until(due), func() { s.fire(&at) })
+	r.entry.runs.waiting = append(r.entry.runs.waiting, &waitingTick{tick: at, awaits: itsTime, due: due, timer: timer})
 	return true
 }
 
-// takeAttempt removes the attempt that a tick is for, and reports whether it still waited.
-// It expects the shard's mu.
-func (state *jobState) takeAttempt(at tick) bool {
-	i := slices.IndexFunc(state.attempts, func(a *attempt) bool { return a.tick == at })
-	if i >= 0 {
-		state.attempts = slices.Delete(state.attempts, i, i+1)
-	}
-	return i >= 0
-}
-
-// endAttempts ends those of the attempts that match, and returns how many. It expects the
-// shard's mu.
-func (state *jobState) endAttempts(match func(a *attempt) bool) int {
-	before := len(state.attempts)
-	state.attempts = slices.DeleteFunc(state.attempts, func(a *attempt) bool {
-		if match(a) {
-			a.timer.Stop()
-			return true
-		}
-		return false
-	})
-	return before - len(state.attempts)
-}
-
-func anyAttempt(*attempt) bool { return true }
-
-// endOlderAttempts ends the attempts of the ticks before one of the schedule that has
-// started. It expects the shard's mu.
-func (state *jobState) endOlderAttempts(at tick) {
+// endOlderAttempts ends the attempts that wait for their time of the ticks before one of
+// the schedule that has started. It expects the entry's mu.
+func (s *scheduler) endOlderAttempts(at *tick) {
 	if at.triggered || at.tried > 0 {
 		return
 	}
-	state.newest = max(state.newest, at.at.UnixMicro())
-	state.endAttempts(func(a *attempt) bool { return a.tick.supersededBy(at) })
+	runs := at.entry.runs
+	runs.newest = max(runs.newest, at.at.UnixMicro())
+	if len(runs.waiting) > 0 {
+		s.endWaiting(at.entry, func(w *waitingTick) bool { return w.awaits == itsTime && w.supersededBy(at) })
+	}
 }
 
 // supersededBy reports whether a tick is an attempt that is not to start any more when
 // another tick does.
-func (t tick) supersededBy(other tick) bool {
+func (t *tick) supersededBy(other *tick) bool {
 	return t.tried > 0 && !t.triggered && other.tried == 0 && !other.triggered && t.at.Before(other.at)
 }
 
-// nextAttempt returns the attempt of a job that is due first, or the zero value. It expects
-// the shard's mu.
-func (state *jobState) nextAttempt(jobID int64) (next Run) {
-	if len(state.attempts) == 0 {
-		return Run{}
+// nextAttempt returns the attempt that is due first, or the zero value. It expects mu.
+func (e *entry) nextAttempt() (next Run) {
+	for _, w := range e.runs.waiting {
+		if w.awaits == itsTime && (next.Due.IsZero() || w.due.Before(next.Due)) {
+			next = Run{JobID: e.id, Tick: w.at, Triggered: w.triggered, Attempt: w.attempt(), GroupID: e.groupID,
+				SuperGroupID: e.superGroupID, Outcome: OutcomeWaiting, Due: w.due.In(w.at.Location())}
+		}
 	}
-	first := slices.MinFunc(state.attempts, func(a, b *attempt) int { return a.due.Compare(b.due) })
-	return Run{JobID: jobID, Tick: first.tick.at, Triggered: first.tick.triggered, Attempt: first.tick.attempt(), GroupID: first.entry.groupID,
-		SuperGroupID: first.entry.superGroupID, Outcome: OutcomeWaiting, Due: first.due.In(first.tick.at.Location())}
+	return next
 }
 
-// dropAttempts ends all attempts that wait, and logs that: SmallBen was stopped.
-func (s *scheduler) dropAttempts() {
+// dropAttemptsLocked ends all attempts that wait for their time, and logs that: SmallBen
+// was stopped.
+func (s *scheduler) dropAttemptsLocked() {
 	var ids []int64
 	count := 0
-	s.each(func(id int64, state *jobState) {
-		if ended := state.endAttempts(anyAttempt); ended > 0 {
-			ids = append(ids, id)
-			count += ended
+	s.eachLocked(func(e *entry) {
+		if ended := s.endWaiting(e, func(w *waitingTick) bool { return w.awaits == itsTime }); len(ended) > 0 {
+			ids = append(ids, e.id)
+			count += len(ended)
 		}
 	})
 	slices.Sort(ids)

@@ -238,7 +238,7 @@ func (s *SmallBen) reconcileWrite(write *unsettledWrite) (err error) {
 	} else {
 		var settled bool
 		if settled, err = write.isSettled(s.background()); settled {
-			err = s.takeTurn(context.Background(), func(c *call) error { return s.readUnsettled(c, write) })
+			err = s.inTurn(context.Background(), func(c *call) error { return s.readUnsettled(c, write) })
 		}
 		if settled && err == nil {
 			delay = watchEvery
@@ -265,9 +265,7 @@ func (s *SmallBen) meet(c *call, rows []RawJob, ids []int64) error {
 		_, known := s.undecodable[jobID(err)]
 		return known
 	})
-	missing := slices.Collect(maps.Keys(gone))
-	s.forgetLocked(missing)
-	s.scheduler.forget(missing)
+	s.forgetLocked(slices.Collect(maps.Keys(gone)))
 	maps.Copy(s.undecodable, s.record.undecodable(rows, undecodable))
 	s.mu.Unlock()
 	for _, err := range news {

@@ -220,10 +220,11 @@ func (s *SmallBen) fireSince(changed time.Time, jobs []JobWithSchedule) {
 	}
 	s.scheduler.mu.RLock()
 	defer s.scheduler.mu.RUnlock()
-	if s.scheduler.session == nil {
+	session := s.scheduler.currentLocked()
+	if session == nil {
 		return
 	}
-	now := s.scheduler.session.ledger.TickNow().In(s.scheduler.location)
+	now := session.ledger.TickNow().In(s.scheduler.location)
 	for i := range jobs {
 		e, ok := s.scheduler.entries[jobs[i].rawJob.ID]
 		if !ok {
@@ -231,17 +232,21 @@ func (s *SmallBen) fireSince(changed time.Time, jobs []JobWithSchedule) {
 		}
 		ticks, _ := ledger.TicksIn(e.slot.Schedule, changed.In(s.scheduler.location), now, most)
 		for _, at := range ticks {
-			e.session.ledger.Ask(e.forLedger(), at)
+			session.ledger.Ask(e.forLedger(), at)
 		}
 	}
 }
 
 // forLedger is an entry as the ledger sees it.
 func (e *entry) forLedger() ledger.Job {
-	shard := e.session.scheduler.lockShard(e.id)
-	defer shard.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.forLedgerLocked()
+}
+
+func (e *entry) forLedgerLocked() ledger.Job {
 	return ledger.Job{ID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CreatedAt: e.createdAt, Revision: e.revision,
-		Schedule: e.slot.Schedule, Policy: e.options.forLedger()}
+		Schedule: e.scheduled.schedule, Policy: e.options.forLedger()}
 }
 
 // forLedger is a row as the ledger sees it, but for its schedule. It expects options that
@@ -304,10 +309,10 @@ func (h *ledgerHost) lookUp(jobID int64) (e *entry, createdAt int64, paused bool
 func (s *session) entry(jobID int64) *entry {
 	s.scheduler.mu.RLock()
 	defer s.scheduler.mu.RUnlock()
-	if e, ok := s.scheduler.entries[jobID]; ok && e.session == s {
-		return e
+	if s.scheduler.session != s {
+		return nil
 	}
-	return nil
+	return s.scheduler.entries[jobID]
 }
 
 // Partial implements ledger.Host.
@@ -330,9 +335,7 @@ func (h *ledgerHost) Jobs() []ledger.Job {
 	defer h.s.scheduler.mu.RUnlock()
 	jobs := make([]ledger.Job, 0, len(h.s.scheduler.entries))
 	for _, e := range h.s.scheduler.entries {
-		if e.session == h.session {
-			jobs = append(jobs, e.forLedger())
-		}
+		jobs = append(jobs, e.forLedger())
 	}
 	for _, job := range h.s.undecodable {
 		if job != nil {
@@ -366,10 +369,12 @@ func (h *ledgerHost) Overlapped(jobID int64, at time.Time) {
 	if e == nil {
 		return
 	}
-	s := h.s.scheduler
-	shard := s.lockShard(jobID)
-	defer shard.mu.Unlock()
-	s.countSkipped(shard.state(e), e, at.In(s.location))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.runs == nil {
+		e.runs = &jobRuns{}
+	}
+	h.s.scheduler.countSkipped(e, at.In(h.s.scheduler.location))
 }
 
 // Shift implements ledger.Host.
@@ -392,29 +397,27 @@ func (h *ledgerHost) Start(grant *ledger.Grant) { go h.start(grant) }
 
 func (h *ledgerHost) start(grant *ledger.Grant) {
 	s := h.s.scheduler
-	at := tick{at: grant.Tick.In(s.location), triggered: grant.Triggered, grant: grant}
-	for placed := true; ; placed = false {
-		e, err := h.entryOf(grant)
-		if err != nil {
+	at := tick{session: h.session, at: grant.Tick.In(s.location), triggered: grant.Triggered, grant: grant}
+	for {
+		var err error
+		if at.entry, err = h.entryOf(grant); err != nil {
 			grant.Skip(err.Error())
-			if placed {
-				s.freePlace()
-			}
-			return
+			break
 		}
-		r, decision := s.admit(e, at, placed)
-		switch decision {
-		case starts:
+		r, refusal := s.admit(&at, true)
+		if r != nil {
 			s.execute(r)
 			return
-		case waits:
-			return
-		case refused:
-			grant.Skip(stillRunning)
-			return
 		}
-		// The entry was replaced, and the place was given back.
+		if refusal == changedBefore {
+			continue // since entryOf
+		}
+		if refusal != "" {
+			grant.Skip(refusal)
+		}
+		break
 	}
+	s.freePlace()
 }
 
 var (
@@ -422,21 +425,23 @@ var (
 	errNotAgain = errors.New("its job is not tried so often, which the process that let it wait did not know")
 )
 
-// entryOf returns the entry that runs a grant: one in no page for the triggered run of
-// a paused job.
+// entryOf returns the entry that runs a grant.
 func (h *ledgerHost) entryOf(grant *ledger.Grant) (e *entry, err error) {
 	e, _, paused := h.lookUp(grant.JobID)
-	switch {
-	case e != nil && e.createdAt == grant.CreatedAt:
-	case e == nil && paused && grant.Triggered:
+	if e == nil {
+		if !paused || !grant.Triggered {
+			return nil, errGone
+		}
 		if e, err = h.pausedEntry(grant); err != nil {
 			return nil, err
 		}
-	default:
+	}
+	job := e.forLedger()
+	if job.CreatedAt != grant.CreatedAt {
 		return nil, errGone
 	}
 	// The second attempt may be that of a lost run, which the options do not ask for.
-	if afterLost := grant.Attempt == 2 && h.s.record.config.RerunLost; grant.Attempt > 1 && !afterLost && grant.Attempt > e.forLedger().Attempts {
+	if afterLost := grant.Attempt == 2 && h.s.record.config.RerunLost; grant.Attempt > 1 && !afterLost && grant.Attempt > job.Attempts {
 		return nil, errNotAgain
 	}
 	return e, nil
@@ -454,7 +459,9 @@ func (h *ledgerHost) pausedEntry(grant *ledger.Grant) (*entry, error) {
 	if !paused || createdAt != grant.CreatedAt || job.rawJob.CreatedAt.UnixMicro() != createdAt {
 		return nil, errGone
 	}
-	return h.s.scheduler.looseEntry(&job, h.session), nil
+	h.s.scheduler.mu.Lock()
+	defer h.s.scheduler.mu.Unlock()
+	return h.s.scheduler.pausedEntryLocked(&job), nil
 }
 
 // claimTriggered claims a run of each job at once, for TriggerJobs. The map has

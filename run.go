@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,24 +96,53 @@ func (r *runResult) run(jobID int64) Run {
 	return Run{JobID: jobID, Tick: r.Tick, Triggered: r.Triggered, Attempt: int(r.Attempt), Start: r.Start, End: r.Start.Add(r.Duration), Outcome: r.Outcome, Error: r.Error}
 }
 
+// tick is an instant that a run of an entry is for.
+type tick struct {
+	entry     *entry
+	session   *session
+	slot      *slot         // that fired it; nil: it was triggered or claimed, or is a further attempt
+	grant     *ledger.Grant // nil: runs are not recorded
+	at        time.Time
+	tried     int32 // attempts before this one, where runs are not recorded
+	triggered bool  // by TriggerJobs, not by the schedule
+}
+
+// attempt is the number of the attempt that the tick is for.
+func (t *tick) attempt() int {
+	if t.grant == nil {
+		return 1 + int(t.tried)
+	}
+	return t.grant.Attempt
+}
+
+// stopped reports whether the tick came to nothing with Stop. One that is claimed starts
+// all the same: Stop waits for it.
+func (t *tick) stopped() bool { return t.grant == nil && t.session.stopped.Load() }
+
+// skip records that the tick will not run, if it is claimed.
+func (t *tick) skip(reason string) {
+	if t.grant != nil {
+		t.grant.Skip(reason)
+	}
+}
+
 // run is a run that was admitted.
 type run struct {
-	entry   *entry
-	state   *jobState
+	tick
 	metrics *metrics.Type
-	grant   *ledger.Grant // nil: runs are not recorded
 
 	// These are as they were in the entry when the run began.
-	options *RunOptions
-	job     CronJob
-	input   CronJobInput
-	given   *stored.Given
+	generation int32
+	createdAt  int64
+	options    *RunOptions
+	job        CronJob
+	input      CronJobInput
+	given      *stored.Given
 
-	result runResult // of the goroutine of execute, which alone uses it
-	over   bool      // it has ended, or was abandoned: guarded by the shard's mu
+	// result is of the goroutine of execute, which alone uses it, but for its Start.
+	result runResult
 
-	mu     sync.Mutex              // guards the fields below, for moments
-	start  time.Time               // zero until it starts
+	mu     sync.Mutex              // guards result.Start, which is zero until the run starts, and the fields below; for moments
 	cancel context.CancelCauseFunc // nil if it has no context
 	cause  error                   // why it was canceled, or nil
 }
@@ -122,69 +152,104 @@ func (r *runResult) start(input *CronJobInput, start time.Time) {
 	r.Tick, r.Triggered, r.Attempt, r.Start = input.ScheduledAt, input.Triggered, int32(input.Attempt), start
 }
 
-// jobState is what is known of a job by its id, whatever its entries: it keeps a
-// job from overlapping itself across updates, pauses and a deletion, and
-// remembers the last run. It exists from the first tick or trigger on.
-type jobState struct {
-	running []*run      // those in progress
-	queued  int         // ticks that wait for a place
-	waiting waitingTick // for the end of a run; its entry is nil if none does
-	last    runResult   // of the job that was created at createdAt
-	skipped int         // ticks, since the job fell behind its schedule
-	behind  bool        // some of them since a run ended
-	gone    bool        // the job was deleted: the state goes with its last run
-	loose   *entry      // through which the paused job runs when it is triggered, if it was
-
-	createdAt int64      // as entry.createdAt
-	newest    int64      // the newest tick of the schedule that has started without a grant, in Unix microseconds
-	attempts  []*attempt // that wait in memory for their time
+// jobRuns is what is known of the runs of a job. The mu of its entry guards it.
+type jobRuns struct {
+	running []*run         // those in progress
+	waiting []*waitingTick // at most one of them for the end of a run
+	last    runResult      // of the job that was created at createdAt
+	newest  int64          // the newest tick of the schedule that has started without a grant, in Unix microseconds
+	skipped int            // ticks, since the job fell behind its schedule
+	behind  bool           // some of them since a run ended
 }
 
-// tick is an instant that a run is for.
-type tick struct {
-	at        time.Time
-	triggered bool          // by TriggerJobs, not by the schedule
-	tried     int32         // attempts before this one, where runs are not recorded
-	grant     *ledger.Grant // nil: runs are not recorded
-}
-
-// waitingTick is a tick of an entry that waits: for the end of a run, for a place, or, if
-// it is a further attempt, for its time.
+// waitingTick is a tick that waits.
 type waitingTick struct {
-	entry *entry
-	tick  tick
+	tick
+	awaits awaited
+	due    time.Time   // of an attempt
+	timer  *time.Timer // of an attempt
 }
 
-func (t tick) attempt() int {
-	if t.grant == nil {
-		return 1 + int(t.tried)
+// awaited is what a tick waits for.
+type awaited int
+
+const (
+	place   awaited = iota // of MaxConcurrentRuns: it stands in places as well
+	runsEnd                // of the runs before it
+	itsTime                // a further attempt
+)
+
+// busy reports whether a run of the job is in progress, or waits for a place.
+func (r *jobRuns) busy() bool {
+	return r != nil && (len(r.running) > 0 || slices.ContainsFunc(r.waiting, func(w *waitingTick) bool { return w.awaits == place }))
+}
+
+// take lets a tick wait no more for something: the given one or, if at is nil, the first.
+func (r *jobRuns) take(awaits awaited, at *tick) (taken tick, ok bool) {
+	for i, w := range r.waiting {
+		if w.awaits == awaits && (at == nil || w.tick == *at) {
+			r.waiting = slices.Delete(r.waiting, i, i+1)
+			return w.tick, true
+		}
 	}
-	return t.grant.Attempt
+	return tick{}, false
 }
 
-// live reports whether a run of the entry may start at a tick. It expects the
-// shard's mu. One that is claimed starts though its session was stopped, which
-// waits for it.
-func (e *entry) live(at tick) bool {
-	return !e.dead && (at.grant != nil || !e.session.stopped.Load())
-}
-
-// skip records that the tick will not run, if it is claimed.
-func (t tick) skip(reason string) {
-	if t.grant != nil {
-		t.grant.Skip(reason)
+// awaitPlace is places.Enter for a run of a tick.
+//
+//go:noinline
+func (s *scheduler) awaitPlace(at *tick) (entered bool) {
+	if s.places.Enter(at.at, *at) {
+		return true
 	}
+	runs := at.entry.runs
+	runs.waiting = append(runs.waiting, &waitingTick{tick: *at, awaits: place})
+	return false
+}
+
+// awaitRunsEnd lets a tick wait for the end of the runs in progress, unless another does
+// that is still to start then.
+func (r *jobRuns) awaitRunsEnd(at *tick) bool {
+	first, ok := r.take(runsEnd, nil)
+	stays := ok && !first.stopped() && !first.supersededBy(at)
+	if !stays {
+		first = *at
+	}
+	r.waiting = append(r.waiting, &waitingTick{tick: first, awaits: runsEnd})
+	return !stays
+}
+
+// endWaiting lets the ticks that match wait no more, and returns them. It expects the
+// entry's mu.
+func (s *scheduler) endWaiting(e *entry, match func(w *waitingTick) bool) (ended []tick) {
+	if e.runs == nil {
+		return nil
+	}
+	placeless := false // some of them wait for a place
+	e.runs.waiting = slices.DeleteFunc(e.runs.waiting, func(w *waitingTick) bool {
+		if !match(w) {
+			return false
+		}
+		if w.timer != nil {
+			w.timer.Stop()
+		}
+		ended = append(ended, w.tick)
+		placeless = placeless || w.awaits == place
+		return true
+	})
+	if placeless {
+		s.places.Remove(func(at tick) bool { return slices.Contains(ended, at) })
+	}
+	return ended
 }
 
 // fire asks for the claim of a tick, if runs are recorded, and else runs it.
-func (e *entry) fire(at time.Time) {
-	if record := e.session.ledger; record != nil {
-		if record.Concerns(e.id) {
-			e.ask(record, at)
-		}
-		return
+func (s *session) fire(from *slot, at time.Time) {
+	if s.ledger == nil {
+		s.scheduler.fire(&tick{entry: from.Key, session: s, slot: from, at: at})
+	} else if s.ledger.Concerns(from.Key.id) {
+		s.ask(from, at)
 	}
-	e.session.scheduler.fire(e, tick{at: at})
 }
 
 // ask has a frame of its own, as has all that a plain run does not need, and run is
@@ -192,126 +257,128 @@ func (e *entry) fire(at time.Time) {
 // starts with, and copying it takes a quarter of the CPU of a burst.
 //
 //go:noinline
-func (e *entry) ask(record *ledger.Session, at time.Time) { record.Ask(e.forLedger(), at) }
-
-// fire runs a tick, or lets it wait, or skips it.
-func (s *scheduler) fire(e *entry, at tick) {
-	r, decision := s.admit(e, at, false)
-	switch decision {
-	case starts:
-		s.execute(r)
-	case refused:
-		at.skip(stillRunning)
-	case gone:
-		at.skip(changedBefore)
+func (s *session) ask(from *slot, at time.Time) {
+	e := from.Key
+	e.mu.Lock()
+	current, job := e.slot == from, e.forLedgerLocked()
+	e.mu.Unlock()
+	if current {
+		s.ledger.Ask(job, at)
 	}
 }
 
-// Why ticks are skipped.
+// fire runs a tick, or lets it wait, or skips it.
+func (s *scheduler) fire(at *tick) {
+	r, refusal := s.admit(at, false)
+	if r != nil {
+		s.execute(r)
+	} else if refusal != "" {
+		at.skip(refusal)
+	}
+}
+
+// Why ticks are refused.
 const (
 	stillRunning  = "the job is still running"
 	changedBefore = "its job was paused, changed or deleted before it started"
+	stoppedBefore = "SmallBen was stopped"
 )
 
 // countSkipped counts a tick that is skipped because the job is still running. A
 // line says when that begins, and another one when it is over. It expects the
-// shard's mu.
-func (s *scheduler) countSkipped(state *jobState, e *entry, tick time.Time) {
+// entry's mu.
+func (s *scheduler) countSkipped(e *entry, tick time.Time) {
 	e.metrics.Skipped()
-	if state.skipped == 0 {
+	if e.runs.skipped == 0 {
 		s.log.Info("run skipped: "+stillRunning, "job", e.id, "tick", tick)
 	}
-	state.skipped++
-	state.behind = true
+	e.runs.skipped++
+	e.runs.behind = true
 }
 
 // keptUp is called when a run ends. If no tick was skipped since the one before it
-// ended, the job is not behind its schedule any more. It expects the shard's mu.
-func (s *scheduler) keptUp(state *jobState, id int64) {
-	if !state.behind && state.skipped > 0 {
-		s.log.Info("the job keeps up with its schedule again", "job", id, "skipped", state.skipped)
-		state.skipped = 0
+// ended, the job is not behind its schedule any more. It expects the entry's mu.
+func (s *scheduler) keptUp(e *entry) {
+	if !e.runs.behind && e.runs.skipped > 0 {
+		s.log.Info("the job keeps up with its schedule again", "job", e.id, "skipped", e.runs.skipped)
+		e.runs.skipped = 0
 	}
-	state.behind = false
+	e.runs.behind = false
 }
 
-// admission is what becomes of a tick.
-type admission int
-
-const (
-	starts  admission = iota
-	waits             // for the end of a run, or for a place
-	refused           // the job is still running
-	gone              // the entry is, or its session
-)
-
-// admit decides on a tick, which may have a place already. A run that is admitted has one;
-// otherwise the place is given back.
-func (s *scheduler) admit(e *entry, at tick, placed bool) (admitted *run, decision admission) {
-	shard := s.lockShard(e.id)
-	defer shard.mu.Unlock()
-	defer func() {
-		if placed && admitted == nil {
-			s.freePlace()
+// admit begins the run of a tick, or lets it wait, or says why not. If it is placed, it has a
+// place already, which the caller gives back unless the run begins.
+func (s *scheduler) admit(at *tick, placed bool) (begun *run, refusal string) {
+	e := at.entry
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if refusal := e.refusal(at); refusal != "" {
+		return nil, refusal
+	}
+	if e.runs == nil {
+		e.runs = &jobRuns{}
+	}
+	if at.tried > 0 {
+		if _, waited := e.runs.take(itsTime, at); !waited {
+			return nil, changedBefore
 		}
-	}()
-	if !e.live(at) {
-		return nil, gone
 	}
-	state := shard.state(e)
-	if at.tried > 0 && !state.takeAttempt(at) {
-		return nil, gone
-	}
-	if state.busy() {
+	if e.runs.busy() {
 		switch {
 		case e.options.Overlap == OverlapAllow:
-		case (e.options.Overlap == OverlapDelay || at.tried > 0) && state.hasRoom(at):
-			state.waiting = waitingTick{e, at}
-			return nil, waits
+		case (e.options.Overlap == OverlapDelay || at.tried > 0) && e.runs.awaitRunsEnd(at):
+			return nil, ""
 		default:
-			s.countSkipped(state, e, at.at)
-			return nil, refused
+			s.countSkipped(e, at.at)
+			return nil, stillRunning
 		}
 	}
-	if !placed && !s.places.Enter(e.id, at.at, waitingTick{e, at}) {
-		state.queued++
-		return nil, waits
+	if !placed && !s.awaitPlace(at) {
+		return nil, ""
 	}
-	placed = true
-	if r := state.begin(e, at); r != nil {
-		return r, starts
+	if begun = s.begin(at); begun != nil {
+		return begun, ""
 	}
-	return nil, gone
+	if !placed {
+		s.freePlace()
+	}
+	return nil, stoppedBefore
 }
 
-// hasRoom reports whether a tick may wait for the end of a run.
-func (state *jobState) hasRoom(at tick) bool {
-	w := state.waiting
-	return w.entry == nil || !w.entry.live(w.tick) || w.tick.supersededBy(at)
+// refusal says why a tick that comes now is not one of its job, or not any more. It expects
+// mu.
+func (e *entry) refusal(at *tick) string {
+	switch {
+	case at.stopped():
+		return stoppedBefore
+	case at.slot != nil && at.slot != e.slot:
+		return changedBefore
+	case at.grant != nil && (e.job == nil || e.createdAt != at.grant.CreatedAt || e.slot == nil && !at.triggered):
+		return changedBefore
+	}
+	return ""
 }
 
 // freePlace gives the place of a run to the next tick that waits for one.
 func (s *scheduler) freePlace() {
 	if next, ok := s.places.Leave(); ok {
-		go s.runNext(next)
+		go s.startPlaced(next)
 	}
 }
 
-// runNext runs a tick that has waited for a place, and has one now. If it may not
+// startPlaced runs a tick that has waited for a place, and has one now. If it may not
 // start any more, the place goes to the next.
-func (s *scheduler) runNext(w waitingTick) {
-	shard := s.lockShard(w.entry.id)
-	state := shard.states[w.entry.id] // it is busy, and stays if its job is deleted
-	state.queued--
-	r := state.begin(w.entry, w.tick)
-	next := r
-	if r == nil {
-		next = s.promote(shard, state, w.entry.id)
+func (s *scheduler) startPlaced(at tick) {
+	e := at.entry
+	e.mu.Lock()
+	var next *run
+	if _, waited := e.runs.take(place, &at); waited {
+		next = s.begin(&at)
 	}
-	shard.mu.Unlock()
-	if r == nil {
-		w.tick.skip(changedBefore)
+	if next == nil {
+		next = s.beginNext(e)
 	}
+	e.mu.Unlock()
 	if next == nil {
 		s.freePlace()
 		return
@@ -319,47 +386,41 @@ func (s *scheduler) runNext(w waitingTick) {
 	s.execute(next)
 }
 
-// busy reports whether a run of the job is in progress, or waits for a place.
-func (state *jobState) busy() bool { return len(state.running)+state.queued > 0 }
-
-// state returns what is known of the runs of the entry's job. It expects mu.
-func (s *shard) state(e *entry) *jobState {
-	state := s.states[e.id]
-	if state == nil {
-		state = &jobState{}
-		s.states[e.id] = state
-	}
-	if state.createdAt != e.createdAt {
-		// One of the same id was deleted.
-		state.createdAt = e.createdAt
-		state.last = runResult{}
-	}
-	state.gone = false
-	return state
-}
-
 // begin adds a run to those in progress, or returns nil if the session was stopped.
-// It expects the shard's mu.
-func (state *jobState) begin(e *entry, at tick) *run {
-	if e.dead || at.grant == nil && !e.session.hold() {
-		return nil
-	}
+// It expects the entry's mu.
+func (s *scheduler) begin(at *tick) *run {
+	e := at.entry
 	if at.grant == nil {
-		state.endOlderAttempts(at)
+		if !at.session.hold() {
+			return nil
+		}
+		s.endOlderAttempts(at)
 	}
-	r := &run{entry: e, state: state, metrics: e.metrics, grant: at.grant, options: e.options, job: e.job, given: e.given}
+	r := &run{tick: *at, metrics: e.metrics, generation: e.generation, createdAt: e.createdAt, options: e.options, job: e.job, given: e.given}
 	e.setInput(&r.input, at)
-	state.running = append(state.running, r)
+	e.runs.running = append(e.runs.running, r)
 	return r
 }
 
+// beginNext begins the run that waited for the end of others, if they have ended and it
+// may still start. It expects the entry's mu.
+func (s *scheduler) beginNext(e *entry) *run {
+	if e.runs.busy() {
+		return nil
+	}
+	if next, waited := e.runs.take(runsEnd, nil); waited {
+		return s.begin(&next)
+	}
+	return nil
+}
+
 // setInput sets what a run of the tick receives, its own map excepted: that one is
-// made by execute, outside the lock. It expects the shard's mu.
-func (e *entry) setInput(input *CronJobInput, at tick) {
+// made by execute, outside the lock. It expects mu.
+func (e *entry) setInput(input *CronJobInput, at *tick) {
 	input.JobID = e.id
 	input.GroupID = e.groupID
 	input.SuperGroupID = e.superGroupID
-	input.CronExpression = e.expression
+	input.CronExpression = e.scheduled.expression
 	input.ScheduledAt = at.at
 	input.Triggered = at.triggered
 	input.Attempt = at.attempt()
@@ -370,49 +431,33 @@ func (e *entry) setInput(input *CronJobInput, at tick) {
 }
 
 // end removes a run from those in progress, and returns the one that waited for it,
-// if that may still start. A due that is not zero is when the run may be tried again, and
-// again says that it is. Ended is false if the run has been removed already.
-func (s *scheduler) end(r *run, result *runResult, due time.Time) (next *run, again, ended bool) {
-	id, state := r.input.JobID, r.state
-	shard := s.lockShard(id)
-	defer shard.mu.Unlock()
-	if r.over {
-		return nil, false, false
+// if that may still start. A due that is not zero is when the run may be tried again: retry
+// is due if it is, and else zero. Ended is false if the run has been removed already.
+func (s *scheduler) end(r *run, result *runResult, due time.Time) (next *run, retry time.Time, ended bool) {
+	e := r.entry
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.Index(e.runs.running, r)
+	if i < 0 {
+		return nil, time.Time{}, false
 	}
-	r.over = true
-	i := slices.Index(state.running, r)
-	state.running = slices.Delete(state.running, i, i+1)
-	if state.createdAt == r.entry.createdAt {
-		state.last = *result
+	e.runs.running = slices.Delete(e.runs.running, i, i+1)
+	if e.createdAt == r.createdAt {
+		e.runs.last = *result
 	}
-	if len(state.running) == 0 {
-		s.keptUp(state, id)
+	if len(e.runs.running) == 0 {
+		s.keptUp(e)
 	}
-	if !due.IsZero() {
-		again = r.grant != nil && !r.entry.dead || r.grant == nil && s.tryAgain(state, r, due)
+	if !due.IsZero() && e.generation == r.generation && (r.grant != nil || s.tryAgain(r, due)) {
+		retry = due
 	}
-	if state.waiting.entry != nil || state.gone {
-		next = s.promote(shard, state, id)
+	if len(e.runs.waiting) > 0 {
+		next = s.beginNext(e)
 	}
-	return next, again, true
-}
-
-// promote begins the run that waited for the end of others, if it may still start,
-// and returns it. It expects the shard's mu.
-func (s *scheduler) promote(shard *shard, state *jobState, id int64) (next *run) {
-	if state.busy() {
-		return nil
+	if e.deleted && !e.runs.busy() {
+		go s.drop(e)
 	}
-	if w := state.waiting; w.entry != nil {
-		if next = state.begin(w.entry, w.tick); next == nil && w.tick.grant != nil {
-			go w.tick.skip("its job was deleted while it waited")
-		}
-		state.waiting = waitingTick{}
-	}
-	if state.gone && next == nil {
-		delete(shard.states, id)
-	}
-	return next
+	return next, retry, true
 }
 
 // Cancel implements ledger.Canceler: it ends the context of the run, now or as soon as
@@ -445,14 +490,11 @@ func (r *run) cancelable(ctx context.Context) (context.Context, context.CancelCa
 // Abandon implements ledger.Canceler: it ends the run for all that wait for it, unless
 // it has ended.
 func (r *run) Abandon() {
-	s := r.entry.session.scheduler
+	s := r.session.scheduler
 	now := time.Now()
 	r.mu.Lock()
-	start := r.start
+	start := cmp.Or(r.result.Start, now)
 	r.mu.Unlock()
-	if start.IsZero() {
-		start = now
-	}
 	var result runResult
 	result.start(&r.input, start)
 	result.Duration, result.Outcome, result.Error = now.Sub(start), OutcomeAbandoned, "it went on after it was canceled"
@@ -466,21 +508,18 @@ func (r *run) Abandon() {
 // abandoned before.
 func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ended bool) {
 	due := r.retry(result)
-	next, again, ended := s.end(r, result, due)
+	next, retry, ended := s.end(r, result, due)
 	if !ended {
 		return time.Time{}, false
-	}
-	if again {
-		retry = due
 	}
 	// Before Stop goes on: a scrape after it counts the run.
 	r.metrics.Ended(string(result.Outcome), result.Attempt, result.Duration, result.Outcome != OutcomeOK && r.options.Attempts > 1 && due.IsZero())
 	if r.grant == nil {
-		r.entry.session.release()
+		r.session.release()
 	} else {
-		r.grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
+		r.recordEnd(result, retry)
 	}
-	if !again && !due.IsZero() && r.grant == nil && r.entry.session.stopped.Load() {
+	if retry.IsZero() && !due.IsZero() && r.stopped() {
 		s.logDropped([]int64{r.input.JobID}, 1)
 	}
 	if next != nil {
@@ -489,6 +528,13 @@ func (s *scheduler) finish(r *run, result *runResult) (retry time.Time, ended bo
 		s.freePlace()
 	}
 	return retry, true
+}
+
+// recordEnd has a frame of its own: see ask.
+//
+//go:noinline
+func (r *run) recordEnd(result *runResult, retry time.Time) {
+	r.grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
 }
 
 // runner is how runs are called.
@@ -513,11 +559,10 @@ func (s *scheduler) execute(r *run) {
 	r.input.OtherInputs = r.given.Decode(r.input.stored)
 	begin := time.Now()
 	result := &r.result
-	result.start(&r.input, begin.Add(r.entry.session.timetable.Ahead()))
-	r.metrics.Started(result.Attempt, result.Start.Sub(result.Tick))
 	r.mu.Lock()
-	r.start = result.Start
+	result.start(&r.input, begin.Add(r.session.timetable.Ahead()))
 	r.mu.Unlock()
+	r.metrics.Started(result.Attempt, result.Start.Sub(result.Tick))
 	if r.grant != nil {
 		r.grant.Attach(r)
 	}
@@ -609,7 +654,7 @@ func (c *runner) call(r *run) (err error, timedOut bool) {
 // callInContext is call within the context of the run, and what the user wraps
 // around it. A contextJob that is nil stands for a job that takes no context.
 func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
-	ctx := logr.NewContext(r.entry.session.context, c.loggerOf(r))
+	ctx := logr.NewContext(r.session.context, c.loggerOf(r))
 	ctx, end := r.cancelable(ctx)
 	defer end(nil)
 	if contextJob != nil && r.options.Timeout > 0 {

@@ -296,9 +296,9 @@ func (s *SmallBen) CancelRuns(options *CancelRunsOptions) error {
 func (s *scheduler) cancelRuns(options CancelRunsOptions) {
 	selects := func(ids []int64, id int64) bool { return ids == nil || slices.Contains(ids, id) }
 	var canceled []*run
-	s.each(func(id int64, state *jobState) {
-		for _, r := range state.running {
-			if selects(options.JobIDs, id) && selects(options.GroupIDs, r.input.GroupID) && selects(options.SuperGroupIDs, r.input.SuperGroupID) {
+	s.each(func(e *entry) {
+		for _, r := range e.runs.running {
+			if selects(options.JobIDs, e.id) && selects(options.GroupIDs, r.input.GroupID) && selects(options.SuperGroupIDs, r.input.SuperGroupID) {
 				canceled = append(canceled, r)
 			}
 		}

@@ -1,6 +1,7 @@
 package smallben
 
 import (
+	"cmp"
 	"context"
 	"hash/maphash"
 	"maps"
@@ -30,107 +31,74 @@ import (
 type scheduler struct {
 	location *time.Location
 	defaults *RunOptions // of jobs that say nothing
-	recorded bool        // runs are recorded
 	log      *eventlog.Log
 	metrics  *metrics.Runs
 	runs     runner
 	pageSize int              // of timetables; tests change it
 	clock    func() time.Time // of timetables; nil but in tests
 
-	places    *places.Places[waitingTick] // of MaxConcurrentRuns
-	schedules shared.Values[scheduled]    // by expression
+	places    *places.Places[tick]      // of MaxConcurrentRuns
+	schedules shared.Values[*scheduled] // by expression
 	givens    stored.Givens
 
 	// mu guards the fields below. Who writes entries holds SmallBen.mu as well, so that
-	// they and what SmallBen knows of the other rows change together. The lock
-	// of the timetable and those of shards are taken under it, not the other way
+	// they and what SmallBen knows of the other rows change together. The locks
+	// of the timetable and of entries are taken under it, not the other way
 	// round. No I/O happens under it, and no code of the user runs.
 	mu      sync.RWMutex
-	entries map[int64]*entry // by job id
-	session *session         // nil while not started
-	ended   []*session       // earlier ones, of which runs may be in progress
+	entries map[int64]*entry // of the jobs that are scheduled, by id
+	dormant map[int64]*entry // of jobs that are not and have run or been triggered, by id
+	session *session         // the last one, which may be stopped; nil before the first
+	ended   []*session       // those that were stopped, of which runs may be in progress
 	cronIDs numbers.Free
-
-	// shards hold what is known of the runs of jobs, by id.
-	shards [64]shard
-}
-
-// shard is what runs of some jobs share with changes of them. There are many, so
-// that runs that are due at one instant do not meet at one lock.
-type shard struct {
-	// mu guards states and, in entries of jobs of this shard, the fields that say
-	// so. Nothing waits under it, and no other lock is taken but those of places and
-	// of the queue of log lines.
-	mu     sync.Mutex
-	states map[int64]*jobState // by job id
-}
-
-// lockShard returns the shard of a job, locked.
-func (s *scheduler) lockShard(id int64) *shard {
-	shard := &s.shards[uint64(id)%uint64(len(s.shards))]
-	shard.mu.Lock()
-	return shard
 }
 
 func newScheduler(config *Config, log *eventlog.Log) *scheduler {
-	s := &scheduler{
+	return &scheduler{
 		location: config.location(),
 		defaults: config.defaultOptions(),
-		recorded: config.Runs.Record,
 		log:      log,
 		metrics:  metrics.NewRuns(),
 		runs:     newRunner(config),
-		places:   places.New[waitingTick](config.SchedulerConfig.MaxConcurrentRuns),
+		places:   places.New[tick](config.SchedulerConfig.MaxConcurrentRuns),
 		entries:  make(map[int64]*entry),
+		dormant:  make(map[int64]*entry),
 	}
-	for i := range s.shards {
-		s.shards[i].states = make(map[int64]*jobState)
-	}
-	return s
 }
 
-// entry is a job that is scheduled. It is replaced where its ticks change.
+// entry is what is known of a job by its id. It stays while the job is updated, paused,
+// or deleted and added again, and from one session to the next: so the job does not
+// overlap itself. An entry of a job that was deleted goes with its last run.
 type entry struct {
-	id        int64
-	createdAt int64 // Unix microseconds; tells a job from an earlier one of the same id
-	cronID    int32
-	dead      bool     // it was removed or replaced: guarded by the shard's mu
-	session   *session // whose timetable it stands in; nil if in none
-	slot      timetable.Entry[*entry]
+	id     int64
+	cronID int32 // guarded by the scheduler's mu
 
-	// work is guarded by the shard's mu: an update changes it in place.
-	work
-}
+	// mu guards the fields below, and what runs points to. All but runs change only
+	// under the scheduler's mu, too, so that either lock will do for reading. Nothing
+	// waits under mu, and no other lock is taken but those of places and of the queue of
+	// log lines.
+	mu         sync.Mutex
+	generation int32 // counts pauses, deletions and new expressions: no run is tried again after the next one
+	createdAt  int64 // of the job, in Unix microseconds: tells it from an earlier one of the same id
+	deleted    bool
+	slot       *slot    // nil: it is not scheduled
+	runs       *jobRuns // nil: none yet
 
-// work is what an entry runs. What given points to is not changed.
-type work struct {
-	job          CronJob
-	metrics      *metrics.Type // of the type of job
+	// What its runs do. What pointers point to is not changed.
+	job          CronJob       // nil: it is not known, since the entry is dormant
+	jobHash      uint64        // of the stored job
 	options      *RunOptions   // resolved
+	metrics      *metrics.Type // of the type of job
 	groupID      int64
 	superGroupID int64
 	revision     int64 // of the stored job, if runs are recorded
-	expression   string
+	scheduled    *scheduled
 	storedInput  string        // each run decodes it
 	given        *stored.Given // what of it a user gave and JSON does not give back; or nil
-	jobHash      uint64        // of the stored job
 }
 
-// newEntry returns an entry for a job. Old, if it is not nil, is the one whose place it
-// takes: then it keeps the cron id, and what the job does not change.
-func (s *scheduler) newEntry(job *JobWithSchedule, old *entry) *entry {
-	e := &entry{
-		id:        job.rawJob.ID,
-		createdAt: job.rawJob.CreatedAt.UnixMicro(),
-		cronID:    int32(job.rawJob.CronID),
-	}
-	if old != nil {
-		e.cronID, e.work = old.cronID, old.work
-	}
-	s.describe(&e.work, job)
-	s.schedule(e, job)
-	return e
-}
+// slot is the place of an entry in the timetable. There is a new one for new ticks.
+type slot = timetable.Entry[*entry]
 
 // scheduled is an expression and what it means. Jobs of one expression share it.
 type scheduled struct {
@@ -138,44 +106,44 @@ type scheduled struct {
 	schedule   cron.Schedule
 }
 
-// schedule sets when a new entry fires: in the scheduler's location, where its
-// expression names none.
-func (s *scheduler) schedule(e *entry, job *JobWithSchedule) {
-	e.slot.Key = e
-	e.slot.Schedule = job.schedule
-	if _, ok := job.schedule.(cronexpr.Zoned); !ok {
-		return // of the job alone
-	}
+// scheduledOf is when a job is due: in the scheduler's location, where its expression
+// names none.
+func (s *scheduler) scheduledOf(job *JobWithSchedule) *scheduled {
 	expression := job.rawJob.CronExpression
-	common, _ := s.schedules.Get(expression, func() (scheduled, error) {
-		return scheduled{strings.Clone(expression), cronexpr.In(job.schedule, s.location)}, nil
+	if _, ok := job.schedule.(cronexpr.Zoned); !ok {
+		return &scheduled{expression, job.schedule} // of the job alone
+	}
+	common, _ := s.schedules.Get(expression, func() (*scheduled, error) {
+		return &scheduled{strings.Clone(expression), cronexpr.In(job.schedule, s.location)}, nil
 	})
-	e.expression, e.slot.Schedule = common.expression, common.schedule
+	return common
 }
 
 var hashSeed = maphash.MakeSeed()
 
-// describe sets what an update sets in place. A job or an input that did not
-// change keeps its values.
-func (s *scheduler) describe(w *work, job *JobWithSchedule) {
-	w.groupID = job.rawJob.GroupID
-	w.superGroupID = job.rawJob.SuperGroupID
-	w.expression = job.rawJob.CronExpression
-	if job.rawJob.revision != 0 {
-		w.revision = job.rawJob.revision
+// setJob makes the runs of an entry do what the row of its job says. A job or an input
+// that did not change keeps its values, unless the job is scheduled anew. It expects both
+// locks.
+func (s *scheduler) setJob(e *entry, job *JobWithSchedule) {
+	row := &job.rawJob
+	anew := e.job == nil || e.slot == nil && !row.Paused
+	e.groupID, e.superGroupID = row.GroupID, row.SuperGroupID
+	if row.revision != 0 {
+		e.revision = row.revision
 	}
-	if hash := maphash.String(hashSeed, job.rawJob.SerializedJob); w.job == nil || job.changes.job || w.jobHash != hash {
-		w.jobHash = hash
-		w.job, w.options = job.job, job.options.resolve(s.defaults)
-		w.metrics = metricsOf(s.metrics, job)
+	if anew || e.scheduled.expression != row.CronExpression {
+		e.scheduled = s.scheduledOf(job)
 	}
-	if w.storedInput == job.rawJob.SerializedJobInput && !job.changes.input {
-		return
+	if hash := maphash.String(hashSeed, row.SerializedJob); anew || job.changes.job || e.jobHash != hash {
+		e.jobHash = hash
+		e.job, e.options = job.job, job.options.resolve(s.defaults)
+		e.metrics = metricsOf(s.metrics, job)
 	}
-	w.storedInput = job.rawJob.SerializedJobInput
-	w.given = nil
-	if job.given {
-		w.given = s.givens.Of(job.input)
+	if anew || job.changes.input || e.storedInput != row.SerializedJobInput {
+		e.storedInput, e.given = row.SerializedJobInput, nil
+		if job.given {
+			e.given = s.givens.Of(job.input)
+		}
 	}
 }
 
@@ -192,8 +160,8 @@ type session struct {
 	// looks at stopped then, so that stop misses none. With a ledger a run
 	// begins to count when its claim is asked for: one that is won is started.
 	stopped atomic.Bool
-	running atomic.Int64  // runs in progress
-	idle    chan struct{} // closed when stopped is set and nothing runs
+	running atomic.Int64  // runs in progress, and one until stop
+	idle    chan struct{} // closed when running is 0
 	closing sync.Once     // of idle
 }
 
@@ -214,20 +182,15 @@ func (s *session) hold() bool {
 
 // release takes back a hold, or what a run that ended held.
 func (s *session) release() {
-	s.running.Add(-1)
-	s.closeIdle()
-}
-
-// closeIdle closes idle if the session was stopped and nothing runs any more.
-func (s *session) closeIdle() {
-	if s.stopped.Load() && s.running.Load() == 0 {
-		s.closing.Do(func() {
-			close(s.idle)
-			if s.ledger != nil {
-				s.ledger.Idle()
-			}
-		})
+	if s.running.Add(-1) > 0 {
+		return
 	}
+	s.closing.Do(func() {
+		close(s.idle)
+		if s.ledger != nil {
+			s.ledger.Idle()
+		}
+	})
 }
 
 func closed(c <-chan struct{}) bool {
@@ -239,13 +202,44 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// start begins a session with entries for the jobs, in place of all entries
-// before. It expects the scheduler not to be started.
-func (s *scheduler) start(jobs []JobWithSchedule, joined *ledger.Session, host *ledgerHost) *session {
-	entries := make([]*entry, len(jobs))
-	for i := range jobs {
-		entries[i] = s.newEntry(&jobs[i], nil)
+// start begins a session with the jobs that are scheduled, and forgets the others but
+// for the paused ones. It expects the scheduler not to be started.
+func (s *scheduler) start(jobs []JobWithSchedule, paused map[int64]int64, joined *ledger.Session, host *ledgerHost) *session {
+	begun := s.newSession(joined)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session = begun
+	s.ended = slices.DeleteFunc(s.ended, (*session).over)
+	for _, e := range s.entries {
+		e.mu.Lock()
+		e.slot = nil
+		e.mu.Unlock()
 	}
+	var t transition
+	for i := range jobs {
+		s.scheduleLocked(&jobs[i], &t)
+	}
+	for _, e := range s.entries {
+		if e.slot == nil {
+			s.retireLocked(e, false, &t)
+		}
+	}
+	for id, e := range s.dormant {
+		if _, ok := paused[id]; !ok {
+			s.retireLocked(e, true, &t)
+		}
+	}
+	if joined != nil {
+		host.session = begun
+	}
+	s.completeLocked(&t, "its job was changed while it waited")
+	if joined != nil {
+		joined.Run()
+	}
+	return begun
+}
+
+func (s *scheduler) newSession(joined *ledger.Session) *session {
 	ctx, cancel := context.WithCancel(context.Background())
 	begun := &session{
 		scheduler: s,
@@ -255,30 +249,17 @@ func (s *scheduler) start(jobs []JobWithSchedule, joined *ledger.Session, host *
 		cancel:    cancel,
 		idle:      make(chan struct{}),
 	}
+	begun.running.Store(1)
 	begun.timetable = timetable.New(timetable.Config[*entry]{
-		Fire:        (*entry).fire,
-		Location:    s.location,
-		SteppedBack: s.steppedBack,
-		PageSize:    s.pageSize,
-		Clock:       s.clock,
+		Fire:     begun.fire,
+		Location: s.location,
+		SteppedBack: func(step time.Duration) {
+			s.log.Info("clock stepped back, schedules follow it", "step", step.String())
+		},
+		PageSize: s.pageSize,
+		Clock:    s.clock,
 	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.session = begun
-	s.ended = slices.DeleteFunc(s.ended, (*session).over)
-	clear(s.entries)
-	if joined != nil {
-		host.session = begun
-	}
-	s.addLocked(entries)
-	if joined != nil {
-		joined.Run()
-	}
 	return begun
-}
-
-func (s *scheduler) steppedBack(step time.Duration) {
-	s.log.Info("clock stepped back, schedules follow it", "step", step.String())
 }
 
 // stop ends the session, if there is one: from here on nothing starts. It returns
@@ -287,17 +268,16 @@ func (s *scheduler) steppedBack(step time.Duration) {
 func (s *scheduler) stop() (sessions []*session, stopped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ending := s.session; ending != nil {
+	if ending := s.currentLocked(); ending != nil {
 		stopped = true
-		s.session = nil
 		s.ended = append(s.ended, ending)
 		close(ending.stop)
 		ending.stopped.Store(true)
-		s.dropAttempts()
+		s.dropAttemptsLocked()
 		if ending.ledger != nil {
 			ending.ledger.Stop()
 		}
-		ending.closeIdle()
+		ending.release()
 		ending.timetable.Stop()
 	}
 	return slices.Clone(s.ended), stopped
@@ -307,6 +287,13 @@ func (s *scheduler) stop() (sessions []*session, stopped bool) {
 func (s *scheduler) current() *session {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return s.currentLocked()
+}
+
+func (s *scheduler) currentLocked() *session {
+	if s.session == nil || s.session.stopped.Load() {
+		return nil
+	}
 	return s.session
 }
 
@@ -341,151 +328,157 @@ func (s *scheduler) count() int {
 	return len(s.entries)
 }
 
-// project makes the entries agree with jobs: a paused one has no entry, any other
-// has one of its expression, job, input and groups. An entry that agrees already
-// stays, and so does its phase.
+// transition is what a change of entries does to the timetable, and to ticks that wait.
+type transition struct {
+	removed, added []*slot
+	ended          []tick // wait no more
+}
+
+// completeLocked carries a transition out. The reason is why the ticks that waited do not run.
+func (s *scheduler) completeLocked(t *transition, reason string) {
+	if session := s.currentLocked(); session != nil {
+		session.timetable.Remove(t.removed)
+		session.timetable.Add(t.added)
+	}
+	for i := range t.ended {
+		t.ended[i].skip(reason)
+	}
+}
+
+// project makes the entries agree with jobs: a paused one is not scheduled, any other
+// is, with its expression, job, input and groups. An entry whose expression is the same
+// keeps its phase.
 func (s *scheduler) project(jobs []JobWithSchedule) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var outdated []int64
-	added := make([]*entry, 0, len(jobs))
+	var t transition
 	for i := range jobs {
-		job := &jobs[i]
-		id := job.rawJob.ID
-		live, ok := s.entries[id]
-		switch same := ok && live.createdAt == job.rawJob.CreatedAt.UnixMicro(); {
-		case job.rawJob.Paused && !ok:
-			s.updateLoose(job)
-			continue
-		case job.rawJob.Paused:
-		case same && live.expression == job.rawJob.CronExpression:
-			s.update(live, job)
-			continue
-		case same:
-			added = append(added, s.newEntry(job, live))
-		default:
-			added = append(added, s.newEntry(job, nil))
-		}
-		if ok {
-			outdated = append(outdated, id)
-		}
-	}
-	waited := s.removeLocked(outdated)
-	s.addLocked(added)
-	for _, w := range waited {
-		e, ok := s.entries[w.entry.id]
-		if ok && e.createdAt == w.entry.createdAt && e.session != nil && w.tick.tried == 0 {
-			// It waits again, or starts if the run before it has ended.
-			go s.fire(e, w.tick)
+		if jobs[i].rawJob.Paused {
+			s.pauseLocked(&jobs[i], &t)
 		} else {
-			w.tick.skip("its job was changed while it waited")
+			s.scheduleLocked(&jobs[i], &t)
 		}
 	}
+	s.completeLocked(&t, "its job was changed while it waited")
 }
 
-// update changes an entry in place: its ticks go on.
-func (s *scheduler) update(e *entry, job *JobWithSchedule) {
-	shard := s.lockShard(e.id)
-	defer shard.mu.Unlock()
-	s.describe(&e.work, job)
-}
+// entryLocked returns the entry of an id, or nil.
+func (s *scheduler) entryLocked(id int64) *entry { return cmp.Or(s.entries[id], s.dormant[id]) }
 
-// updateLoose changes what the runs of a paused job do that were triggered and wait.
-func (s *scheduler) updateLoose(job *JobWithSchedule) {
-	shard := s.lockShard(job.rawJob.ID)
-	defer shard.mu.Unlock()
-	if state := shard.states[job.rawJob.ID]; state != nil && state.loose != nil {
-		s.describe(&state.loose.work, job)
+// lockEntry returns the entry for a job, locked: that of its id, or a new one. If the id
+// was another job's, nothing of that goes on but its runs.
+func (s *scheduler) lockEntry(job *JobWithSchedule, t *transition) *entry {
+	id, createdAt := job.rawJob.ID, job.rawJob.CreatedAt.UnixMicro()
+	e := s.entryLocked(id)
+	if e == nil {
+		e = &entry{id: id, createdAt: createdAt}
 	}
+	replaces := e.createdAt != createdAt || e.deleted
+	if replaces {
+		s.retireLocked(e, false, t)
+	}
+	e.mu.Lock()
+	if replaces {
+		e.createdAt = createdAt
+		if e.runs != nil {
+			e.runs.last = runResult{}
+		}
+	}
+	return e
 }
 
-// addLocked adds entries of jobs that have none, and schedules them if the
-// scheduler is started.
-func (s *scheduler) addLocked(entries []*entry) {
-	for _, e := range entries {
-		s.entries[e.id] = e
-		e.session = s.session
+// scheduleLocked makes the entry of a job agree with it, which is not paused. What waits
+// for the end of a run, or for a place, still does.
+func (s *scheduler) scheduleLocked(job *JobWithSchedule, t *transition) {
+	e := s.lockEntry(job, t)
+	defer e.mu.Unlock()
+	before := e.scheduled
+	s.setJob(e, job)
+	switch {
+	case e.slot == nil:
+		e.cronID = int32(job.rawJob.CronID)
+	case e.scheduled == before:
+		return
+	default:
+		t.removed = append(t.removed, e.slot)
+		e.generation++
+		s.endWaiting(e, func(w *waitingTick) bool { return w.tried > 0 })
 	}
-	if s.session == nil {
+	e.slot = &slot{Key: e, Schedule: e.scheduled.schedule}
+	t.added = append(t.added, e.slot)
+	s.entries[e.id] = e
+	delete(s.dormant, e.id)
+}
+
+// pauseLocked makes the entry of a paused job agree with it, if there is one. What was
+// triggered and waits still does, if the job was paused before.
+func (s *scheduler) pauseLocked(job *JobWithSchedule, t *transition) {
+	if e := s.entries[job.rawJob.ID]; e != nil {
+		s.retireLocked(e, false, t)
+	}
+	if s.dormant[job.rawJob.ID] == nil {
 		return
 	}
-	slots := make([]*timetable.Entry[*entry], len(entries))
-	for i, e := range entries {
-		slots[i] = &e.slot
+	e := s.lockEntry(job, t)
+	defer e.mu.Unlock()
+	if e.job != nil {
+		s.setJob(e, job)
 	}
-	s.session.timetable.Add(slots)
 }
 
-// remove removes the entries of jobs that have one. Once it has returned, no run
-// of the jobs starts, not even one that waited.
-func (s *scheduler) remove(ids []int64) {
+// pausedEntryLocked returns the entry through which a paused job runs that is triggered.
+func (s *scheduler) pausedEntryLocked(job *JobWithSchedule) *entry {
+	var t transition
+	e := s.lockEntry(job, &t)
+	s.setJob(e, job)
+	e.mu.Unlock()
+	s.dormant[e.id] = e
+	s.completeLocked(&t, "its job was changed while it waited")
+	return e
+}
+
+// remove ends the ticks of jobs that were paused or, if they were deleted, forgets them.
+// Once it has returned, no run of the jobs starts, not even one that waited.
+func (s *scheduler) remove(ids []int64, deleted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, w := range s.removeLocked(ids) {
-		w.tick.skip("its job was paused or deleted while it waited")
-	}
-}
-
-// removeLocked is remove that returns the ticks that waited.
-func (s *scheduler) removeLocked(ids []int64) (waited []waitingTick) {
-	var slots []*timetable.Entry[*entry]
+	var t transition
 	for _, id := range ids {
-		e := s.entries[id]
-		waited = append(waited, s.bar(id, e)...)
-		if e == nil {
-			continue
-		}
-		delete(s.entries, id)
-		if s.session != nil {
-			slots = append(slots, &e.slot)
+		if e := s.entryLocked(id); e != nil {
+			s.retireLocked(e, deleted, &t)
 		}
 	}
-	if len(slots) > 0 {
-		s.session.timetable.Remove(slots)
-	}
-	return waited
+	s.completeLocked(&t, "its job was paused or deleted while it waited")
 }
 
-// bar ends the starting of runs of a job, and returns its ticks that waited and
-// might have started. The job's own entry may be nil.
-func (s *scheduler) bar(id int64, e *entry) (waited []waitingTick) {
-	shard := s.lockShard(id)
-	defer shard.mu.Unlock()
-	if state := shard.states[id]; state != nil {
-		waited = s.places.Remove(id)
-		state.queued -= len(waited)
-		if state.waiting.entry != nil {
-			waited = append(waited, state.waiting)
-			state.waiting = waitingTick{}
-		}
-		state.endAttempts(anyAttempt)
-		waited = slices.DeleteFunc(waited, func(w waitingTick) bool { return !w.entry.live(w.tick) })
-		if state.loose != nil {
-			state.loose.dead = true
-			state.loose = nil
-		}
+// retireLocked ends the ticks of an entry, and what waits. The entry is dormant from then
+// on: as long as a run is in progress or, if its job was not deleted, if it has run.
+func (s *scheduler) retireLocked(e *entry, deleted bool, t *transition) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.slot != nil {
+		t.removed = append(t.removed, e.slot)
 	}
-	if e != nil {
-		e.dead = true
+	e.generation++
+	t.ended = append(t.ended, s.endWaiting(e, func(*waitingTick) bool { return true })...)
+	e.slot, e.job, e.deleted = nil, nil, deleted
+	delete(s.entries, e.id)
+	delete(s.dormant, e.id)
+	if e.runs.busy() || e.runs != nil && !deleted {
+		s.dormant[e.id] = e
 	}
-	return waited
 }
 
-// looseEntry returns the entry through which a paused job runs that was triggered. It
-// is in no timetable, and it is known, so that bar ends it. It expects SmallBen.mu or
-// changeMu.
-func (s *scheduler) looseEntry(job *JobWithSchedule, session *session) *entry {
-	e := s.newEntry(job, nil)
-	e.session = session
-	shard := s.lockShard(e.id)
-	defer shard.mu.Unlock()
-	state := shard.state(e)
-	if known := state.loose; known != nil && known.createdAt == e.createdAt && known.session == session {
-		s.describe(&known.work, job)
-		return known
+// drop drops the entry of a deleted job of which the last run has ended, unless it was
+// added again.
+func (s *scheduler) drop(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.deleted && !e.runs.busy() {
+		delete(s.dormant, e.id)
 	}
-	state.loose = e
-	return e
 }
 
 // number gives each job the cron id that it is to be stored with: 0 for a paused
@@ -498,7 +491,7 @@ func (s *scheduler) number(jobs []JobWithSchedule) {
 	for i := range jobs {
 		raw := &jobs[i].rawJob
 		switch live, ok := s.entries[raw.ID]; {
-		case raw.Paused || s.session == nil:
+		case raw.Paused || s.currentLocked() == nil:
 			raw.CronID = DefaultCronID
 		case ok:
 			raw.CronID = int64(live.cronID)
@@ -522,7 +515,7 @@ func (s *scheduler) renumber(jobs []JobWithSchedule) (changed []JobWithSchedule)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	taken := make(map[int32]struct{}, len(jobs))
-	if s.session != nil {
+	if s.currentLocked() != nil {
 		for _, e := range s.entries {
 			taken[e.cronID] = struct{}{}
 		}
@@ -552,12 +545,17 @@ func (s *scheduler) renumber(jobs []JobWithSchedule) (changed []JobWithSchedule)
 func (s *scheduler) unscheduled(jobs []JobWithSchedule) (unscheduled, others []JobWithSchedule) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	session := s.currentLocked()
+	if session == nil {
+		return nil, jobs
+	}
 	for i := range jobs {
-		live, scheduled := s.entries[jobs[i].rawJob.ID]
-		if s.recorded && scheduled && live.createdAt != jobs[i].rawJob.CreatedAt.UnixMicro() {
+		row := &jobs[i].rawJob
+		live, scheduled := s.entries[row.ID]
+		if session.ledger != nil && scheduled && live.createdAt != row.CreatedAt.UnixMicro() {
 			scheduled = false // it was deleted and added again, with another process's cron id
 		}
-		if scheduled || jobs[i].rawJob.Paused || s.session == nil {
+		if scheduled || row.Paused {
 			others = append(others, jobs[i])
 		} else {
 			unscheduled = append(unscheduled, jobs[i])
@@ -566,102 +564,94 @@ func (s *scheduler) unscheduled(jobs []JobWithSchedule) (unscheduled, others []J
 	return unscheduled, others
 }
 
-// trigger admits a run of each job: through its entry, or, where it has none
-// because it is paused, through one that is in no timetable. If runs are recorded,
-// only those run that have a grant. It returns false if SmallBen was stopped.
-func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*ledger.Grant) (begun []*run, report []Triggered, ok bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.session == nil {
-		return nil, nil, false
+// trigger begins a run of each job, paused ones too. If runs are recorded, only those
+// run that have a grant. It returns false if SmallBen was stopped.
+func (s *scheduler) trigger(jobs []JobWithSchedule, at tick, grants map[int64]*ledger.Grant) (report []Triggered, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.session = s.currentLocked(); at.session == nil {
+		return nil, false
 	}
 	for i := range jobs {
-		e, scheduled := s.entries[jobs[i].rawJob.ID]
-		if !scheduled {
-			e = s.looseEntry(&jobs[i], s.session)
+		at.entry = s.entries[jobs[i].rawJob.ID]
+		if at.entry == nil {
+			at.entry = s.pausedEntryLocked(&jobs[i])
 		}
-		r, one := s.triggerEntry(e, at, grants[e.id])
-		if r != nil {
-			begun = append(begun, r)
-		}
-		report = append(report, one)
+		report = append(report, s.triggerOne(at, grants[at.entry.id]))
 	}
-	return begun, report, true
+	return report, true
 }
 
-// triggerEntry admits a run of one job. A grant that is nil is of a run that is not claimed,
+// triggerOne begins a run of one job. A grant that is nil is of a run that is not claimed,
 // if runs are recorded.
-func (s *scheduler) triggerEntry(e *entry, at tick, grant *ledger.Grant) (begun *run, report Triggered) {
-	report = Triggered{JobID: e.id, Tick: at.at}
-	switch {
-	case !s.recorded:
-	case grant == nil: // it runs elsewhere
-		report.Skipped = stillRunning
-		return nil, report
-	case grant.Waits:
-		grant.LeaveWaiting()
-		report.Waiting = true
-		return nil, report
-	default:
+func (s *scheduler) triggerOne(at tick, grant *ledger.Grant) Triggered {
+	report := Triggered{JobID: at.entry.id, Tick: at.at}
+	if at.session.ledger != nil {
+		if grant == nil { // it runs elsewhere
+			report.Skipped = stillRunning
+			return report
+		}
+		if grant.Waits {
+			grant.LeaveWaiting()
+			report.Waiting = true
+			return report
+		}
 		at.grant, at.at = grant, grant.Tick.In(s.location)
 		report.Tick = at.at
 	}
-	begun, decision := s.admit(e, at, false)
-	switch decision {
-	case waits:
-		report.Waiting = true
-	case refused:
-		report.Skipped = stillRunning
-		at.skip(stillRunning)
-	case gone:
-		report.Skipped = "SmallBen was stopped"
+	var begun *run
+	if begun, report.Skipped = s.admit(&at, false); begun != nil {
+		go s.execute(begun)
+		return report
+	}
+	report.Waiting = report.Skipped == ""
+	if !report.Waiting {
 		at.skip(report.Skipped)
 	}
-	return begun, report
-}
-
-// forget drops what is known of the runs of jobs that were deleted.
-func (s *scheduler) forget(ids []int64) {
-	for _, id := range ids {
-		shard := s.lockShard(id)
-		if state := shard.states[id]; state != nil {
-			state.gone = true
-			if !state.busy() {
-				delete(shard.states, id)
-			}
-		}
-		shard.mu.Unlock()
-	}
+	return report
 }
 
 // runsOf returns the last run of a job in this process, whether it runs, and the
 // attempt that waits in memory, if one does.
 func (s *scheduler) runsOf(id int64) (last runResult, running bool, next Run) {
-	shard := s.lockShard(id)
-	defer shard.mu.Unlock()
-	if state := shard.states[id]; state != nil {
-		return state.last, len(state.running) > 0, state.nextAttempt(id)
+	s.mu.RLock()
+	e := s.entryLocked(id)
+	s.mu.RUnlock()
+	if e == nil {
+		return runResult{}, false, Run{}
 	}
-	return runResult{}, false, Run{}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.runs == nil {
+		return runResult{}, false, Run{}
+	}
+	return e.runs.last, len(e.runs.running) > 0, e.nextAttempt()
 }
 
-// each calls do for each job that has run in this process, under the mu of its shard.
-func (s *scheduler) each(do func(id int64, state *jobState)) {
-	for i := range s.shards {
-		shard := &s.shards[i]
-		shard.mu.Lock()
-		for id, state := range shard.states {
-			do(id, state)
+// each calls do for each entry that has run or been triggered, under its mu.
+func (s *scheduler) each(do func(e *entry)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.eachLocked(do)
+}
+
+func (s *scheduler) eachLocked(do func(e *entry)) {
+	for _, entries := range []map[int64]*entry{s.entries, s.dormant} {
+		for _, e := range entries {
+			e.mu.Lock()
+			if e.runs != nil {
+				do(e)
+			}
+			e.mu.Unlock()
 		}
-		shard.mu.Unlock()
 	}
 }
 
-// ran returns the ids of the jobs that have run in this process and that match.
-func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64) {
-	s.each(func(id int64, state *jobState) {
-		if match(id, state) {
-			ids = append(ids, id)
+// ran returns the ids of the jobs that have run in this process and that match, in order.
+func (s *scheduler) ran(match func(e *entry) bool) (ids []int64) {
+	s.each(func(e *entry) {
+		if match(e) {
+			ids = append(ids, e.id)
 		}
 	})
 	slices.Sort(ids)
@@ -670,12 +660,12 @@ func (s *scheduler) ran(match func(id int64, state *jobState) bool) (ids []int64
 
 // running returns the ids of the jobs of which runs are in progress, in order.
 func (s *scheduler) running() []int64 {
-	return s.ran(func(_ int64, state *jobState) bool { return len(state.running) > 0 })
+	return s.ran(func(e *entry) bool { return len(e.runs.running) > 0 })
 }
 
 // runningOf is running for the runs of some sessions.
 func (s *scheduler) runningOf(sessions []*session) []int64 {
-	return s.ran(func(_ int64, state *jobState) bool {
-		return slices.ContainsFunc(state.running, func(r *run) bool { return slices.Contains(sessions, r.entry.session) })
+	return s.ran(func(e *entry) bool {
+		return slices.ContainsFunc(e.runs.running, func(r *run) bool { return slices.Contains(sessions, r.session) })
 	})
 }

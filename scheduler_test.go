@@ -1,6 +1,8 @@
 package smallben_test
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"runtime"
 	"strings"
@@ -168,6 +170,59 @@ func TestOverlapSettingsBelongToTheJobID(t *testing.T) {
 						assert.EqualValues(t, 3, runs.Load(), "at 1:00, 5:00 and 9:00")
 						assert.EqualValues(t, 7, skipped)
 					}
+				})
+			})
+		}
+	}
+}
+
+// Rule 5.
+
+func TestATickThatIsUnderWayStartsUnlessTheTicksOfItsJobHaveChanged(t *testing.T) {
+	all := &smallben.PauseResumeOptions{}
+	for name, c := range map[string]struct {
+		change func(s *smallben.SmallBen, j smallben.Job) error
+		runs   int
+	}{
+		"nothing": {func(*smallben.SmallBen, smallben.Job) error { return nil }, 1},
+		"update of the input": {func(s *smallben.SmallBen, _ smallben.Job) error {
+			return s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, JobOtherInputs: &map[string]any{"n": 2}}})
+		}, 1},
+		"update of the expression": {func(s *smallben.SmallBen, _ smallben.Job) error {
+			return s.UpdateJobs([]smallben.UpdateOption{{JobID: 1, CronExpression: ptr("0 0 1 2 *")}})
+		}, 0},
+		"pause": {func(s *smallben.SmallBen, _ smallben.Job) error { return s.PauseJobs(all) }, 0},
+		"pause and resume": {func(s *smallben.SmallBen, _ smallben.Job) error {
+			return errors.Join(s.PauseJobs(all), s.ResumeJobs(all))
+		}, 0},
+		"delete": {func(s *smallben.SmallBen, _ smallben.Job) error { return s.DeleteJobs(&smallben.DeleteOptions{}) }, 0},
+		"delete and add": {func(s *smallben.SmallBen, j smallben.Job) error {
+			return errors.Join(s.DeleteJobs(&smallben.DeleteOptions{}), s.AddJobs([]smallben.Job{j}))
+		}, 0},
+		"stop": {func(s *smallben.SmallBen, _ smallben.Job) error { s.Stop(); return nil }, 0},
+		"stop and start": {func(s *smallben.SmallBen, _ smallben.Job) error {
+			s.Stop()
+			return s.Start()
+		}, 0},
+	} {
+		for _, recorded := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", recorded ", recorded), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+					if recorded {
+						s = processes(t, newMemoryRecorder(), 1)[0]
+					}
+					r := newRecorder()
+					j := job(1, "0 0 1 1 *", r)
+					require.NoError(t, s.AddJobs([]smallben.Job{j}))
+					fire := smallben.Firing(s, 1)
+					pass(10 * time.Second)
+					require.NoError(t, c.change(s, j))
+					pass(time.Second)
+					fire(time.Now().Round(0))
+					pass(10 * time.Second)
+					assert.Equal(t, c.runs, r.count())
+					s.Stop()
 				})
 			})
 		}

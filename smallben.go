@@ -140,7 +140,7 @@ func (s *SmallBen) Start() error { return s.StartContext(context.Background()) }
 func (s *SmallBen) StartContext(ctx context.Context) error {
 	var started bool
 	var loaded contents
-	err := s.takeTurn(ctx, func(c *call) (err error) {
+	err := s.inTurn(ctx, func(c *call) (err error) {
 		started, loaded, err = s.start(c)
 		return err
 	})
@@ -189,10 +189,9 @@ func (s *SmallBen) start(c *call) (started bool, loaded contents, err error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session := s.scheduler.start(loaded.jobs, joined, host)
+	session := s.scheduler.start(loaded.jobs, loaded.paused, joined, host)
 	s.paused = maps.Clone(loaded.paused) // changes change it
 	s.undecodable = loaded.undecodable
-	s.scheduler.forget(s.scheduler.ran(func(id int64, _ *jobState) bool { return !s.knownLocked(id) }))
 	go s.reconcileUntil(session.stop)
 	return true, loaded, nil
 }
@@ -424,9 +423,9 @@ func (s *SmallBen) projectLocked(jobs []JobWithSchedule) {
 	s.scheduler.project(jobs)
 }
 
-// forgetLocked drops what is known of jobs.
+// forgetLocked drops what is known of jobs that were deleted.
 func (s *SmallBen) forgetLocked(ids []int64) {
-	s.scheduler.remove(ids)
+	s.scheduler.remove(ids, true)
 	for _, id := range ids {
 		delete(s.paused, id)
 		delete(s.undecodable, id)

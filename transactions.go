@@ -222,13 +222,14 @@ func (s *SmallBen) Committed() error {
 func (s *scheduler) catchUp(ids []int64, after, until time.Time) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	session := s.currentLocked()
 	for _, id := range ids {
 		e, ok := s.entries[id]
-		if !ok || e.session == nil {
+		if !ok || session == nil {
 			continue
 		}
 		for _, at := range ledger.LastTicks(e.slot.Schedule, after.In(s.location), until.In(s.location), 1) {
-			go s.fire(e, tick{at: at})
+			go s.fire(&tick{entry: e, session: session, slot: e.slot, at: at})
 		}
 	}
 }

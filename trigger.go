@@ -51,7 +51,7 @@ func (s *SmallBen) reportTriggered(ctx context.Context, options *PauseResumeOpti
 	if c.selects(options); c.refused != nil {
 		return nil, wrap("trigger", c.refused)
 	}
-	err = s.takeTurn(ctx, func(turn *call) (err error) {
+	err = s.inTurn(ctx, func(turn *call) (err error) {
 		c.call = turn
 		report, err = s.triggerJobs(c, at)
 		return err
@@ -85,15 +85,12 @@ func (s *SmallBen) triggerJobs(c *change, at tick) (report []Triggered, err erro
 	if err != nil {
 		return nil, unwritten{err} // nothing runs, and that is known
 	}
-	begun, report, ok := s.scheduler.trigger(jobs, at, grants)
+	report, ok := s.scheduler.trigger(jobs, at, grants)
 	if !ok {
 		for _, grant := range grants {
 			grant.Skip("SmallBen was stopped before it started")
 		}
 		return nil, errStopped
-	}
-	for _, r := range begun {
-		go s.scheduler.execute(r)
 	}
 	return report, nil
 }

@@ -1,5 +1,5 @@
 // Package places bounds how many runs are in progress at a time, and keeps the ticks
-// beyond it in their order. It knows of a tick its instant, its key, and nothing else.
+// beyond it in their order. It knows of a tick its instant, and nothing else.
 package places
 
 import (
@@ -22,7 +22,6 @@ type Places[T any] struct {
 
 // tick is one that waits.
 type tick[T any] struct {
-	key   int64
 	at    time.Time
 	value T
 }
@@ -30,9 +29,9 @@ type tick[T any] struct {
 // New returns so many places, or any number of them if limit is not positive.
 func New[T any](limit int) *Places[T] { return &Places[T]{max: max(limit, 0)} }
 
-// Enter takes a place, or lets the tick of a key wait for one and returns false: Leave
-// returns its value then.
-func (p *Places[T]) Enter(key int64, at time.Time, value T) bool {
+// Enter takes a place, or lets a tick wait for one and returns false: Leave returns its
+// value then.
+func (p *Places[T]) Enter(at time.Time, value T) bool {
 	if p.max == 0 {
 		return true
 	}
@@ -48,7 +47,7 @@ func (p *Places[T]) Enter(key int64, at time.Time, value T) bool {
 		}
 		return -1 // those of the same instant came first
 	})
-	p.waiting = slices.Insert(p.waiting, i, tick[T]{key, at, value})
+	p.waiting = slices.Insert(p.waiting, i, tick[T]{at, value})
 	return false
 }
 
@@ -92,20 +91,11 @@ func (p *Places[T]) Take(limit int) (n int, freed <-chan struct{}) {
 	return 0, p.freed
 }
 
-// Remove lets the ticks of a key wait no more, and returns their values.
-func (p *Places[T]) Remove(key int64) (removed []T) {
-	if p.max == 0 {
-		return nil
-	}
+// Remove lets the ticks wait no more whose values match.
+func (p *Places[T]) Remove(match func(value T) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting = slices.DeleteFunc(p.waiting, func(w tick[T]) bool {
-		if w.key == key {
-			removed = append(removed, w.value)
-		}
-		return w.key == key
-	})
-	return removed
+	p.waiting = slices.DeleteFunc(p.waiting, func(w tick[T]) bool { return match(w.value) })
 }
 
 // Count returns how many ticks wait.

@@ -12,19 +12,18 @@ var noon = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 func TestTheOldestTickGetsThePlaceThatIsLeft(t *testing.T) {
 	t.Parallel()
 	p := New[string](1)
-	assert.True(t, p.Enter(1, noon, "runs"))
+	assert.True(t, p.Enter(noon, "runs"))
 	for _, tick := range []struct {
-		key   int64
 		after time.Duration
 		value string
-	}{{2, 2, "third"}, {3, 1, "first"}, {4, 1, "second"}, {3, 3, "removed"}} {
-		assert.False(t, p.Enter(tick.key, noon.Add(tick.after), tick.value))
+	}{{2, "third"}, {1, "first"}, {1, "second"}, {3, "removed"}} {
+		assert.False(t, p.Enter(noon.Add(tick.after), tick.value))
 	}
 	assert.Equal(t, 4, p.Count())
 	for _, want := range []string{"first", "second", "third"} {
 		if want == "second" {
-			assert.Equal(t, []string{"removed"}, p.Remove(3))
-			assert.Nil(t, p.Remove(3))
+			p.Remove(func(value string) bool { return value == "removed" })
+			assert.Equal(t, 2, p.Count())
 		}
 		next, ok := p.Leave()
 		assert.True(t, ok)
@@ -32,13 +31,13 @@ func TestTheOldestTickGetsThePlaceThatIsLeft(t *testing.T) {
 	}
 	_, ok := p.Leave()
 	assert.False(t, ok)
-	assert.True(t, p.Enter(5, noon, "free again"))
+	assert.True(t, p.Enter(noon, "free again"))
 }
 
 func TestReserveTakesWhatIsFreeAndTellsWhenThereIsMore(t *testing.T) {
 	t.Parallel()
 	p := New[string](3)
-	assert.True(t, p.Enter(1, noon, "runs"))
+	assert.True(t, p.Enter(noon, "runs"))
 	n, _ := p.Take(5)
 	assert.Equal(t, 2, n)
 	n, freed := p.Take(5)
@@ -54,14 +53,14 @@ func TestWithoutALimitNothingWaits(t *testing.T) {
 	for _, limit := range []int{0, -1} {
 		p := New[string](limit)
 		for range 1000 {
-			assert.True(t, p.Enter(1, noon, "runs"))
+			assert.True(t, p.Enter(noon, "runs"))
 		}
 		n, freed := p.Take(7)
 		assert.Equal(t, 7, n)
 		assert.Nil(t, freed)
 		_, ok := p.Leave()
 		assert.False(t, ok)
-		assert.Nil(t, p.Remove(1))
+		p.Remove(func(string) bool { return true })
 		assert.Zero(t, p.Count())
 	}
 }

@@ -145,8 +145,8 @@ func format(ticks []time.Time) string {
 
 // fireForever prints the key, the tick and the instant of each start.
 func fireForever() {
-	table := timetable.New(timetable.Config[int]{Fire: func(key int, tick time.Time) {
-		fmt.Println(key, tick.UnixMilli(), time.Now().UnixMilli())
+	table := timetable.New(timetable.Config[int]{Fire: func(entry *timetable.Entry[int], tick time.Time) {
+		fmt.Println(entry.Key, tick.UnixMilli(), time.Now().UnixMilli())
 	}})
 	var added []*timetable.Entry[int]
 	for key := range keys {

@@ -27,7 +27,7 @@ const (
 	maxLateness = 100 * time.Millisecond
 )
 
-// Table fires the keys of its entries, each at the ticks of its schedule. New
+// Table fires its entries, each at the ticks of its schedule. New
 // makes one that runs already; the zero value does not work. It is
 // goroutine-safe. Stop ends it.
 type Table[K any] struct {
@@ -46,9 +46,9 @@ type Table[K any] struct {
 
 // Config says how a Table works. Fire is required.
 type Config[K any] struct {
-	// Fire is called at each tick, on a goroutine of its own, with the key and
+	// Fire is called at each tick, on a goroutine of its own, with the entry and
 	// the nominal instant of the tick.
-	Fire func(key K, tick time.Time)
+	Fire func(entry *Entry[K], tick time.Time)
 	// Location is that of the ticks, and what schedules are asked in.
 	// Nil means time.Local.
 	Location *time.Location
@@ -291,7 +291,7 @@ func (e *Entry[K]) disarm(catchUp bool) {
 	table := e.page.table
 	for now := table.now().UnixMicro(); e.armed != 0 && e.armed <= now; {
 		tick := table.at(e.armed)
-		go table.config.Fire(e.Key, tick)
+		go table.config.Fire(e, tick)
 		e.armed = unixMicro(e.Schedule.Next(tick))
 	}
 	e.taken = true
@@ -333,7 +333,7 @@ func (e *Entry[K]) Next(now time.Time) time.Time {
 // Run implements cron.Job.
 func (e *Entry[K]) Run() {
 	table := e.page.table
-	table.config.Fire(e.Key, table.at(e.started()))
+	table.config.Fire(e, table.at(e.started()))
 }
 
 // started returns the tick of a start.

@@ -22,13 +22,13 @@ type fired struct {
 	ticks map[int][]time.Time
 }
 
-func (f *fired) fire(key int, tick time.Time) {
+func (f *fired) fire(entry *timetable.Entry[int], tick time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ticks == nil {
 		f.ticks = make(map[int][]time.Time)
 	}
-	f.ticks[key] = append(f.ticks[key], tick)
+	f.ticks[entry.Key] = append(f.ticks[entry.Key], tick)
 }
 
 func (f *fired) of(key int) []time.Time {
@@ -105,9 +105,9 @@ func TestEachKeyIsFiredAtItsTicks(t *testing.T) {
 func TestATickIsTheOneThatItsCallIsForThoughCallsAreSlow(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fired
-		table := open(t, timetable.Config[int]{Fire: func(key int, tick time.Time) {
+		table := open(t, timetable.Config[int]{Fire: func(entry *timetable.Entry[int], tick time.Time) {
 			time.Sleep(150 * time.Second)
-			f.fire(key, tick)
+			f.fire(entry, tick)
 		}})
 		table.Add(entries(t, "* * * * *", 1))
 		pass(5*time.Minute + time.Second)
@@ -166,7 +166,7 @@ func (never) Next(time.Time) time.Time { return time.Time{} }
 
 func TestPagesHoldNoMoreThanTheirSize(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		table := open(t, timetable.Config[int]{Fire: func(int, time.Time) {}})
+		table := open(t, timetable.Config[int]{Fire: func(*timetable.Entry[int], time.Time) {}})
 		const n = 3*timetable.PageSize + 10
 		all := entries(t, "@yearly", upTo(n)...)
 		pages := func() int {
@@ -191,7 +191,7 @@ func TestPagesHoldNoMoreThanTheirSize(t *testing.T) {
 
 func TestPagesThatWereEmptiedAreForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		table := open(t, timetable.Config[int]{Fire: func(int, time.Time) {}})
+		table := open(t, timetable.Config[int]{Fire: func(*timetable.Entry[int], time.Time) {}})
 		for range 10 {
 			batch := entries(t, "@yearly", upTo(timetable.PageSize)...)
 			table.Add(batch)
