@@ -8,8 +8,9 @@ ARGS ?=
 # left; the tests leave none.
 GORACE ?= atexit_sleep_ms=10
 
-# Symbols for debuggers take the linker half of its time.
-GO_TEST = SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -ldflags=-w
+# Symbols for debuggers take the linker half of its time. A slow machine has the time it
+# needs.
+GO_TEST = SMALLBEN_REQUIRE_POSTGRES=1 GORACE="$(GORACE)" go test -race -shuffle=on -ldflags=-w -timeout=30m
 
 # Modules of their own, so that no user downloads what they depend on: the peers
 # of the benchmark, a queue, and a driver of browsers.
@@ -41,7 +42,7 @@ test-river:
 	cd examples/river && $(GO_TEST) ./...
 
 test-browser:
-	cd console/browsertest && SMALLBEN_REQUIRE_POSTGRES=1 go test -shuffle=on ./...
+	cd console/browsertest && SMALLBEN_REQUIRE_POSTGRES=1 go test -shuffle=on -timeout=30m ./...
 
 lint: ## gofmt, go vet, staticcheck, go mod tidy: any finding fails
 	@sh scripts/setup.sh compiler

@@ -202,7 +202,7 @@ func eachStore(t *testing.T, test func(t *testing.T, s store)) {
 		if db.portable {
 			big = 2_000
 		}
-		test(t, store{db.open(t), db.put, big})
+		test(t, store{db.open(t, timeout(5*time.Minute)), db.put, big}) // for large batches on a busy machine
 	})
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()

@@ -621,8 +621,7 @@ func TestTheModelAgreesOnSQLite(t *testing.T) {
 		faults := faultsql.SQLite(path, "_synchronous=OFF", "_journal_mode=WAL")
 		defer faults.DB().Close()
 		// A COMMIT that fails while nothing else answers takes all of the timeout.
-		repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: sqlite.Dialector{Conn: faults.DB()}, Timeout: 3 * time.Second})
-		require.NoError(t, err)
+		repository, _ := openHasty(t, sqlite.Dialector{Conn: faults.DB()}, 3*time.Second)
 		raw, err := sql.Open("sqlite3", path)
 		require.NoError(t, err)
 		defer raw.Close()

@@ -182,9 +182,7 @@ func soakSQL(t testing.TB, name string, faults *faultsql.Faults, raw *sql.DB, di
 	t.Cleanup(func() { _ = faults.DB().Close() })
 	truth, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector(raw)})
 	require.NoError(t, err)
-	// Short, since operations hang.
-	repository, err := smallben.NewRepositoryGorm(&smallben.RepositoryGormConfig{Dialector: dialector(faults.DB()), Timeout: time.Second})
-	require.NoError(t, err)
+	repository, _ := openHasty(t, dialector(faults.DB()), time.Second) // since operations hang
 	w := newSoak(name, repository, truth)
 	w.faults = faults
 	w.spoil = func(t testing.TB, id int64) {
@@ -223,7 +221,7 @@ func (w *soak) run(tb *testing.T, end time.Time) {
 	agents.Store(w.name, func(a agent, input smallben.CronJobInput) { w.runJob(t, a, input) })
 	defer agents.Delete(w.name)
 	w.fresh()
-	require.NoError(t, w.s.Start())
+	inTime(t, w.s.Start)
 	defer func() { w.s.Stop() }()
 	w.models = make([]model, soakWorkers)
 	var group sync.WaitGroup
@@ -405,7 +403,7 @@ func (w *soak) look(t testing.TB, rot model) {
 	w.gate.Lock()
 	defer w.gate.Unlock()
 	w.heal()
-	require.NoError(t, w.s.Start())
+	inTime(t, w.s.Start)
 	settled(t, w.s)
 	w.looks.Add(1)
 	want := maps.Clone(rot)
@@ -429,15 +427,17 @@ func (w *soak) look(t testing.TB, rot model) {
 	w.fresh()
 	id := soakRotID + rand.Int64N(5)
 	if _, exists := rot[id]; exists {
-		require.NoError(t, w.s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{id}}}))
+		inTime(t, func() error {
+			return w.s.DeleteJobs(&smallben.DeleteOptions{PauseResumeOptions: smallben.PauseResumeOptions{JobIDs: []int64{id}}})
+		})
 		delete(rot, id)
 	} else {
 		o := operation{Kind: "add", IDs: []int64{id}, Expression: "* * * * * *", Version: 1}
-		require.NoError(t, o.call(w.s, w.name))
+		inTime(t, func() error { return o.call(w.s, w.name) })
 		w.spoil(t, id)
 		rot[id] = modelJob{Expression: o.Expression, Input: 1, Rotten: true}
 		w.rotted.Add(1)
 	}
-	require.NoError(t, w.s.Start())
+	inTime(t, w.s.Start)
 	checkInvariant(t, w.s, w.truth)
 }
