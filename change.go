@@ -81,7 +81,7 @@ func (s *SmallBen) perform(ctx context.Context, c *change) error {
 func (s *SmallBen) changeInTurn(c *change) error {
 	err := s.lookAhead(c)
 	if err == nil {
-		err = c.decided(func() error { return s.write(c) })
+		err = c.untilDecoded(func() error { return s.write(c) })
 	}
 	switch {
 	case err == nil, errors.Is(err, errNothingToWrite):
@@ -292,7 +292,7 @@ func (c *change) decode(rows []RawJob) (jobs []JobWithSchedule, undecodable []er
 	return jobs, undecodable
 }
 
-// decodesStored reports which of two stored jobs decode, if decided has learned it. It
+// decodesStored reports which of two stored jobs decode, if untilDecoded has learned it. It
 // notes them for it: no transaction of ours is to wait for the code of users.
 func (c *change) decodesStored(one, other string) (oneDoes, otherDoes, known bool) {
 	oneDoes, knowsOne := c.stored[one]
@@ -304,12 +304,12 @@ func (c *change) decodesStored(one, other string) (oneDoes, otherDoes, known boo
 	return oneDoes, otherDoes, knowsOne && knowsOther
 }
 
-// decided calls try until it knows of all stored jobs that it asks decodesStored for
+// untilDecoded calls try until it knows of all stored jobs that it asks decodesStored for
 // whether they decode.
-func (c *change) decided(try func() error) error {
+func (c *change) untilDecoded(try func() error) error {
 	for {
 		err := try()
-		if !errors.Is(err, errUndecided) {
+		if !errors.Is(err, errUndecoded) {
 			return err
 		}
 		for job := range c.stored {
@@ -319,8 +319,8 @@ func (c *change) decided(try func() error) error {
 	}
 }
 
-// errUndecided ends a change that is to be tried again: see decided.
-var errUndecided = errors.New("stored jobs are to be decoded")
+// errUndecoded ends a change that is to be tried again: see untilDecoded.
+var errUndecoded = errors.New("stored jobs are to be decoded")
 
 func (s *SmallBen) isMismatch(err error) bool {
 	return errors.Is(err, s.repository.ErrorTypeIfMismatchCount())

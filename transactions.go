@@ -17,10 +17,10 @@ import (
 type appTx struct {
 	Repository // in the transaction
 	Upserter
-	record  *ledgersql.Store // nil: runs are not recorded
-	former  map[int64]string // what SetFormerJobs was given, for announce
-	tx      *sqltx.Borrowed
-	decided func(id string) (bool, error) // nil: nobody can ask the database
+	record *ledgersql.Store // nil: runs are not recorded
+	former map[int64]string // what SetFormerJobs was given, for announce
+	tx     *sqltx.Borrowed
+	fate   func(id string) (bool, error) // nil: nobody can ask the database
 }
 
 // inTransaction gives the repository in a transaction of the application, until end
@@ -38,7 +38,7 @@ func (r *RepositoryGorm) inTransaction(tx *gorm.DB) (in *appTx, end context.Canc
 	inside := &RepositoryGorm{r.table.In(borrowed.Tx), r.runs}
 	in = &appTx{Repository: inside, Upserter: inside, record: r.runs, tx: borrowed}
 	if r.db().Kind() != sqltx.Portable {
-		in.decided = r.db().Decided
+		in.fate = r.db().Decided
 	}
 	return in, end, nil
 }
@@ -153,7 +153,7 @@ func (s *SmallBen) changeWithin(tx *gorm.DB, c *change) error {
 	began := time.Now()
 	written := false
 	err = in.tx.Savepoint(func() error {
-		return c.decided(func() error {
+		return c.untilDecoded(func() error {
 			decided, err := c.decide(in)
 			if err != nil || decided.write == nil {
 				return err
@@ -175,9 +175,9 @@ func (s *SmallBen) changeWithin(tx *gorm.DB, c *change) error {
 	if err != nil {
 		return err
 	}
-	unsettled := &unsettledWrite{ids: c.ids, began: began, ended: in.tx.Ended, untold: in.decided == nil}
-	if in.decided != nil {
-		unsettled.settled = func() (bool, error) { return in.decided(id) }
+	unsettled := &unsettledWrite{ids: c.ids, began: began, ended: in.tx.Ended, untold: in.fate == nil}
+	if in.fate != nil {
+		unsettled.settled = func() (bool, error) { return in.fate(id) }
 	}
 	s.addUnsettled(unsettled)
 	return nil

@@ -180,7 +180,7 @@ func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error
 		return err
 	}
 	keep := make(map[int64]string, len(parts.retyped))
-	var refused, undecided []error
+	var refused, undecoded []error
 	for _, row := range parts.retyped {
 		keep[row.ID] = row.SerializedJob
 		before, replaced := former[row.ID]
@@ -190,7 +190,7 @@ func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error
 		older, newer, known := c.decodesStored(before, row.SerializedJob)
 		switch {
 		case !known:
-			undecided = append(undecided, errUndecided)
+			undecoded = append(undecoded, errUndecoded)
 		case !older || newer:
 		case decoding:
 			refused = append(refused, jobErrorf(row.ID, "%w: its row holds a %q, which a newer program stored in place of a %q", ErrUndecodable,
@@ -199,7 +199,7 @@ func (s *SmallBen) keepNewer(tx Repository, c *change, parts *upsertParts) error
 			keep[row.ID] = "" // the newer program is gone
 		}
 	}
-	if err := cmp.Or(join(undecided), join(refused)); err != nil {
+	if err := cmp.Or(join(undecoded), join(refused)); err != nil {
 		return err
 	}
 	return recordTx.SetFormerJobs(keep)

@@ -225,7 +225,7 @@ func (c *claims) runUnclaimed(batch []*Grant) {
 			// It is claimed while it goes on: it must not wait in the store then.
 			g.Overlap = Skip
 		}
-		g.setUnclaimed(true)
+		g.unclaimed.Store(true)
 		c.host.Start(g)
 	}
 }
@@ -233,7 +233,7 @@ func (c *claims) runUnclaimed(batch []*Grant) {
 // claimUnclaimed claims what runs without a claim, so that nobody takes it for
 // missed.
 func (c *claims) claimUnclaimed() {
-	unclaimed := slices.DeleteFunc(c.grants.list(), func(g *Grant) bool { return !g.isUnclaimed() })
+	unclaimed := slices.DeleteFunc(c.grants.list(), func(g *Grant) bool { return !g.unclaimed.Load() })
 	for batch := range slices.Chunk(unclaimed, maxClaims) {
 		results, err := c.call(batch)
 		if err != nil {
@@ -242,7 +242,7 @@ func (c *claims) claimUnclaimed() {
 		}
 		for i, g := range batch {
 			if results[i] == Won {
-				g.setUnclaimed(false)
+				g.unclaimed.Store(false)
 			}
 		}
 	}

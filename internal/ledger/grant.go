@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,11 +26,12 @@ type Grant struct {
 	unsure bool   // it may be recorded already: the reply was lost
 	ended  func() // nil, or is told when the grant is over
 
-	mu        sync.Mutex // guards the fields below, for moments
-	run       Canceler   // nil until it has started
-	unclaimed bool       // it runs without being recorded, yet
-	canceled  bool       // the run is to end
-	abandon   time.Time  // when the run is given up, or zero
+	unclaimed atomic.Bool // it runs without being recorded, yet
+
+	mu       sync.Mutex // guards the fields below, for moments
+	run      Canceler   // nil until it has started
+	canceled bool       // the run is to end
+	abandon  time.Time  // when the run is given up, or zero
 }
 
 // Canceler is a run that has started.
@@ -74,18 +76,6 @@ func (g *Grant) started() Canceler {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.run
-}
-
-func (g *Grant) isUnclaimed() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.unclaimed
-}
-
-func (g *Grant) setUnclaimed(unclaimed bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.unclaimed = unclaimed
 }
 
 // Why the contexts of runs end: ErrCanceled if that is what is recorded of them, and ErrLost
@@ -169,7 +159,7 @@ func (a *grants) drop(g *Grant) {
 // end hands the end of a run over for being recorded.
 func (a *grants) end(g *Grant, end End) {
 	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
-	end.Unclaimed = g.isUnclaimed() || g.Waits
+	end.Unclaimed = g.unclaimed.Load() || g.Waits
 	end.Key, end.Overlap = g.Key, g.Overlap
 	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
 	end.follow = g.OfWaiting || g.Overlap == Delay || !end.Retry.IsZero()
