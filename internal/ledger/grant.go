@@ -159,7 +159,7 @@ func (a *grants) drop(g *Grant) {
 // end hands the end of a run over for being recorded.
 func (a *grants) end(g *Grant, end End) {
 	end.Start, end.End = end.Start.UTC().Truncate(time.Microsecond), end.End.UTC().Truncate(time.Microsecond)
-	end.Unclaimed = g.unclaimed.Load() || g.Waits
+	end.Unclaimed = g.unclaimed.Swap(false) || g.Waits
 	end.Key, end.Overlap = g.Key, g.Overlap
 	end.GroupID, end.SuperGroupID = g.GroupID, g.SuperGroupID
 	end.follow = g.OfWaiting || g.Overlap == Delay || !end.Retry.IsZero()
