@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -30,7 +31,7 @@ type waiting struct {
 }
 
 func newWaiting(c *common, o *owners, g *grants) *waiting {
-	due := time.AfterFunc(0, c.wake.waiting.set)
+	due := time.AfterFunc(math.MaxInt64, c.wake.waiting.set)
 	due.Stop() // until a heartbeat tells
 	return &waiting{common: c, owners: o, grants: g, due: due, trouble: c.newTrouble("read waiting runs")}
 }
