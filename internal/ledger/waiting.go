@@ -64,10 +64,10 @@ func (w *waiting) claim() error {
 		if err != nil {
 			return err
 		}
-		var grants []*Grant
+		var asked []*Grant
 		early := false
 		for i := range runs {
-			if len(grants) == most {
+			if len(asked) == most {
 				break
 			}
 			// They are in the order of their times: no further one is due, either.
@@ -77,11 +77,11 @@ func (w *waiting) claim() error {
 				break
 			}
 			if g := w.grant(&runs[i]); g != nil {
-				grants = append(grants, g)
+				asked = append(asked, g)
 			}
 		}
-		most -= len(grants)
-		w.grants.asked.push(grants...)
+		most -= len(asked)
+		w.grants.asked.push(asked...)
 		if early || len(runs) < maxWaiting {
 			return nil
 		}
