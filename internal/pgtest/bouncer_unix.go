@@ -80,7 +80,7 @@ unix_socket_dir =
 		_ = cmd.Wait()
 	})
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()

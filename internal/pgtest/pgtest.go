@@ -52,7 +52,7 @@ func DSN(t testing.TB) string {
 	t.Cleanup(func() {
 		// A transaction that the test left open would hold the drop up: an
 		// error names the leak, where waiting for it would only hang.
-		if err := execute(shared.dsn, "SET lock_timeout = '10s'; SET client_min_messages = warning; DROP SCHEMA "+schema+" CASCADE"); err != nil {
+		if err := execute(shared.dsn, "SET lock_timeout = '60s'; SET client_min_messages = warning; DROP SCHEMA "+schema+" CASCADE"); err != nil {
 			t.Errorf("drop schema: %v", err)
 		}
 	})
@@ -99,7 +99,7 @@ func missing(t testing.TB, variable string, err error) {
 // execute runs statements without parameters on a connection of its own: a pool
 // would leave goroutines behind for a leak check to find.
 func execute(dsn, sql string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
