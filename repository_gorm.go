@@ -101,7 +101,7 @@ func Schema(config *RepositoryGormConfig) (string, error) {
 func options(config *RepositoryGormConfig) sqltx.Options {
 	return sqltx.Options{
 		Dialector: config.Dialector, Config: config.Config,
-		Tables: append([]string{"jobs"}, ledgersql.TableNames()...), Indexes: append(jobsql.IndexNames(), ledgersql.Indexes...),
+		Tables: append([]sqltx.Table{jobsql.Jobs}, ledgersql.Tables...), Indexes: append(jobsql.IndexNames(), ledgersql.Indexes...),
 	}
 }
 
@@ -133,9 +133,9 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	}
 	table := jobsql.New(db)
 	r := &RepositoryGorm{table, ledgersql.New(db, ledgersql.Options{SkipMigration: config.SkipMigration, CreatedAt: table.CreatedAt})}
-	if err := table.Migrate(ctx, !config.SkipMigration); err != nil {
+	if err := table.Migrate(ctx, "open repository", !config.SkipMigration); err != nil {
 		_ = db.CloseOwned()
-		return nil, db.Failed("open repository", err)
+		return nil, err
 	}
 	return r, nil
 }

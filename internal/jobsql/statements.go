@@ -118,7 +118,8 @@ func (bulk) read(tx *sqltx.Tx, s Selection, give func(row *Row)) error {
 	return scanRows(rows, strict, give)
 }
 
-const fields = "id bigint, group_id bigint, super_group_id bigint, cron_id bigint, cron_expression text, paused boolean, created_at timestamptz, updated_at timestamptz, serialized_job text, serialized_job_input text"
+// Jobs are the table, and what its columns are to hold.
+var Jobs = sqltx.Table{Name: "jobs", Fields: "id bigint, group_id bigint, super_group_id bigint, cron_id bigint, cron_expression text, paused boolean, created_at timestamptz, updated_at timestamptz, serialized_job text, serialized_job_input text"}
 
 // insert takes binds on SQLite, which is faster there.
 func (bulk) insert(tx *sqltx.Tx, rows []Row) error {
@@ -133,7 +134,7 @@ func (bulk) insert(tx *sqltx.Tx, rows []Row) error {
 		const row = "(?,?,?,?,?,?,?,?,?,?)"
 		return tx.Exec(into+"VALUES "+strings.Repeat(row+",", len(rows)-1)+row, slices.Concat(values...)...)
 	}
-	return tx.Exec(into+"SELECT * FROM {rows}", sqltx.Rows{Fields: fields, Values: values})
+	return tx.Exec(into+"SELECT * FROM {rows}", sqltx.Rows{Fields: Jobs.Fields, Values: values})
 }
 
 // bulkChanges are the statements of changes. $1 is the time where one is written,

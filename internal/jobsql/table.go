@@ -66,29 +66,11 @@ func (t *Table) InChange(tx *ledgersql.Tx) *Table {
 
 // Migrate makes sure that the table is there with the columns it needs. If create is
 // not set, a table that is missing is an error.
-func (t *Table) Migrate(ctx context.Context, create bool) error {
-	found, err := t.db.Exists(ctx, "jobs")
-	if err != nil {
-		return err
+func (t *Table) Migrate(ctx context.Context, op string, create bool) error {
+	if !create {
+		return t.db.Migrate(ctx, op, []sqltx.Table{Jobs}, nil)
 	}
-	if !found {
-		if !create {
-			schema := ""
-			if t.db.Schema() != "" {
-				schema = " in the schema " + t.db.Schema()
-			}
-			return fmt.Errorf("the table %s is missing%s, and SkipMigration is set: Schema gives the statements that create it", t.db.Table("jobs"), schema)
-		}
-		err := t.db.Write(ctx, "create table "+t.db.Table("jobs"), t.statements.create,
-			func(tx *sqltx.Tx) (bool, error) { return tx.Exists("jobs") })
-		if err != nil {
-			// Another process may have been faster.
-			if found, existsErr := t.db.Exists(ctx, "jobs"); existsErr != nil || !found {
-				return err
-			}
-		}
-	}
-	return t.db.Attempt(ctx, func(tx *sqltx.Tx) error { return tx.CheckTable("jobs", fields) })
+	return t.db.Migrate(ctx, op, []sqltx.Table{Jobs}, t.statements.create)
 }
 
 // Read returns the rows that match, each as convert makes it. They are in the order of

@@ -33,12 +33,12 @@ func each(t *testing.T, test func(t *testing.T, table *Table)) {
 			if name == "PostgreSQL" {
 				dialector = func() gorm.Dialector { return postgres.Open(pgtest.DSN(t)) }
 			}
-			db, err := sqltx.Open(t.Context(), sqltx.Options{Dialector: dialector(), Tables: []string{"jobs"}, Indexes: IndexNames(), Portable: portable})
+			db, err := sqltx.Open(t.Context(), sqltx.Options{Dialector: dialector(), Tables: []sqltx.Table{Jobs}, Indexes: IndexNames(), Portable: portable})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, db.Close()) })
 			table := New(db)
-			require.NoError(t, table.Migrate(t.Context(), true))
-			require.NoError(t, table.Migrate(t.Context(), false), "it is there already")
+			require.NoError(t, table.Migrate(t.Context(), "open", true))
+			require.NoError(t, table.Migrate(t.Context(), "open", false), "it is there already")
 			test(t, table)
 		})
 	}
@@ -131,11 +131,11 @@ func TestAChangeChangesWhatExistsAndReturnsTheRest(t *testing.T) {
 
 func TestARowThatCannotBeReadHasADefectAndHidesNoOther(t *testing.T) {
 	t.Parallel()
-	db, err := sqltx.Open(t.Context(), sqltx.Options{Dialector: sqlite.Open(filepath.Join(t.TempDir(), "jobs.db")), Tables: []string{"jobs"}, Indexes: IndexNames()})
+	db, err := sqltx.Open(t.Context(), sqltx.Options{Dialector: sqlite.Open(filepath.Join(t.TempDir(), "jobs.db")), Tables: []sqltx.Table{Jobs}, Indexes: IndexNames()})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	table := New(db)
-	require.NoError(t, table.Migrate(t.Context(), true))
+	require.NoError(t, table.Migrate(t.Context(), "open", true))
 	_, err = table.Store(t.Context(), "add", []Row{row(1), row(2), row(3)}, nil, noon)
 	require.NoError(t, err)
 	require.NoError(t, db.Attempt(t.Context(), func(tx *sqltx.Tx) error {

@@ -54,9 +54,10 @@ type Options struct {
 	Timeout time.Duration
 	// Portable leaves the statements to GORM on every database.
 	Portable bool
-	// Tables and Indexes are the names of all of them, without a prefix. In
-	// statements they stand in braces. GORM's plugins are told the first table.
-	Tables, Indexes []string
+	// Tables are all of them, and Indexes their names, without a prefix. In
+	// statements their names stand in braces. GORM's plugins are told the first table.
+	Tables  []Table
+	Indexes []string
 }
 
 // DB is a database. Open makes one, Close ends it, and it is safe for concurrent

@@ -1,6 +1,7 @@
 package sqltx
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -34,7 +35,7 @@ func namesOf(kind Kind, strategy schema.Namer, options Options) (names, error) {
 	if err != nil {
 		return names{}, err
 	}
-	n := names{kind: kind, prefix: given, given: given, told: given + options.Tables[0]}
+	n := names{kind: kind, prefix: given, given: given, told: given + options.Tables[0].Name}
 	if dot := strings.LastIndexByte(given, '.'); dot >= 0 {
 		switch kind {
 		case SQLite:
@@ -43,13 +44,21 @@ func namesOf(kind Kind, strategy schema.Namer, options Options) (names, error) {
 			n.schema, n.prefix = given[:dot], given[dot+1:]
 		}
 	}
-	for _, name := range slices.Concat(options.Tables, options.Indexes) {
-		if kind == Postgres && len(n.prefix+name) > maxName {
-			return names{}, fmt.Errorf("table prefix %q: %s would have more than the %d bytes of a name", given, n.prefix+name, maxName)
-		}
+	longest := slices.MaxFunc(options.names(), func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	if name := n.prefix + longest; kind == Postgres && len(name) > maxName {
+		return names{}, fmt.Errorf("table prefix %q: %s would have more than the %d bytes of a name", given, name, maxName)
 	}
 	n.setWords(options)
 	return n, nil
+}
+
+// names are those of all tables and indexes, without a prefix.
+func (o *Options) names() []string {
+	all := slices.Clone(o.Indexes)
+	for _, table := range o.Tables {
+		all = append(all, table.Name)
+	}
+	return all
 }
 
 // prefixOf asks GORM's naming strategy for the prefix.
@@ -90,7 +99,7 @@ var rowLocks = regexp.MustCompile(` FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)( 
 func (n *names) setWords(options Options) {
 	pairs := slices.Clone(languages[n.kind])
 	for _, table := range options.Tables {
-		pairs = append(pairs, "{"+table+"}", n.qualified(table))
+		pairs = append(pairs, "{"+table.Name+"}", n.qualified(table.Name))
 	}
 	for _, index := range options.Indexes {
 		pairs = append(pairs, "{"+index+"}", quote(n.prefix+index))
@@ -167,19 +176,7 @@ func (db *DB) learnSchema(ctx context.Context, options Options) error {
 // Table is the name of a table as the user knows it, such as app.cron_jobs.
 func (db *DB) Table(name string) string { return db.names.given + name }
 
-// Schema is the schema of the tables, on PostgreSQL, and elsewhere empty.
-func (db *DB) Schema() string { return db.names.schema }
-
 // Exists reports whether there is a table or an index.
-func (db *DB) Exists(ctx context.Context, name string) (exists bool, err error) {
-	err = db.Attempt(ctx, func(tx *Tx) (err error) {
-		exists, err = tx.Exists(name)
-		return err
-	})
-	return exists, err
-}
-
-// Exists is DB.Exists in a transaction.
 func (tx *Tx) Exists(name string) (exists bool, err error) {
 	listed := []any{tx.db.names.inCatalogue(name)}
 	switch tx.db.kind {

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 func open(t testing.TB, dialector gorm.Dialector, options sqltx.Options) *sqltx.DB {
 	t.Helper()
 	options.Dialector = dialector
-	options.Tables, options.Indexes = []string{"things"}, []string{"things_name_idx"}
+	options.Tables, options.Indexes = []sqltx.Table{{Name: "things"}}, []string{"things_name_idx"}
 	db, err := sqltx.Open(t.Context(), options)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })

@@ -1,23 +1,16 @@
 package ledgersql
 
-// Tables are the tables of the record, and the fields that they have.
-var Tables = []struct{ Name, Fields string }{
-	{"smallben_runs", runFields + ", cancel_at bigint, abandon_at bigint"},
-	{"smallben_job_state", "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint, former_job text"},
-	{"smallben_closed_spans", "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
-	{"smallben_locks", "process text, " + keyFields},
-	{"smallben_processes", "process text, version text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
-	{"smallben_ledger", "id int, revision bigint, tokens text, location text, leader text"},
-	{"smallben_outbox", "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, former_job text"},
-}
+import "github.com/nbena/smallben/internal/sqltx"
 
-// TableNames are the names of the tables. In statements they stand in braces, and so
-// do those of the indexes.
-func TableNames() (names []string) {
-	for _, table := range Tables {
-		names = append(names, table.Name)
-	}
-	return names
+// Tables are the tables of the record, and the fields that they have.
+var Tables = []sqltx.Table{
+	{Name: "smallben_runs", Fields: runFields + ", cancel_at bigint, abandon_at bigint"},
+	{Name: "smallben_job_state", Fields: "job_id bigint, revision bigint, accounted_until bigint, updated_at timestamptz, deleted_at bigint, former_job text"},
+	{Name: "smallben_closed_spans", Fields: "job_id bigint, revision bigint, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, since_at bigint, until_at bigint, make_up boolean"},
+	{Name: "smallben_locks", Fields: "process text, " + keyFields},
+	{Name: "smallben_processes", Fields: "process text, version text, beats bigint, claims boolean, partial boolean, clock_offset bigint, since_at bigint, beat_at bigint"},
+	{Name: "smallben_ledger", Fields: "id int, revision bigint, tokens text, location text, leader text"},
+	{Name: "smallben_outbox", Fields: "job_id bigint, token text, at bigint, effect text, paused boolean, created_at timestamptz, expression text, group_id bigint, super_group_id bigint, former_job text"},
 }
 
 // Indexes are the names of the indexes.

@@ -95,56 +95,22 @@ func (s *Store) Open(location string) error {
 
 // migrate makes sure that the tables of the record are there with their columns.
 func (s *Store) migrate(op string) error {
-	var missing string
-	look := func(on statements) error {
-		missing = ""
-		for _, table := range Tables {
-			exists, err := on.Exists(table.Name)
-			if err != nil {
-				return err
-			}
-			if !exists {
-				missing = table.Name
-				continue
-			}
-			if err := on.CheckTable(table.Name, table.Fields); err != nil {
+	if err := s.read(op, shareable); err != nil {
+		return err
+	}
+	ctx, cancel := s.db.Context()
+	defer cancel()
+	if s.options.SkipMigration {
+		return s.db.Migrate(ctx, op, Tables, nil)
+	}
+	return s.db.Migrate(ctx, op, Tables, func(tx *sqltx.Tx) error {
+		for _, statement := range Schema {
+			if err := tx.Exec(statement); err != nil {
 				return err
 			}
 		}
 		return nil
-	}
-	err := s.read(op, func(on statements) error {
-		if err := look(on); err != nil {
-			return err
-		}
-		return shareable(on)
 	})
-	if err != nil {
-		return err
-	}
-	if missing != "" && s.options.SkipMigration {
-		return fmt.Errorf("open record: the table %s is missing, and SkipMigration is set: Schema gives the statements that create it", s.db.Table(missing))
-	}
-	if missing != "" {
-		err = s.write(op, func(on statements) error {
-			for _, statement := range Schema {
-				if err := on.exec(statement); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, func(on statements) (bool, error) {
-			err := look(on)
-			return missing == "", err
-		})
-		if err != nil {
-			// Another process may have been faster.
-			if lookErr := s.read(op, look); lookErr != nil || missing != "" {
-				return err
-			}
-		}
-	}
-	return s.read(op, look)
 }
 
 // shareable is an error if processes cannot share the database.
