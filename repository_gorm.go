@@ -124,16 +124,14 @@ func newRepositoryGorm(config *RepositoryGormConfig, portable bool) (*Repository
 	defer cancel()
 	open := options(config)
 	open.Timeout, open.Portable = timeout, portable
-	db, err := sqltx.Open(ctx, open)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("open repository: no answer from the database within %v: %w", timeout, err)
-	}
+	const op = "open repository"
+	db, err := sqltx.Open(ctx, op, open)
 	if err != nil {
-		return nil, fmt.Errorf("open repository: %w", err)
+		return nil, err
 	}
 	table := jobsql.New(db)
 	r := &RepositoryGorm{table, ledgersql.New(db, ledgersql.Options{SkipMigration: config.SkipMigration, CreatedAt: table.CreatedAt})}
-	if err := table.Migrate(ctx, "open repository", !config.SkipMigration); err != nil {
+	if err := table.Migrate(ctx, op, !config.SkipMigration); err != nil {
 		_ = db.CloseOwned()
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func each(t *testing.T, test func(t *testing.T, table *Table)) {
 			if name == "PostgreSQL" {
 				dialector = func() gorm.Dialector { return postgres.Open(pgtest.DSN(t)) }
 			}
-			db, err := sqltx.Open(t.Context(), sqltx.Options{Dialector: dialector(), Tables: []sqltx.Table{Jobs}, Indexes: IndexNames(), Portable: portable})
+			db, err := sqltx.Open(t.Context(), "open", sqltx.Options{Dialector: dialector(), Tables: []sqltx.Table{Jobs}, Indexes: IndexNames(), Portable: portable})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, db.Close()) })
 			table := New(db)
@@ -131,7 +131,7 @@ func TestAChangeChangesWhatExistsAndReturnsTheRest(t *testing.T) {
 
 func TestARowThatCannotBeReadHasADefectAndHidesNoOther(t *testing.T) {
 	t.Parallel()
-	db, err := sqltx.Open(t.Context(), sqltx.Options{Dialector: sqlite.Open(filepath.Join(t.TempDir(), "jobs.db")), Tables: []sqltx.Table{Jobs}, Indexes: IndexNames()})
+	db, err := sqltx.Open(t.Context(), "open", sqltx.Options{Dialector: sqlite.Open(filepath.Join(t.TempDir(), "jobs.db")), Tables: []sqltx.Table{Jobs}, Indexes: IndexNames()})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	table := New(db)

@@ -85,8 +85,9 @@ type DB struct {
 	reserve    *Reserve        // for when the pool is used up; nil: none
 }
 
-// Open lets GORM open the database, and learns which tables are meant.
-func Open(ctx context.Context, options Options) (*DB, error) {
+// Open lets GORM open the database, and learns which tables are meant. Its error names the
+// operation op.
+func Open(ctx context.Context, op string, options Options) (*DB, error) {
 	db := &DB{
 		sqlite: options.Dialector.Name() == "sqlite", owned: ownsPool(options.Dialector), timeout: options.Timeout, turn: make(chan struct{}, 1),
 		ctx: context.Background(), settings: defaultSettings,
@@ -103,7 +104,7 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 	if file := fileOf(options.Dialector); err != nil && file != "" {
 		err = fmt.Errorf("%s: %w", file, err)
 	}
-	return db, err
+	return db, db.Failed(op, err)
 }
 
 // openPool lets GORM open the pool, within ctx: some drivers connect here and do not

@@ -40,7 +40,7 @@ func open(t testing.TB, dialector gorm.Dialector, options sqltx.Options) *sqltx.
 	t.Helper()
 	options.Dialector = dialector
 	options.Tables, options.Indexes = []sqltx.Table{{Name: "things"}}, []string{"things_name_idx"}
-	db, err := sqltx.Open(t.Context(), options)
+	db, err := sqltx.Open(t.Context(), "open", options)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
