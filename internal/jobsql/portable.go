@@ -75,35 +75,32 @@ func (portable) insert(tx *sqltx.Tx, rows []Row) error {
 	return tx.Model("jobs", nil).Create(&rows).Error
 }
 
-func (portable) change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
+func (portable) change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time, found map[int64]bool) error {
 	// A write first: some databases refuse a transaction that reads, and then
 	// writes what another has written in between.
 	if err := tx.Model("jobs", &Row{}).Where("1 = 0").UpdateColumn("cron_id", 0).Error; err != nil {
-		return nil, err
+		return err
 	}
 	ids := make([]int64, len(targets))
 	for i, t := range targets {
 		ids[i] = t.ID
 	}
-	var found []int64
-	if err := tx.Model("jobs", &Row{}).Where("id IN ?", ids).Pluck("id", &found).Error; err != nil {
-		return nil, err
+	var existing []int64
+	if err := tx.Model("jobs", &Row{}).Where("id IN ?", ids).Pluck("id", &existing).Error; err != nil {
+		return err
 	}
-	exists := make(map[int64]bool, len(found))
-	for _, id := range found {
-		exists[id] = true
+	for _, id := range existing {
+		found[id] = true
 	}
-	missing = slices.DeleteFunc(ids, func(id int64) bool { return exists[id] })
-
-	these := tx.Model("jobs", &Row{}).Where("id IN ?", found)
+	these := tx.Model("jobs", &Row{}).Where("id IN ?", existing)
 	switch kind {
 	case Delete:
-		return missing, these.Delete(&Row{}).Error
+		return these.Delete(&Row{}).Error
 	case Pause:
-		return missing, these.UpdateColumns(map[string]any{"paused": true, "cron_id": 0, "updated_at": now}).Error
+		return these.UpdateColumns(map[string]any{"paused": true, "cron_id": 0, "updated_at": now}).Error
 	}
 	for _, t := range targets {
-		if !exists[t.ID] {
+		if !found[t.ID] {
 			continue
 		}
 		columns := map[string]any{"cron_id": t.CronID}
@@ -123,8 +120,8 @@ func (portable) change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time)
 			columns["group_id"], columns["super_group_id"], columns["serialized_job"] = t.Row.GroupID, t.Row.SuperGroupID, t.Row.SerializedJob
 		}
 		if err := tx.Model("jobs", &Row{}).Where("id = ?", t.ID).UpdateColumns(columns).Error; err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return missing, nil
+	return nil
 }

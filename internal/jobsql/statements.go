@@ -27,9 +27,9 @@ type statements interface {
 	read(tx *sqltx.Tx, s Selection, give func(row *Row)) error
 	// insert adds rows.
 	insert(tx *sqltx.Tx, rows []Row) error
-	// change changes the targets that exist, and returns the ids of the
-	// others. Targets are in the order of their ids, and no two have the same.
-	change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error)
+	// change changes the targets that exist, and adds their ids to found. Targets
+	// are in the order of their ids, and no two have the same.
+	change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time, found map[int64]bool) error
 	// chunks are how many rows insert and change take at most.
 	chunks() (insert, change int)
 }
@@ -152,7 +152,7 @@ FROM {rows} WHERE j.id = v.job_id`,
 FROM {rows} WHERE j.id = v.job_id`,
 }
 
-func (bulk) change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
+func (bulk) change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time, found map[int64]bool) error {
 	rows := sqltx.Rows{Fields: "job_id bigint, cron_id bigint", Values: make([][]any, len(targets))}
 	switch kind {
 	case Update:
@@ -174,17 +174,10 @@ func (bulk) change(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (mi
 	if kind != Delete && kind != SetCronID {
 		args = []any{now.Format(timeFormat), rows}
 	}
-	found := make(map[int64]bool, len(targets))
-	err = tx.Each(bulkChanges[kind]+" RETURNING id", args, func(rows *sql.Rows) error {
+	return tx.Each(bulkChanges[kind]+" RETURNING id", args, func(rows *sql.Rows) error {
 		var id int64
 		err := rows.Scan(&id)
 		found[id] = true
 		return err
 	})
-	for _, t := range targets {
-		if !found[t.ID] {
-			missing = append(missing, t.ID)
-		}
-	}
-	return missing, err
 }

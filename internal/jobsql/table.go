@@ -225,39 +225,29 @@ func (t *Table) insertRows(tx *sqltx.Tx, rows []Row, ids []int64) error {
 
 // changeRows changes targets chunk by chunk. It returns the ids that do not exist.
 func (t *Table) changeRows(tx *sqltx.Tx, kind Kind, targets []Target, now time.Time) (missing []int64, err error) {
+	found := make(map[int64]bool, len(targets))
 	_, limit := t.statements.chunks()
 	for chunk := range sqltx.Chunks(targets, limit, (*Target).size) {
-		others, err := t.statements.change(tx, kind, chunk, now)
-		if err != nil {
+		if err := t.statements.change(tx, kind, chunk, now, found); err != nil {
 			return nil, err
 		}
-		missing = append(missing, others...)
-	}
-	if t.change != nil {
-		err = t.touch(kind, targets, missing)
-	}
-	return missing, err
-}
-
-// touch gives the states of the jobs that were changed the revision of the change.
-func (t *Table) touch(kind Kind, targets []Target, missing []int64) error {
-	if kind == SetCronID {
-		return nil
-	}
-	gone := make(map[int64]bool, len(missing))
-	for _, id := range missing {
-		gone[id] = true
 	}
 	var ids []int64
 	for i := range targets {
-		if id := targets[i].ID; !gone[id] {
+		if id := targets[i].ID; found[id] {
 			ids = append(ids, id)
+		} else {
+			missing = append(missing, id)
 		}
 	}
-	if kind == Delete {
-		return t.change.Delete(ids)
+	// The states of the jobs get the revision of the change.
+	switch {
+	case t.change == nil || kind == SetCronID:
+		return missing, nil
+	case kind == Delete:
+		return missing, t.change.Delete(ids)
 	}
-	return t.change.Touch(ids, kind == Resume)
+	return missing, t.change.Touch(ids, kind == Resume)
 }
 
 // changed reports whether the rows are as a change leaves them.
