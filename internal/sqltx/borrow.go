@@ -36,7 +36,7 @@ func (db *DB) Borrow(ctx context.Context, tx *gorm.DB) (*Borrowed, error) {
 	if _, ok := pool.(gorm.TxCommitter); !ok {
 		return nil, errors.New("no transaction is open: it must be what gorm's Transaction or Begin gives")
 	}
-	borrowed := &Borrowed{Tx: db.session(ctx, pool), pool: pool}
+	borrowed := &Borrowed{Tx: db.newTx(ctx, pool), pool: pool}
 	if db.Dialect() == "sqlite" {
 		return borrowed, borrowed.writeNothing()
 	}
@@ -81,5 +81,5 @@ func (db *DB) Decided(id string) (bool, error) {
 
 // writeNothing takes the lock of a transaction that writes, on SQLite.
 func (tx *Tx) writeNothing() error {
-	return tx.Exec("DELETE FROM " + quote(tx.db.names.told) + " WHERE 1 = 0")
+	return tx.Exec("DELETE FROM " + quote(tx.db.names.first) + " WHERE 1 = 0")
 }

@@ -37,7 +37,7 @@ func (db *DB) acquire(ctx context.Context, use func(c *conn) error) (*conn, erro
 	for pooled := db.pool.Stats().OpenConnections; ; pooled-- {
 		taken, err := db.take(ctx)
 		if err != nil {
-			return nil, overdue(ctx, err)
+			return nil, contextFirst(ctx, err)
 		}
 		c := &conn{Conn: taken, db: db}
 		if db.sqlite {
@@ -55,7 +55,7 @@ func (db *DB) acquire(ctx context.Context, use func(c *conn) error) (*conn, erro
 		}
 		c.release()
 		if !again {
-			return nil, overdue(ctx, err)
+			return nil, contextFirst(ctx, err)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func (c *conn) release() {
 func (c *conn) abandon(ctx context.Context) {
 	if c.db.sqlite {
 		// Not by closing the connection: the database may be in memory.
-		_ = onConn(func() error {
+		_ = unlessClosed(func() error {
 			_, err := c.ExecContext(ctx, "ROLLBACK")
 			return err
 		})
@@ -92,12 +92,12 @@ func (db *DB) take(ctx context.Context) (*sql.Conn, error) {
 	if db.sqlite {
 		return db.takeSQLite(ctx)
 	}
-	if taken := db.reserve.take(ctx); taken != nil {
-		if answers(ctx, taken) {
-			return taken, nil
+	if lent := db.reserve.take(ctx); lent != nil {
+		if answers(ctx, lent) {
+			return lent, nil
 		}
-		discard(taken)
-		db.reserve.back(taken)
+		discard(lent)
+		db.reserve.back(lent) // which sees that it is dead
 	}
 	for db.pool.Stats().Idle > 0 {
 		taken, err := db.takeProbed(ctx)
@@ -145,21 +145,21 @@ func (db *DB) takeProbed(ctx context.Context) (*sql.Conn, error) {
 func answers(ctx context.Context, c *sql.Conn) bool {
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	return onConn(func() error { return c.PingContext(probe) }) == nil
+	return unlessClosed(func() error { return c.PingContext(probe) }) == nil
 }
 
 // discard takes a connection out of the pool.
 func discard(c *sql.Conn) {
-	_ = onConn(func() error {
+	_ = unlessClosed(func() error {
 		return c.Raw(func(any) error { return driver.ErrBadConn })
 	})
 	_ = c.Close()
 }
 
-// onConn calls use, which uses a connection after a transaction. database/sql closes the
-// connection of a transaction whose context has ended, in a goroutine of its own, and
-// dereferences nil in a call that begins at that moment.
-func onConn(use func() error) (err error) {
+// unlessClosed calls use, which uses a connection after a transaction. If the context of
+// the transaction has ended, database/sql closes the connection in a goroutine of its own;
+// a call that begins at that moment panics there, since it dereferences nil.
+func unlessClosed(use func() error) (err error) {
 	defer func() {
 		if recover() != nil {
 			err = sql.ErrConnDone
@@ -168,9 +168,9 @@ func onConn(use func() error) (err error) {
 	return use()
 }
 
-// overdue puts the end of ctx before what drivers and database/sql make of it: pgx
-// calls a connection bad on which it began nothing any more.
-func overdue(ctx context.Context, err error) error {
+// contextFirst returns the error of ctx, if that has ended, before what drivers and
+// database/sql make of its end: pgx calls a connection bad that it did not use any more.
+func contextFirst(ctx context.Context, err error) error {
 	if ctx.Err() != nil && (errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrTxDone)) {
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	}

@@ -5,8 +5,21 @@
 // It knows PostgreSQL and SQLite. On any other database it leaves the statements to
 // GORM. It knows nothing of what is stored: the names of tables come from outside.
 //
-// Statements are written for PostgreSQL, with words in braces that stand for what
-// differs; see [Tx].
+// Each call gives a function a [Tx], which runs statements:
+//
+//	Attempt        on a connection, without a transaction
+//	Look           the same for one query, which PostgreSQL plans anew
+//	AttemptInTurn  the same for one statement that writes, and may happen twice
+//	Read           in a transaction that is rolled back
+//	Write          in a transaction that is committed: the outcome of the COMMIT is learned
+//	WriteOnce      the same for a function that is not to be called again
+//	Borrow         in a transaction of the application (this one returns the Tx)
+//
+// In the order of reading: db.go opens the database; conn.go and reserve.go find a
+// connection that works, and give it back; write.go has the calls, and outcome.go learns
+// what became of a COMMIT; tx.go, names.go and rows.go put statements into the words of the
+// database; postgres.go and sqlite.go hold what is peculiar to one of them; tables.go makes
+// sure of the tables; borrow.go takes part in transactions of the application.
 package sqltx
 
 import (
@@ -71,8 +84,8 @@ type DB struct {
 	pinned  bool // to one connection, with which the database would go
 	names   names
 	timeout time.Duration // 0: none
-	// preparing says that pgx prepares statements. Then it can be told not to.
-	preparing bool
+	// prepares says that pgx prepares statements. Then it can be told not to.
+	prepares bool
 	// turn holds one token, which a call has while it writes on SQLite: those of
 	// one process wait in a queue, and not asleep.
 	turn chan struct{}
@@ -82,7 +95,7 @@ type DB struct {
 	settings   string          // of each transaction on PostgreSQL
 	unprepared bool            // pgx is told to prepare no statement
 	tx         *Tx             // in which all calls happen; nil: each has its own
-	reserve    *Reserve        // for when the pool is used up; nil: none
+	reserve    *Reserve        // from which calls may take a connection; nil: none
 }
 
 // Open lets GORM open the database, and learns which tables are meant. Its error names the
@@ -138,7 +151,7 @@ func (db *DB) openPool(ctx context.Context, options Options) error {
 	return nil
 }
 
-// bounded returns what open does, or the error of ctx if that ends first. What open
+// bounded returns what open returns, or the error of ctx if that ends first. What open
 // returns after that is given to drop.
 func bounded[T any](ctx context.Context, open func() (T, error), drop func(late T)) (T, error) {
 	type result struct {
@@ -193,7 +206,7 @@ func fileOf(dialector gorm.Dialector) string {
 	return file
 }
 
-// learn asks the database what it has to know of it.
+// learn asks the database for what statements depend on.
 func (db *DB) learn(ctx context.Context, options Options) (err error) {
 	if db.names, err = namesOf(db.kind, db.gorm.NamingStrategy, options); err != nil {
 		return err

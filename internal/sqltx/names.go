@@ -25,7 +25,7 @@ type names struct {
 	schema string            // of PostgreSQL; elsewhere it is empty
 	prefix string            // of each name in the schema
 	given  string            // what the user gave as prefix, with the schema
-	told   string            // the table that GORM's plugins are told
+	first  string            // the first table, which GORM's plugins are told of every statement
 	words  *strings.Replacer // of statements
 }
 
@@ -35,7 +35,7 @@ func namesOf(kind Kind, strategy schema.Namer, options Options) (names, error) {
 	if err != nil {
 		return names{}, err
 	}
-	n := names{kind: kind, prefix: given, given: given, told: given + options.Tables[0].Name}
+	n := names{kind: kind, prefix: given, given: given, first: given + options.Tables[0].Name}
 	if dot := strings.LastIndexByte(given, '.'); dot >= 0 {
 		switch kind {
 		case SQLite:
@@ -107,8 +107,8 @@ func (n *names) setWords(options Options) {
 	n.words = strings.NewReplacer(pairs...)
 }
 
-// put puts a statement without {rows} into the words of the database.
-func (n *names) put(statement string) string {
+// translate puts a statement without {rows} into the words of the database.
+func (n *names) translate(statement string) string {
 	if n.kind == SQLite {
 		statement = rowLocks.ReplaceAllLiteralString(statement, "")
 	}
@@ -147,7 +147,7 @@ func Script(options Options, statements []string) (string, error) {
 	}
 	var script strings.Builder
 	for _, statement := range statements {
-		script.WriteString(n.put(statement) + ";\n")
+		script.WriteString(n.translate(statement) + ";\n")
 	}
 	return script.String(), nil
 }

@@ -26,7 +26,7 @@ const (
 	pending fate = iota
 	committed
 	aborted
-	obscure // the database will not say any more than it has
+	unknowable // the database will not say any more than it has
 )
 
 // unknownOutcome is the error of a write of which the database did not say whether
@@ -66,10 +66,10 @@ func (db *DB) settleContext() (context.Context, context.CancelFunc) {
 	return db.Context()
 }
 
-// settle asks what became of the COMMIT until the deadline of ctx. Who gives up a call
-// in the middle of its COMMIT still waits for that. If it cannot learn that, it
-// returns an error that wraps ErrOutcomeUnknown. That has a method Settled, unless
-// the database is one that nobody can ask.
+// settle asks what became of the COMMIT until it knows, or the deadline of ctx has
+// passed. A call that is canceled in the middle of its COMMIT goes on waiting for that.
+// The error wraps ErrOutcomeUnknown if the database did not say. It has a method Settled
+// then, unless the statements are portable.
 func (u *unknownOutcome) settle(ctx context.Context) error {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -115,7 +115,7 @@ func (u *unknownOutcome) fate(ctx context.Context) (fate, error) {
 	})
 	switch {
 	case errors.Is(err, ErrCannotTell):
-		return obscure, nil
+		return unknowable, nil
 	case err != nil:
 		return pending, err
 	case took:
@@ -123,7 +123,7 @@ func (u *unknownOutcome) fate(ctx context.Context) (fate, error) {
 	case u.db.kind == SQLite:
 		return aborted, nil // SQLite rolls a COMMIT back that fails
 	}
-	return obscure, nil
+	return unknowable, nil
 }
 
 // fateOf asks PostgreSQL what became of a transaction.
@@ -140,5 +140,5 @@ func (db *DB) fateOf(ctx context.Context, xid string) (fate, error) {
 	case status.String == "aborted":
 		return aborted, nil
 	}
-	return obscure, nil
+	return unknowable, nil
 }

@@ -63,13 +63,13 @@ func (db *DB) learnPooler(ctx context.Context) error {
 		}
 		c := stdlibConn.Conn()
 		mode := c.Config().DefaultQueryExecMode
-		db.preparing = mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec
+		db.prepares = mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeDescribeExec
 		var pid uint32
 		if err := c.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid); err != nil {
 			return err
 		}
 		// A pooler makes up the process that it tells its clients.
-		db.unprepared = db.preparing && pid != c.PgConn().PID()
+		db.unprepared = db.prepares && pid != c.PgConn().PID()
 		return nil
 	})
 }

@@ -70,14 +70,9 @@ func (r *Reserve) Fill() {
 	if err != nil {
 		return // the next heartbeat tries again
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.conn != nil {
+	if !r.keep(conn, true) {
 		_ = conn.Close()
-		return
 	}
-	r.conn = conn
-	r.free <- conn
 }
 
 func (r *Reserve) holds() bool {
@@ -119,19 +114,22 @@ func (r *Reserve) take(ctx context.Context) *sql.Conn {
 	}
 }
 
-// back takes the connection of a call, unless it is dead: one that was lent, or the first
-// one. It reports whether it has it.
+// back takes the connection of a call that is over, if it lent it, or if it comes first and
+// has none. It reports whether it has it.
 func (r *Reserve) back(conn *sql.Conn) bool {
-	if r == nil {
-		return false
-	}
+	return r != nil && r.keep(conn, r.first && r.mayHold())
+}
+
+// keep holds a connection back that was lent or, if another may be held and none is, that
+// one. A dead one is not kept.
+func (r *Reserve) keep(conn *sql.Conn, another bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.conn != conn && (r.conn != nil || !r.first || !r.mayHold()) {
+	if r.conn != conn && (r.conn != nil || !another) {
 		return false
 	}
 	r.conn = nil
-	if onConn(func() error { return conn.Raw(func(any) error { return nil }) }) != nil {
+	if unlessClosed(func() error { return conn.Raw(func(any) error { return nil }) }) != nil {
 		return false
 	}
 	r.conn = conn

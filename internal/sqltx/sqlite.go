@@ -64,7 +64,7 @@ func waitForLocks(ctx context.Context, on gorm.ConnPool) error {
 func (c *conn) restoreSQLite() {
 	ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
 	defer cancel()
-	_ = onConn(func() error {
+	_ = unlessClosed(func() error {
 		_, err := c.ExecContext(ctx, c.restore)
 		return err
 	})

@@ -34,8 +34,8 @@ type Tx struct {
 	xid  string    // its id, on PostgreSQL
 }
 
-// session is a Tx on one connection or transaction.
-func (db *DB) session(ctx context.Context, pool gorm.ConnPool) *Tx {
+// newTx returns a Tx on one connection or transaction.
+func (db *DB) newTx(ctx context.Context, pool gorm.ConnPool) *Tx {
 	session := db.gorm.Session(&gorm.Session{NewDB: true, Context: ctx})
 	session.Statement.ConnPool = connPool{pool, db.unprepared}
 	return &Tx{db: db, gorm: session}
@@ -124,8 +124,8 @@ func (tx *Tx) statement(text string, args []any) *gorm.DB {
 			args[i] = arg.text(tx.db.kind)
 		}
 	}
-	statement := tx.gorm.Table(tx.db.names.told)
-	statement.Statement.SQL.WriteString(tx.db.names.put(text))
+	statement := tx.gorm.Table(tx.db.names.first)
+	statement.Statement.SQL.WriteString(tx.db.names.translate(text))
 	statement.Statement.Vars = args
 	return statement
 }

@@ -31,7 +31,7 @@ func (db *DB) Attempt(ctx context.Context, use func(tx *Tx) error) error {
 	if db.tx != nil {
 		return use(db.tx)
 	}
-	return db.with(ctx, func(c *conn) error { return use(db.session(ctx, c)) })
+	return db.with(ctx, func(c *conn) error { return use(db.newTx(ctx, c)) })
 }
 
 // AttemptInTurn is Attempt for one statement that writes, and does no harm if it
@@ -50,7 +50,7 @@ func (db *DB) AttemptInTurn(ctx context.Context, use func(tx *Tx) error) error {
 // when the tables were empty.
 func (db *DB) Look(ctx context.Context, use func(tx *Tx) error) error {
 	view := *db
-	view.unprepared = db.preparing
+	view.unprepared = db.prepares
 	return view.Attempt(ctx, use)
 }
 
@@ -128,7 +128,7 @@ func (db *DB) WriteOnce(ctx context.Context, op string, body func(tx *Tx) error,
 			tx.rollback()
 			discard(c.Conn)
 		}
-		return db.Failed(op, overdue(txCtx, err))
+		return db.Failed(op, contextFirst(txCtx, err))
 	}
 	err = tx.sql.Commit()
 	if err == nil {
@@ -172,7 +172,7 @@ func (db *DB) begin(ctx context.Context, c *conn, options *sql.TxOptions, open f
 	if err != nil {
 		return nil, err
 	}
-	tx := db.session(ctx, transaction)
+	tx := db.newTx(ctx, transaction)
 	tx.sql = transaction
 	if err := open(tx); err != nil {
 		tx.rollback()
@@ -221,5 +221,5 @@ func (tx *Tx) openWriting() error {
 // see no more of it than of BEGIN and COMMIT.
 func (tx *Tx) opening(text string, dest ...any) error {
 	statement := tx.gorm.Statement
-	return statement.ConnPool.QueryRowContext(statement.Context, tx.db.names.put(text)).Scan(dest...)
+	return statement.ConnPool.QueryRowContext(statement.Context, tx.db.names.translate(text)).Scan(dest...)
 }
