@@ -11,9 +11,8 @@ import (
 	"github.com/nbena/smallben/internal/sqltx"
 )
 
-// portable leaves the statements to GORM. It reads in chunks, so that a
-// read is not a snapshot, and updates that differ from row to row take one
-// statement for each.
+// portable are the statements that GORM makes. A read takes several of them, so that it is
+// not a snapshot, and an update that differs from row to row takes one for each row.
 type portable struct{}
 
 func (portable) chunks() (insert, change int) { return portableChunk, portableChunk }

@@ -9,8 +9,8 @@ import (
 	"github.com/nbena/smallben/internal/sqltx"
 )
 
-// Revised is a row together with the revision of its last change, until the function that
-// is given it has returned. A job that was deleted has no Row.
+// Revised is a row together with the revision of its last change. It is valid until the
+// function that is given it returns. A job that was deleted has no Row.
 type Revised struct {
 	ID, Revision int64
 	Row          *Row
@@ -71,9 +71,10 @@ func (t *Table) ReadRevised(ctx context.Context, since int64, ids []int64, begin
 	return last, err
 }
 
-// Lock returns what locks the rows that match in the order of their ids, before a change
-// takes the record for itself: see ledgersql.Store.ChangeSQL. A row that somebody else
-// has locked holds up no change of other rows then. It is nil where rows have no locks.
+// Lock returns a function that locks the rows that match, in the order of their ids. It is
+// the one that ledgersql.Store.ChangeSQL calls before a change takes the record for itself,
+// so that a row that somebody else has locked holds up no change of other rows. It is nil
+// where rows have no locks.
 func (t *Table) Lock(filter Filter) func(tx *sqltx.Tx, wait bool) error {
 	if t.db.Kind() != sqltx.Postgres {
 		return nil

@@ -30,7 +30,7 @@ type Row struct {
 // TableName tells GORM the name of the table.
 func (*Row) TableName() string { return "jobs" }
 
-// Nameless reports whether a defect is that not even the id could be read.
+// Nameless reports whether a defect is that the id could not be read.
 func Nameless(defect string) bool { return strings.HasPrefix(defect, "column id ") }
 
 // Check says why no table can hold the row, or nil.
@@ -59,9 +59,10 @@ func (r *Row) CheckText() error {
 	return nil
 }
 
-// scanRows scans rows of columns, gives each until give has returned, and closes rows. A value that
-// cannot be read is noted as the row's defect, and its field left zero. Strict
-// takes only the integers that SQLite compares as integers.
+// scanRows calls give for each row of a query of columns, and closes rows. The row that
+// give is given is valid until it returns. A value that cannot be read is noted as the row's
+// defect, and its field left zero. Strict takes only the integers that SQLite compares as
+// integers.
 func scanRows(rows *sql.Rows, strict bool, give func(row *Row)) error {
 	defer rows.Close()
 	var values rowValues

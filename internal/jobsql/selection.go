@@ -35,10 +35,10 @@ func (f *Filter) onlyJobIDs() bool {
 // Selection is which rows to read.
 type Selection struct {
 	Filter
-	Limit int    // 0: all, and what follows is not set
-	After *int64 // nil: from the first
+	Limit int    // of rows; 0: none, and After and NoID are not set
+	After *int64 // only rows with a greater id; nil: from the first
 	NoID  bool   // only the rows whose id cannot be read, in place of the others
-	lock  bool   // until the transaction ends
+	lock  bool   // lock the rows until the transaction ends
 }
 
 // query builds a query from its beginning.

@@ -23,7 +23,7 @@ const (
 type statements interface {
 	// create creates the table and its indexes.
 	create(tx *sqltx.Tx) error
-	// read gives each row that matches, until give has returned.
+	// read calls give for each row that matches. The row is valid until give returns.
 	read(tx *sqltx.Tx, s Selection, give func(row *Row)) error
 	// insert adds rows.
 	insert(tx *sqltx.Tx, rows []Row) error
@@ -34,7 +34,8 @@ type statements interface {
 	chunks() (insert, change int)
 }
 
-// bulk takes any number of rows in a few parameters. It is for PostgreSQL and SQLite.
+// bulk are the statements of PostgreSQL and SQLite, which take any number of rows in a few
+// parameters.
 type bulk struct{}
 
 func (bulk) chunks() (insert, change int) { return insertChunk, changeChunk }
@@ -53,8 +54,8 @@ const createTable = `CREATE TABLE {jobs} (
 	updated_at {timestamp} NOT NULL DEFAULT current_timestamp
 )`
 
-// indexes are the indexes of the table, and their columns. The names are the
-// original's; where another table's index has one, ours gets a longer one.
+// indexes are the names and columns of the indexes. The names are the original's. Where
+// one is taken, by another table's index, ours begins with jobs_.
 var indexes = [][2]string{{"paused_idx", "paused"}, {"group_idx", "group_id"}, {"super_group_idx", "super_group_id"}}
 
 // IndexNames are the names that the indexes may have.
