@@ -454,6 +454,49 @@ func TestAReservedConnectionIsGivenUpOnlyWhenItIsDead(t *testing.T) {
 	require.NoError(t, err, "after a call that took too long")
 }
 
+func TestReservesLeaveTwoConnectionsForOthers(t *testing.T) {
+	t.Parallel()
+	nothing := func(*sqltx.Tx) error { return nil }
+	for _, c := range []struct{ limit, first, second int }{{0, 1, 0}, {2, 0, 0}, {3, 1, 0}, {4, 1, 1}} {
+		t.Run(fmt.Sprint(c.limit), func(t *testing.T) {
+			t.Parallel()
+			pool, err := sql.Open("pgx", pgtest.DSN(t))
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, pool.Close()) })
+			pool.SetMaxOpenConns(c.limit)
+			db := open(t, postgres.New(postgres.Config{Conn: pool}), sqltx.Options{})
+			first, second := db.ReserveFirst(), db.Reserve()
+			for range 2 {
+				require.NoError(t, db.Using(first).Attempt(t.Context(), nothing))
+				require.Equal(t, c.first, pool.Stats().InUse)
+			}
+			second.Fill()
+			for range 100 * c.second { // it gives up soon where the machine is busy
+				if pool.Stats().InUse > c.first {
+					break
+				}
+				second.Fill()
+			}
+			require.Equal(t, c.first+c.second, pool.Stats().InUse)
+			if c.second == 1 {
+				var others []*sql.Conn
+				for pool.Stats().InUse < c.limit {
+					other, err := pool.Conn(t.Context())
+					require.NoError(t, err)
+					others = append(others, other)
+				}
+				require.NoError(t, db.Using(second).Attempt(t.Context(), nothing), "though the pool is used up")
+				for _, other := range others {
+					require.NoError(t, other.Close())
+				}
+			}
+			first.Drain()
+			second.Drain()
+			require.Zero(t, pool.Stats().InUse)
+		})
+	}
+}
+
 func TestACallOnASilentDatabaseEndsWithItsTimeout(t *testing.T) {
 	t.Parallel()
 	faults, err := faultsql.Postgres(pgtest.DSN(t))
