@@ -181,7 +181,7 @@ const (
 
 // busy reports whether a run of the job is in progress, or waits for a place.
 func (r *jobRuns) busy() bool {
-	return r != nil && (len(r.running) > 0 || slices.ContainsFunc(r.waiting, func(w *waitingTick) bool { return w.awaits == place }))
+	return len(r.running) > 0 || slices.ContainsFunc(r.waiting, func(w *waitingTick) bool { return w.awaits == place })
 }
 
 // take lets a tick wait no more for something: the given one or, if at is nil, the first.
@@ -386,8 +386,9 @@ func (s *scheduler) startPlaced(at tick) {
 	s.execute(next)
 }
 
-// begin adds a run to those in progress, or returns nil if the session was stopped.
-// It expects the entry's mu.
+// begin adds a run to those in progress, or returns nil if the session was stopped. It
+// leaves out the input's own map: execute makes it, outside the lock. It expects the
+// entry's mu.
 func (s *scheduler) begin(at *tick) *run {
 	e := at.entry
 	if at.grant == nil {
@@ -396,8 +397,12 @@ func (s *scheduler) begin(at *tick) *run {
 		}
 		s.endOlderAttempts(at)
 	}
-	r := &run{tick: *at, metrics: e.metrics, generation: e.generation, createdAt: e.createdAt, options: e.options, job: e.job, given: e.given}
-	e.setInput(&r.input, at)
+	r := &run{tick: *at, metrics: e.metrics, generation: e.generation, createdAt: e.createdAt, options: e.options, job: e.job, given: e.given,
+		input: CronJobInput{JobID: e.id, GroupID: e.groupID, SuperGroupID: e.superGroupID, CronExpression: e.scheduled.expression,
+			ScheduledAt: at.at, Triggered: at.triggered, Attempt: at.attempt(), stored: e.storedInput}}
+	if at.grant != nil {
+		r.input.Missed = at.grant.Missed
+	}
 	e.runs.running = append(e.runs.running, r)
 	return r
 }
@@ -412,22 +417,6 @@ func (s *scheduler) beginNext(e *entry) *run {
 		return s.begin(&next)
 	}
 	return nil
-}
-
-// setInput sets what a run of the tick receives, its own map excepted: that one is
-// made by execute, outside the lock. It expects mu.
-func (e *entry) setInput(input *CronJobInput, at *tick) {
-	input.JobID = e.id
-	input.GroupID = e.groupID
-	input.SuperGroupID = e.superGroupID
-	input.CronExpression = e.scheduled.expression
-	input.ScheduledAt = at.at
-	input.Triggered = at.triggered
-	input.Attempt = at.attempt()
-	if at.grant != nil {
-		input.Missed = at.grant.Missed
-	}
-	input.stored = e.storedInput
 }
 
 // end removes a run from those in progress, and returns the one that waited for it,
@@ -454,7 +443,7 @@ func (s *scheduler) end(r *run, result *runResult, due time.Time) (next *run, re
 	if len(e.runs.waiting) > 0 {
 		next = s.beginNext(e)
 	}
-	if e.deleted && !e.runs.busy() {
+	if e.createdAt == noJob && !e.runs.busy() {
 		go s.drop(e)
 	}
 	return next, retry, true
@@ -537,20 +526,14 @@ func (r *run) recordEnd(result *runResult, retry time.Time) {
 	r.grant.End(result.Start, result.Start.Add(result.Duration), ledger.Outcome(result.Outcome), result.Error, retry)
 }
 
-// runner is how runs are called.
-type runner struct {
-	wrap   func(next RunFunc) RunFunc // nil: not at all
-	logger logr.Logger
-}
-
-func newRunner(config *Config) runner {
-	logger := config.Logger
-	if logger.GetSink() == nil {
-		// Runs log where SmallBen does, if that is a logr.Logger, as it is
-		// unless the program replaced DefaultLogger.
-		logger, _ = DefaultLogger.(logr.Logger)
+// runLogger is what runs log to: where SmallBen does, if that is a logr.Logger, as it is
+// unless the program replaced DefaultLogger.
+func runLogger(config *Config) logr.Logger {
+	if config.Logger.GetSink() != nil {
+		return config.Logger
 	}
-	return runner{wrap: config.WrapRun, logger: logger}
+	logger, _ := DefaultLogger.(logr.Logger)
+	return logger
 }
 
 // execute calls the job and survives it. The run ends before anything is logged: a sink
@@ -580,7 +563,7 @@ func (s *scheduler) execute(r *run) {
 		result.Outcome = OutcomeOK
 		s.finish(r, result)
 	}()
-	err, timedOut = s.runs.call(r)
+	err, timedOut = s.call(r)
 }
 
 // finishFailed is finish for a run that returned an error, or panicked: it logs that.
@@ -643,18 +626,18 @@ func (s *scheduler) logFailure(r *run, result *runResult, retry time.Time, err e
 
 // call makes the one call of a run. Its frame is small: the stack of a goroutine
 // that runs a plain job needs not grow.
-func (c *runner) call(r *run) (err error, timedOut bool) {
+func (s *scheduler) call(r *run) (err error, timedOut bool) {
 	contextJob, ok := r.job.(ContextJob)
-	if !ok && c.wrap == nil {
+	if !ok && s.wrap == nil {
 		return recovered(func() error { r.job.Run(r.input); return nil }), false
 	}
-	return c.callInContext(r, contextJob)
+	return s.callInContext(r, contextJob)
 }
 
 // callInContext is call within the context of the run, and what the user wraps
 // around it. A contextJob that is nil stands for a job that takes no context.
-func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
-	ctx := logr.NewContext(r.session.context, c.loggerOf(r))
+func (s *scheduler) callInContext(r *run, contextJob ContextJob) (err error, timedOut bool) {
+	ctx := logr.NewContext(r.session.context, s.loggerOf(r))
 	ctx, end := r.cancelable(ctx)
 	defer end(nil)
 	if contextJob != nil && r.options.Timeout > 0 {
@@ -671,8 +654,8 @@ func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedO
 			return nil
 		})
 	}
-	if c.wrap != nil {
-		wrapped = c.wrap(wrapped)
+	if s.wrap != nil {
+		wrapped = s.wrap(wrapped)
 	}
 	err = wrapped(ctx, r.input)
 	return err, errors.Is(ctx.Err(), context.DeadlineExceeded)
@@ -680,13 +663,13 @@ func (c *runner) callInContext(r *run, contextJob ContextJob) (err error, timedO
 
 // loggerOf gives the logger of a run. A sink that panics does not take the run
 // with it.
-func (c *runner) loggerOf(r *run) (logger logr.Logger) {
+func (s *scheduler) loggerOf(r *run) (logger logr.Logger) {
 	defer func() {
 		if recover() != nil {
-			logger = c.logger
+			logger = s.runLogger
 		}
 	}()
-	return c.logger.WithValues("job", r.input.JobID, "tick", r.input.ScheduledAt)
+	return s.runLogger.WithValues("job", r.input.JobID, "tick", r.input.ScheduledAt)
 }
 
 // recovered makes a panic of the job an error, innermost, so that wrappers see

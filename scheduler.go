@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/robfig/cron/v3"
 
 	"github.com/nbena/smallben/internal/cronexpr"
@@ -33,9 +34,11 @@ type scheduler struct {
 	defaults *RunOptions // of jobs that say nothing
 	log      *eventlog.Log
 	metrics  *metrics.Runs
-	runs     runner
 	pageSize int              // of timetables; tests change it
 	clock    func() time.Time // of timetables; nil but in tests
+
+	wrap      func(next RunFunc) RunFunc // of each run; nil: not at all
+	runLogger logr.Logger
 
 	places    *places.Places[tick]      // of MaxConcurrentRuns
 	schedules shared.Values[*scheduled] // by expression
@@ -55,14 +58,15 @@ type scheduler struct {
 
 func newScheduler(config *Config, log *eventlog.Log) *scheduler {
 	return &scheduler{
-		location: config.location(),
-		defaults: config.defaultOptions(),
-		log:      log,
-		metrics:  metrics.NewRuns(),
-		runs:     newRunner(config),
-		places:   places.New[tick](config.SchedulerConfig.MaxConcurrentRuns),
-		entries:  make(map[int64]*entry),
-		dormant:  make(map[int64]*entry),
+		location:  config.location(),
+		defaults:  config.defaultOptions(),
+		log:       log,
+		metrics:   metrics.NewRuns(),
+		wrap:      config.WrapRun,
+		runLogger: runLogger(config),
+		places:    places.New[tick](config.SchedulerConfig.MaxConcurrentRuns),
+		entries:   make(map[int64]*entry),
+		dormant:   make(map[int64]*entry),
 	}
 }
 
@@ -78,9 +82,8 @@ type entry struct {
 	// waits under mu, and no other lock is taken but those of places and of the queue of
 	// log lines.
 	mu         sync.Mutex
-	generation int32 // counts pauses, deletions and new expressions: no run is tried again after the next one
-	createdAt  int64 // of the job, in Unix microseconds: tells it from an earlier one of the same id
-	deleted    bool
+	generation int32    // counts pauses, deletions and new expressions: no run is tried again after the next one
+	createdAt  int64    // of the job, in Unix microseconds: tells it from an earlier one of the same id; or noJob
 	slot       *slot    // nil: it is not scheduled
 	runs       *jobRuns // nil: none yet
 
@@ -96,6 +99,9 @@ type entry struct {
 	storedInput  string        // each run decodes it
 	given        *stored.Given // what of it a user gave and JSON does not give back; or nil
 }
+
+// noJob is the createdAt of an entry whose job was deleted.
+const noJob = math.MinInt64
 
 // slot is the place of an entry in the timetable. There is a new one for new ticks.
 type slot = timetable.Entry[*entry]
@@ -373,7 +379,7 @@ func (s *scheduler) lockEntry(job *JobWithSchedule, t *transition) *entry {
 	if e == nil {
 		e = &entry{id: id, createdAt: createdAt}
 	}
-	replaces := e.createdAt != createdAt || e.deleted
+	replaces := e.createdAt != createdAt
 	if replaces {
 		s.retireLocked(e, false, t)
 	}
@@ -461,10 +467,13 @@ func (s *scheduler) retireLocked(e *entry, deleted bool, t *transition) {
 	}
 	e.generation++
 	t.ended = append(t.ended, s.endWaiting(e, func(*waitingTick) bool { return true })...)
-	e.slot, e.job, e.deleted = nil, nil, deleted
+	e.slot, e.job = nil, nil
+	if deleted {
+		e.createdAt = noJob
+	}
 	delete(s.entries, e.id)
 	delete(s.dormant, e.id)
-	if e.runs.busy() || e.runs != nil && !deleted {
+	if e.runs != nil && (!deleted || e.runs.busy()) {
 		s.dormant[e.id] = e
 	}
 }
@@ -476,7 +485,7 @@ func (s *scheduler) drop(e *entry) {
 	defer s.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.deleted && !e.runs.busy() {
+	if e.createdAt == noJob && !e.runs.busy() {
 		delete(s.dormant, e.id)
 	}
 }

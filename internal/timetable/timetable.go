@@ -76,8 +76,8 @@ type Entry[K any] struct {
 	// first of the two takes the tick, and arms the entry for the one after it. Run
 	// notes in taken that it has; Next leaves the tick in ready.
 	mu    sync.Mutex
-	armed int64    // the tick that cron waits for, or is about to
 	taken bool     // the next call of Next returns armed as it is
+	armed int64    // the tick that cron waits for, or is about to
 	ready *[]int64 // the ticks of starts whose Run has not come; nil: none, as nearly always
 }
 
