@@ -274,8 +274,8 @@ func (s *scheduler) tryAgain(r *run, due time.Time) bool {
 	return true
 }
 
-// endOlderAttempts ends the attempts that wait for their time of the ticks before one of
-// the schedule that has started. It expects the entry's mu.
+// endOlderAttempts ends the attempts of the ticks before one of the schedule that has
+// started. It expects the entry's mu.
 func (s *scheduler) endOlderAttempts(at *tick) {
 	if at.triggered || at.tried > 0 {
 		return
@@ -283,7 +283,7 @@ func (s *scheduler) endOlderAttempts(at *tick) {
 	runs := at.entry.runs
 	runs.newest = max(runs.newest, at.at.UnixMicro())
 	if len(runs.waiting) > 0 {
-		s.endWaiting(at.entry, func(w *waitingTick) bool { return w.awaits == itsTime && w.supersededBy(at) })
+		s.endWaiting(at.entry, func(w *waitingTick) bool { return w.supersededBy(at) })
 	}
 }
 

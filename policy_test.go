@@ -621,6 +621,53 @@ func TestAnAttemptDoesNotOverlapARunOfItsJob(t *testing.T) {
 	}
 }
 
+// place keeps the only place of MaxConcurrentRuns from 10:05 on, for an hour.
+func place() smallben.Job {
+	return job(1, "5 10 * * *", newProbe(func(*probe, smallben.CronJobInput) { time.Sleep(time.Hour) }))
+}
+
+func TestTheNextTickEndsAnAttemptThatWaitsForItsEnd(t *testing.T) {
+	for _, overlap := range []smallben.Overlap{smallben.OverlapSkip, smallben.OverlapDelay} {
+		t.Run(overlap.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r, j := trying(smallben.RunOptions{Attempts: 2, Backoff: 10 * time.Minute, Overlap: overlap}, always)
+				s := started(t, newMemoryRepository(), smallben.SchedulerConfig{MaxConcurrentRuns: 1})
+				require.NoError(t, s.AddJobs([]smallben.Job{place(), job(2, "0,8 10 * * *", j)}))
+				pass(14 * time.Hour)
+				assert.Equal(t, []string{"10:00/1", "10:08/1", "10:08/2"}, r.history(), "10:08 waits for a place, and 10:00/2 for the end of that")
+			})
+		})
+	}
+}
+
+func TestATickThatWaitsForAnAttemptStartsThoughANewExpressionEndsThat(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, j := trying(smallben.RunOptions{Attempts: 2, Backoff: 10 * time.Minute, Overlap: smallben.OverlapDelay}, always)
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{MaxConcurrentRuns: 1})
+		require.NoError(t, s.AddJobs([]smallben.Job{place(), job(2, "0,20 10 * * *", j)}))
+		pass(10*time.Hour + 25*time.Minute)
+		assert.EqualValues(t, 1, gauges(t, s)["smallben_runs_waiting"], "10:00/2")
+		require.NoError(t, s.UpdateJobs([]smallben.UpdateOption{{JobID: 2, CronExpression: ptr("@yearly")}}))
+		pass(time.Hour)
+		assert.Equal(t, []string{"10:00/1", "10:20/1", "10:20/2"}, r.history())
+	})
+}
+
+func TestAFailureTellsOfNoAttemptThatTheTickThatWaitsForItEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var lines logLines
+		r, j := trying(smallben.RunOptions{Attempts: 2, Overlap: smallben.OverlapDelay}, always)
+		r.take(2 * time.Minute)
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: lines.logger()})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "0,1 10 * * *", j)}))
+		pass(11 * time.Hour)
+		assert.Equal(t, []string{"10:00/1", "10:01/1", "10:01/2"}, r.history())
+		assert.Len(t, lines.with(`"nextAttempt"`), 1)
+		s.Stop()
+	})
+}
+
 func TestATriggeredRunHasAttemptsOfItsOwn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, j := trying(smallben.RunOptions{Attempts: 2, Backoff: time.Hour}, always)

@@ -238,7 +238,7 @@ func (s *scheduler) endWaiting(e *entry, match func(w *waitingTick) bool) (ended
 		return true
 	})
 	if placeless {
-		s.places.Remove(func(at tick) bool { return slices.Contains(ended, at) })
+		s.places.Remove(func(at tick) bool { return at.entry == e && match(&waitingTick{tick: at, awaits: place}) })
 	}
 	return ended
 }
@@ -419,6 +419,23 @@ func (s *scheduler) beginNext(e *entry) *run {
 	return nil
 }
 
+// startFreed starts the run that waited for the end of others, if those wait no more: it
+// has no place of theirs. It expects the entry's mu.
+func (s *scheduler) startFreed(e *entry) {
+	if e.runs == nil || e.runs.busy() {
+		return
+	}
+	next, waited := e.runs.take(runsEnd, nil)
+	if !waited || !s.awaitPlace(&next) {
+		return
+	}
+	if begun := s.begin(&next); begun != nil {
+		go s.execute(begun)
+	} else {
+		s.freePlace()
+	}
+}
+
 // end removes a run from those in progress, and returns the one that waited for it,
 // if that may still start. A due that is not zero is when the run may be tried again: retry
 // is due if it is, and else zero. Ended is false if the run has been removed already.
@@ -437,11 +454,11 @@ func (s *scheduler) end(r *run, result *runResult, due time.Time) (next *run, re
 	if len(e.runs.running) == 0 {
 		s.keptUp(e)
 	}
+	if len(e.runs.waiting) > 0 {
+		next = s.beginNext(e) // which may be a later tick: it is not tried again then
+	}
 	if !due.IsZero() && e.generation == r.generation && (r.grant != nil || s.tryAgain(r, due)) {
 		retry = due
-	}
-	if len(e.runs.waiting) > 0 {
-		next = s.beginNext(e)
 	}
 	if e.createdAt == noJob && !e.runs.busy() {
 		go s.drop(e)

@@ -409,6 +409,7 @@ func (s *scheduler) scheduleLocked(job *JobWithSchedule, t *transition) {
 		t.removed = append(t.removed, e.slot)
 		e.generation++
 		s.endWaiting(e, func(w *waitingTick) bool { return w.tried > 0 })
+		s.startFreed(e)
 	}
 	e.slot = &slot{Key: e, Schedule: e.scheduled.schedule}
 	t.added = append(t.added, e.slot)
@@ -467,7 +468,7 @@ func (s *scheduler) retireLocked(e *entry, deleted bool, t *transition) {
 	}
 	e.generation++
 	t.ended = append(t.ended, s.endWaiting(e, func(*waitingTick) bool { return true })...)
-	e.slot, e.job = nil, nil
+	e.slot, e.job, e.storedInput, e.given = nil, nil, "", nil
 	if deleted {
 		e.createdAt = noJob
 	}
@@ -485,7 +486,7 @@ func (s *scheduler) drop(e *entry) {
 	defer s.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.createdAt == noJob && !e.runs.busy() {
+	if s.dormant[e.id] == e && e.createdAt == noJob && !e.runs.busy() {
 		delete(s.dormant, e.id)
 	}
 }
