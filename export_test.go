@@ -91,6 +91,13 @@ func Firing(s *SmallBen, jobID int64) func(at time.Time) {
 	return func(at time.Time) { session.fire(from, at) }
 }
 
+// Dropping returns what is called when the last run of a deleted job has ended, of the job
+// as it is now.
+func Dropping(s *SmallBen, jobID int64) func() {
+	e := s.scheduler.entries[jobID]
+	return func() { s.scheduler.drop(e) }
+}
+
 // Ran returns the ids of the jobs whose runs are known in memory.
 func Ran(s *SmallBen) []int64 {
 	return s.scheduler.ran(func(*entry) bool { return true })

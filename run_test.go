@@ -767,6 +767,23 @@ func TestATickThatHasJustGotItsPlaceDoesNotStartOnceItsJobIsDeleted(t *testing.T
 	}
 }
 
+func TestTheEndOfARunOfADeletedJobDropsNothingOfAJobOfTheSameID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+		all := &smallben.PauseResumeOptions{}
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}))
+		drop := smallben.Dropping(s, 1)
+		require.NoError(t, s.DeleteAll())
+		pass(time.Second)
+		require.NoError(t, s.AddJobs([]smallben.Job{job(1, "@yearly", idle())}))
+		require.NoError(t, s.TriggerJobs(all))
+		pass(time.Second)
+		require.NoError(t, s.PauseAll())
+		drop()
+		assert.Equal(t, []int64{1}, smallben.Ran(s))
+	})
+}
+
 func TestATickThatWaitsForAPlaceSeesAnUpdate(t *testing.T) {
 	for _, option := range []smallben.UpdateOption{
 		{JobOtherInputs: &map[string]any{"n": "new"}},
