@@ -455,7 +455,7 @@ func (s *scheduler) end(r *run, result *runResult, due time.Time) (next *run, re
 		s.keptUp(e)
 	}
 	if len(e.runs.waiting) > 0 {
-		next = s.beginNext(e) // which may be a later tick: it is not tried again then
+		next = s.beginNext(e) // if that is of a later tick, this one is not tried again
 	}
 	if !due.IsZero() && e.generation == r.generation && (r.grant != nil || s.tryAgain(r, due)) {
 		retry = due
