@@ -3,6 +3,7 @@ package smallben_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -308,6 +309,46 @@ func TestATriggeredRunOfAPausedJobThatWaitsSeesAnUpdate(t *testing.T) {
 		pass(time.Hour)
 		assert.Equal(t, []map[string]any{nil, {"new": true}}, inputs)
 	})
+}
+
+// counting counts the runs on a value, which is not stored.
+type counting struct {
+	Key  string
+	runs int
+}
+
+func (c *counting) Run(smallben.CronJobInput) {
+	c.runs++
+	counts, _ := countings.LoadOrStore(c.Key, new([]int))
+	*counts.(*[]int) = append(*counts.(*[]int), c.runs)
+}
+
+// countings are the counts of each run, by key.
+var countings sync.Map
+
+func init() { gob.Register(&counting{}) }
+
+func TestAStartDecodesJobsAnewPausedOnesToo(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		t.Run(fmt.Sprint("paused ", paused), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := started(t, newMemoryRepository(), smallben.SchedulerConfig{})
+				trigger := func() {
+					require.NoError(t, s.TriggerJobs(&smallben.PauseResumeOptions{}))
+					pass(time.Second)
+				}
+				key := rand.Text()
+				require.NoError(t, s.AddJobs([]smallben.Job{startPaused(job(1, "@yearly", &counting{Key: key}), paused)}))
+				trigger()
+				trigger()
+				s.Stop()
+				require.NoError(t, s.Start())
+				trigger()
+				counts, _ := countings.Load(key)
+				assert.Equal(t, []int{1, 2, 1}, *counts.(*[]int))
+			})
+		})
+	}
 }
 
 func TestLastRunIsNotThatOfADeletedJobOfTheSameID(t *testing.T) {

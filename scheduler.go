@@ -233,7 +233,11 @@ func (s *scheduler) start(jobs []JobWithSchedule, paused map[int64]int64, joined
 	for id, e := range s.dormant {
 		if _, ok := paused[id]; !ok {
 			s.retireLocked(e, true, &t)
+			continue
 		}
+		e.mu.Lock()
+		e.jobHash, e.given = ^e.jobHash, nil // the next trigger runs what it decodes
+		e.mu.Unlock()
 	}
 	if joined != nil {
 		host.session = begun
