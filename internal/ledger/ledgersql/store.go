@@ -118,6 +118,10 @@ func shareable(on statements) error {
 	if on.Kind() != sqltx.SQLite {
 		return nil
 	}
+	// Until it reads, a connection has the mode in which it read last.
+	if _, err := on.Exists(Tables[0].Name); err != nil {
+		return err
+	}
 	var mode string
 	if err := on.Row("PRAGMA journal_mode", nil, &mode); err != nil {
 		return err
