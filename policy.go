@@ -304,13 +304,28 @@ func (e *entry) nextAttempt() (next Run) {
 	return next
 }
 
-// dropAttemptsLocked ends all attempts that wait for their time, and logs that: SmallBen
-// was stopped.
+// endAttempts ends the attempts that wait, and returns them. A tick that waited for the end
+// of one starts, if there is a place. It expects the entry's mu.
+func (s *scheduler) endAttempts(e *entry) (ended []tick) {
+	if ended = s.endWaiting(e, func(w *waitingTick) bool { return w.tried > 0 }); len(ended) == 0 || e.runs.busy() {
+		return ended
+	}
+	if next, waited := e.runs.take(runsEnd, nil); waited && s.awaitPlace(&next) {
+		if begun := s.begin(&next); begun != nil {
+			go s.execute(begun)
+		} else {
+			s.freePlace()
+		}
+	}
+	return ended
+}
+
+// dropAttemptsLocked ends all attempts that wait, and logs that: SmallBen was stopped.
 func (s *scheduler) dropAttemptsLocked() {
 	var ids []int64
 	count := 0
 	s.eachLocked(func(e *entry) {
-		if ended := s.endWaiting(e, func(w *waitingTick) bool { return w.awaits == itsTime }); len(ended) > 0 {
+		if ended := s.endAttempts(e); len(ended) > 0 {
 			ids = append(ids, e.id)
 			count += len(ended)
 		}

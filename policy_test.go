@@ -712,6 +712,24 @@ func TestStopDropsWaitingAttemptsAndSaysSo(t *testing.T) {
 	})
 }
 
+func TestStopSaysOfAttemptsThatWaitForMoreThanTheirTimeThatTheyAreDropped(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var lines logLines
+		options := smallben.RunOptions{Attempts: 2, Backoff: 10 * time.Minute, Overlap: smallben.OverlapDelay}
+		r, j := trying(options, always)
+		s := create(t, newMemoryRepository(), &smallben.Config{Logger: lines.logger(), SchedulerConfig: smallben.SchedulerConfig{MaxConcurrentRuns: 1}})
+		require.NoError(t, s.Start())
+		require.NoError(t, s.AddJobs([]smallben.Job{place(), job(2, "0 10 * * *", j), job(3, "0,8 10 * * *", j)}))
+		pass(10*time.Hour + 15*time.Minute)
+		assert.EqualValues(t, 2, gauges(t, s)["smallben_runs_waiting"], "10:00/2 of job 2, and 10:08 of job 3, whose 10:00/2 waits for that")
+		s.Stop()
+		dropped := lines.with("attempts dropped")
+		require.Len(t, dropped, 1)
+		assert.Contains(t, dropped[0], `"count"=2 "jobs"="2, 3"`)
+		assert.Equal(t, []string{"10:00/1", "10:00/1"}, r.history())
+	})
+}
+
 func TestARunThatWasCanceledIsNotTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, j := trying(smallben.RunOptions{Attempts: 3}, always)

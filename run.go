@@ -419,23 +419,6 @@ func (s *scheduler) beginNext(e *entry) *run {
 	return nil
 }
 
-// startFreed starts the run that waited for the end of others, if those wait no more: it
-// has no place of theirs. It expects the entry's mu.
-func (s *scheduler) startFreed(e *entry) {
-	if e.runs == nil || e.runs.busy() {
-		return
-	}
-	next, waited := e.runs.take(runsEnd, nil)
-	if !waited || !s.awaitPlace(&next) {
-		return
-	}
-	if begun := s.begin(&next); begun != nil {
-		go s.execute(begun)
-	} else {
-		s.freePlace()
-	}
-}
-
 // end removes a run from those in progress, and returns the one that waited for it,
 // if that may still start. A due that is not zero is when the run may be tried again: retry
 // is due if it is, and else zero. Ended is false if the run has been removed already.

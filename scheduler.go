@@ -82,7 +82,7 @@ type entry struct {
 	// waits under mu, and no other lock is taken but those of places and of the queue of
 	// log lines.
 	mu         sync.Mutex
-	generation int32    // counts pauses, deletions and new expressions: no run is tried again after the next one
+	generation int32    // counts pauses, deletions and new expressions: a run that began before one is not tried again
 	createdAt  int64    // of the job, in Unix microseconds: tells it from an earlier one of the same id; or noJob
 	slot       *slot    // nil: it is not scheduled
 	runs       *jobRuns // nil: none yet
@@ -412,8 +412,7 @@ func (s *scheduler) scheduleLocked(job *JobWithSchedule, t *transition) {
 	default:
 		t.removed = append(t.removed, e.slot)
 		e.generation++
-		s.endWaiting(e, func(w *waitingTick) bool { return w.tried > 0 })
-		s.startFreed(e)
+		s.endAttempts(e)
 	}
 	e.slot = &slot{Key: e, Schedule: e.scheduled.schedule}
 	t.added = append(t.added, e.slot)
