@@ -26,9 +26,9 @@ import (
 	"github.com/nbena/smallben/internal/timetable"
 )
 
-// scheduler runs jobs in memory. It holds an entry for each job that is not
-// paused, and is the one way for a job to run (run.go). newScheduler makes one,
-// and start lets the entries fire until stop.
+// scheduler runs jobs in memory. It holds an entry for each job that is scheduled, and for
+// each other one that has run, and is the one way for a job to run (run.go). newScheduler
+// makes one, and start lets the scheduled entries fire until stop.
 type scheduler struct {
 	location *time.Location
 	defaults *RunOptions // of jobs that say nothing
@@ -44,8 +44,8 @@ type scheduler struct {
 	schedules shared.Values[*scheduled] // by expression
 	givens    stored.Givens
 
-	// mu guards the fields below. Who writes entries holds SmallBen.mu as well, so that
-	// they and what SmallBen knows of the other rows change together. The locks
+	// mu guards the fields below. Who schedules an entry, or ends that, holds SmallBen.mu as
+	// well, so that they and what SmallBen knows of the other rows change together. The locks
 	// of the timetable and of entries are taken under it, not the other way
 	// round. No I/O happens under it, and no code of the user runs.
 	mu      sync.RWMutex
