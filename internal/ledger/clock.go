@@ -39,8 +39,11 @@ func (c *clock) hear(database, sent, answered time.Time) (gap time.Duration) {
 	defer c.mu.Unlock()
 	gap = answered.Sub(c.answered)
 	c.answered = answered
-	if trip := answered.Sub(sent); trip < maxTrip {
-		c.ahead = database.Sub(sent.Add(trip / 2))
+	// An answer that agrees with what is known, within what it took, tells no better: it may
+	// have waited on one of the ways.
+	trip := answered.Sub(sent)
+	if ahead := database.Sub(sent.Add(trip / 2)); trip < maxTrip && (ahead-c.ahead).Abs() > trip/2 {
+		c.ahead = ahead
 	}
 	return gap
 }
