@@ -1610,11 +1610,11 @@ func TestTheCheckOfDurableRunsFindsNothingWhereNothingIsWrong(t *testing.T) {
 		},
 		"a tick is skipped for one that waits until its job is deleted": func(t *handmade) {
 			t.overlap, t.policy = "skip", smallben.MissedRunOnce
-			t.calm = 500 * time.Millisecond // so that it is not for the run at 12
-			t.forget(13)
-			waited := t.record(t.b, 13, smallben.OutcomeSkipped)
-			waited.Process, waited.Missed, waited.End = "", 1, t.at(14.5)
-			t.skip(t.a, 14)
+			t.calm = 500 * time.Millisecond // so that it is not for the run at 28
+			t.forget(29)
+			waited := t.record(t.b, 29, smallben.OutcomeSkipped)
+			waited.Process, waited.Missed, waited.End = "", 1, t.at(30.5)
+			t.skip(t.a, 30)
 		},
 		"an end is recorded late, when its process was stopped already": func(t *handmade) {
 			t.rerunLost = true
